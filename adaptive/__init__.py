@@ -1,0 +1,1 @@
+"""The fraction and the course."""

@@ -1,0 +1,1 @@
+"""The sample patient, and the code that makes it."""

@@ -1,0 +1,1 @@
+"""The ground: geometry, volumes, series, structure sets, dose; DICOM in and out; one error tree."""

@@ -1,0 +1,153 @@
+"""Named structures: closed planar loops on native planes, or a field; the one made from the other when asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from patient.errors import FrameMismatch
+from patient.geometry import Geometry
+from patient.volume import Field, Mask, Volume
+
+CLOSED_PLANAR = "CLOSED_PLANAR"
+
+
+@dataclass(frozen=True, eq=False)
+class Loop:
+    """One closed loop on one plane (the last point joins the first; the first is not repeated).
+
+    Args:
+        points: `[n, 3]` float64, LPS mm.
+        image_uid: SOP Instance UID of the plane it lies on; empty where nobody said.
+        kind: Contour Geometric Type (PS3.3 C.8.8.6.1).
+        digits: the Contour Data as it was read, to be written back digit for digit; empty for a loop that we made.
+    """
+
+    points: NDArray[np.float64]
+    image_uid: str = ""
+    kind: str = CLOSED_PLANAR
+    digits: bytes = b""
+
+
+@dataclass(frozen=True)
+class Code:
+    """A coded concept: value, scheme ("SCT", "FMA", "DCM"), meaning; `modifier` holds laterality."""
+
+    value: str
+    scheme: str
+    meaning: str
+    modifier: Code | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """One region of interest.
+
+    Args:
+        name: as TPS shows it; TG-263 for ours.
+        number: ROI Number; 0 lets the writer choose a free one.
+        interpreted_type: RT ROI Interpreted Type (EXTERNAL, ORGAN, PTV, ...); empty if unknown.
+        color: red, green, blue, 0-255.
+        algorithm: AUTOMATIC, SEMIAUTOMATIC, MANUAL or empty.
+        description: what made it, with version and flags, at most 64 characters (ROI Generation Description).
+        observation_label: at most 16 characters.
+        code: the anatomy as a coded concept.
+        drawn: its loops; None where only the field is known.
+        field: its surface; None where only loops are known.
+        as_read: the three items (ROI, contour, observation) it was read from, kept whole for writing back.
+    """
+
+    name: str
+    number: int = 0
+    interpreted_type: str = ""
+    color: tuple[int, int, int] | None = None
+    algorithm: str = ""
+    description: str = ""
+    observation_label: str = ""
+    code: Code | None = None
+    drawn: tuple[Loop, ...] | None = None
+    field: Field | None = None
+    as_read: tuple[Dataset | None, Dataset | None, Dataset | None] | None = field(default=None, repr=False)
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """Its loops; from the field's surface on the field's own planes where it was not drawn."""
+        return self.drawn if self.drawn is not None else self._contoured
+
+    @cached_property
+    def _contoured(self) -> tuple[Loop, ...]:
+        from patient.outline import loops_of_field
+
+        return loops_of_field(self.field) if self.field is not None else ()
+
+    def mask(self, grid: Geometry) -> Mask:
+        """The voxels of `grid` whose centre is inside, cropped to the structure's box in that grid.
+
+        Nested loops are holes (even-odd rule). An empty structure gives a mask of one False voxel.
+
+        Raises:
+            FrameMismatch: loops do not lie on the grid's planes, or the field is of another frame.
+        """
+        from patient.outline import mask_of_loops
+
+        if self.drawn is None and self.field is not None:
+            own = self.field.mask()
+            if grid.frame_of_reference == own.geometry.frame_of_reference:
+                try:
+                    grid.box_of(own.geometry)
+                    return own
+                except FrameMismatch:
+                    pass
+        return mask_of_loops(self.loops, grid)
+
+
+@dataclass(frozen=True, eq=False)
+class StructureSet:
+    """Structures that belong to one image.
+
+    Args:
+        structures: in writing order; names unique without regard to case.
+        label: Structure Set Label, at most 16 characters.
+        frame_of_reference, study_uid, series_uid: of the image they were drawn on; empty where unknown.
+        image_uids: every plane of that image as the set lists it.
+        sop_instance_uid: of the RTSTRUCT it was read from; empty for a new one.
+        header: the attributes of the RTSTRUCT it was read from without its contours; None for a new one.
+        notes: what was odd and tolerated in reading, in words.
+    """
+
+    structures: tuple[Structure, ...]
+    label: str = ""
+    frame_of_reference: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    image_uids: frozenset[str] = frozenset()
+    sop_instance_uid: str = ""
+    header: Dataset | None = field(default=None, repr=False)
+    notes: tuple[str, ...] = ()
+
+    def __getitem__(self, name: str) -> Structure:
+        """By name, without regard to case. Raises KeyError with the names there are."""
+        for structure in self.structures:
+            if structure.name.casefold() == name.casefold():
+                return structure
+        raise KeyError(f"no structure {name!r} among {', '.join(s.name for s in self.structures)}")
+
+    def with_added(self, *more: Structure) -> StructureSet:
+        """The same set with more structures behind."""
+        return replace(self, structures=(*self.structures, *more))
+
+
+def union_of_masks(masks: list[Mask], grid: Geometry) -> Mask:
+    """The union of cropped masks on the smallest box of `grid` that holds them all."""
+    box = grid.box_of(masks[0].geometry)
+    for mask in masks[1:]:
+        box = box.union(grid.box_of(mask.geometry))
+    whole = grid.cropped(box)
+    array = np.zeros(whole.shape, dtype=bool)
+    for mask in masks:
+        array |= mask.placed_in(whole).array
+    return Volume(array, whole)

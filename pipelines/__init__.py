@@ -1,0 +1,1 @@
+"""The night: command line, ledger, scheduling, gate, reports."""
