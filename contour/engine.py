@@ -40,7 +40,7 @@ class Finding:
 
     Args:
         name: TG-263, one of the engine's offers.
-        field: its surface, cropped to its own box on the image's grid (float32, with a margin of a voxel where there is room).
+        field: its surface, cropped to its own box on the image's grid (float32, a voxel of margin where there is room).
         confidence: 0 to 1, or None where the engine does not know.
         flags: what the engine itself noticed (cut by the field of view, ...).
     """

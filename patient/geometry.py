@@ -146,7 +146,8 @@ class Geometry:
         whole = np.rint(start)
         off = float(np.abs((start - whole) * self.spacing).max())
         if off > SAME_PLACE_MM or not np.allclose(part.steps, self.steps, atol=1e-4):
-            raise FrameMismatch(f"Grids do not share their voxels: {off:.3f} mm apart, steps {part.spacing} and {self.spacing}")
+            steps = f"{part.spacing} and {self.spacing}"
+            raise FrameMismatch(f"Grids do not share their voxels: {off:.3f} mm apart, steps {steps}")
         k, j, i = (int(v) for v in whole)
         return Box((k, j, i), (k + part.shape[0], j + part.shape[1], i + part.shape[2]))
 

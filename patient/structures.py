@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from dataclasses import field as attribute
 from functools import cached_property
 
 import numpy as np
@@ -71,7 +72,7 @@ class Structure:
     code: Code | None = None
     drawn: tuple[Loop, ...] | None = None
     field: Field | None = None
-    as_read: tuple[Dataset | None, Dataset | None, Dataset | None] | None = field(default=None, repr=False)
+    as_read: tuple[Dataset | None, Dataset | None, Dataset | None] | None = attribute(default=None, repr=False)
 
     @property
     def loops(self) -> tuple[Loop, ...]:
@@ -126,7 +127,7 @@ class StructureSet:
     series_uid: str = ""
     image_uids: frozenset[str] = frozenset()
     sop_instance_uid: str = ""
-    header: Dataset | None = field(default=None, repr=False)
+    header: Dataset | None = attribute(default=None, repr=False)
     notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Structure:
