@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import contourpy
 import numpy as np
@@ -90,10 +91,10 @@ def _loops(planes: Iterable[tuple[int, tuple[Points, int, int]]], geometry: Geom
 
 def _polygons(plane: Points, tolerance: float) -> Iterable[tuple[Points, list[Points]]]:
     """Outer loops (x, y) with their holes, closed, first point not repeated, of the region where `plane` > 0."""
-    made = contourpy.contour_generator(z=plane, fill_type=contourpy.FillType.OuterOffset).filled(0.0, np.inf)
-    for points, offsets in zip(made[0], made[1], strict=True):  # type: ignore[index]
-        rings = [_simplified(np.asarray(points[a:b], dtype=np.float64), tolerance)
-                 for a, b in pairwise(offsets)]
+    generator = contourpy.contour_generator(z=plane, fill_type=contourpy.FillType.OuterOffset)
+    outers, holes_of = cast("tuple[list[Points], list[NDArray[np.uint32]]]", generator.filled(0.0, np.inf))
+    for points, offsets in zip(outers, holes_of, strict=True):
+        rings = [_simplified(points[a:b], tolerance) for a, b in pairwise(offsets)]
         if len(rings[0]) >= 3:
             yield rings[0], [ring for ring in rings[1:] if len(ring) >= 3]
 

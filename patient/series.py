@@ -9,17 +9,22 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from patient.geometry import Geometry
+from patient.geometry import Geometry, Triple
 from patient.volume import Volume
 
 
 @dataclass(frozen=True)
 class Instance:
-    """One plane of an image: a file, or one frame (counted from 1) of a multi-frame file."""
+    """One plane of an image: a file, or one frame (counted from 1) of a multi-frame file.
+
+    `position` is the plane's own Image Position (LPS mm): by rounding or jitter it may lie a little off the regular grid,
+    and loops are written on it, not on the grid.
+    """
 
     path: Path
     sop_class_uid: str
     sop_instance_uid: str
+    position: Triple
     frame: int | None = None
 
 
@@ -30,7 +35,9 @@ class ImageSeries:
     Args:
         instances: one a plane, in the order of the geometry's k axis.
         geometry: places every voxel; k runs along the normal of the planes (rows x columns).
-        header: the first plane's attributes without pixels; identity is copied from it byte for byte.
+        header: the first plane's attributes without pixels.
+        identity: the patient's and study's elements as raw bytes, to be copied byte for byte.
+        series_uid: Series Instance UID; made from what the files share where they have none.
         pixels: loads the pixels as int16 HU `[z, y, x]` (float32 where the rescale is not whole). Raises PixelDataError.
         notes: what was odd about the series and tolerated, in words for the report.
     """
@@ -38,16 +45,14 @@ class ImageSeries:
     instances: tuple[Instance, ...]
     geometry: Geometry
     header: Dataset = field(repr=False)
+    identity: Dataset = field(repr=False)
+    series_uid: str
     pixels: Callable[[], np.ndarray] = field(repr=False)
     notes: tuple[str, ...] = ()
 
     @property
     def modality(self) -> str:
         return str(self.header.get("Modality", ""))
-
-    @property
-    def series_uid(self) -> str:
-        return str(self.header.get("SeriesInstanceUID", ""))
 
     @property
     def study_uid(self) -> str:
