@@ -153,7 +153,7 @@ def _first_to_the_left(loop: Points, point: Points) -> tuple[int, Points]:
 def mask_of_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:
     """The voxels of `grid` whose centre is inside, by the even-odd rule over the loops of a plane (nested loops are holes).
 
-    Exact duplicates of a loop count once. Parts of loops outside the grid are cut off.
+    Exact duplicates of a loop count once; points and open lines enclose nothing. What is outside the grid is cut off.
 
     Args:
         loops: on planes of `grid`.
@@ -214,7 +214,8 @@ def _filled(loops: Sequence[Loop], grid: Geometry, *, unite: bool) -> Mask:
 
 
 def _edges(loops: Sequence[Loop], grid: Geometry) -> _Edges | None:
-    distinct = {loop.points.tobytes(): loop.points for loop in loops if len(loop.points) >= 3}
+    closed = [loop.points for loop in loops if len(loop.points) >= 3 and loop.kind.startswith("CLOSED")]
+    distinct = {points.tobytes(): points for points in closed}
     if not distinct:
         return None
     lengths = np.array([len(points) for points in distinct.values()])

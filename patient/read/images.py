@@ -69,8 +69,10 @@ def open_image(entry: SeriesEntry) -> ImageSeries:
     """
     upright = _without_localizers(entry.headers)
     headers = _distinct(upright)
-    notes = [f"{count} {what} left out" for count, what in (
-        (len(entry.headers) - len(upright), "localizers"), (len(upright) - len(headers), "repeated copies of files")) if count]
+    left_out = {"localizers": len(entry.headers) - len(upright), "repeated copies of files": len(upright) - len(headers)}
+    notes = [f"{count} {what} left out" for what, count in left_out.items() if count]
+    if not headers[0].text("SeriesInstanceUID"):
+        notes.append("Has no Series Instance UID: one was made up, which no other system will know")
     planes = [plane for header in headers for plane in planes_of(header)]
     _all_alike(planes)
     planes, places = _in_order(planes)
@@ -177,7 +179,7 @@ def _uneven(planes: Sequence[Plane], places: NDArray[np.float64]) -> tuple[str, 
     beside = np.linalg.norm(beside - np.outer(beside @ normal, normal), axis=1)
     if beside.max() > max(SHEAR_MM * (len(planes) - 1), SAME_MM * 2):
         raise UnsupportedGeometry(
-            f"The stack is sheared: its planes lie up to {beside.max():.2f} mm beside the first one's normal (tilted gantry)",
+            f"The stack is sheared (tilted gantry): planes lie up to {beside.max():.2f} mm beside the first one's normal",
             where=f"{first.name}, {planes[-1].name}", why="Margins and distances would be wrong",
             remedy="Reformat it to upright planes on the scanner",
         )
