@@ -60,14 +60,13 @@ class Box:
     @staticmethod
     def of(mask: NDArray[np.bool_]) -> Box:
         """The smallest box that holds every True of `mask` `[z, y, x]`; an empty box where there is none."""
-        bounds = []
-        for axis in range(3):
-            hits = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-            if not hits.size:
-                return Box((0, 0, 0), (0, 0, 0))
-            bounds.append((int(hits[0]), int(hits[-1]) + 1))
-        (k0, k1), (j0, j1), (i0, i1) = bounds
-        return Box((k0, j0, i0), (k1, j1, i1))
+        planes = np.flatnonzero(mask.any(axis=(1, 2)))
+        if not planes.size:
+            return Box((0, 0, 0), (0, 0, 0))
+        k0, k1 = int(planes[0]), int(planes[-1]) + 1
+        shadow = mask[k0:k1].any(axis=0)
+        rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
+        return Box((k0, int(rows[0]), int(columns[0])), (k1, int(rows[-1]) + 1, int(columns[-1]) + 1))
 
 
 @dataclass(frozen=True)

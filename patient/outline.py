@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
@@ -28,7 +29,7 @@ SMOOTH_MM = 0.03
 """A field's loop may leave out points that lie closer than this to the line between their neighbours."""
 MOST_POINTS = 2000
 """Points a loop: 27 bytes each must fit the 64 KB that an explicit VR can say (PS3.5 7.1.2)."""
-SMALLEST_MM2 = 1e-3
+SMALLEST_PIXELS = 1e-3
 """Loops of less area are numerical dust."""
 OFF_PLANE = 0.1
 """A loop further from a plane than this part of the slice spacing lies on no plane."""
@@ -44,18 +45,15 @@ def loops_of_mask(mask: Mask) -> tuple[Loop, ...]:
     Args:
         mask: bool `[z, y, x]`, usually cropped to its own box.
     """
-    planes = ((int(k), _framed(mask.array[k])) for k in np.flatnonzero(mask.array.any(axis=(1, 2))))
-    return _loops(planes, mask.geometry, 0.0)
+    return _loops(_inset_planes(mask.array), mask.geometry, 0.0)
 
 
-def _framed(plane: NDArray[np.bool_]) -> tuple[Points, int, int]:
-    """Positive inside by less than outside is negative, so that the zero level runs `INSET` inside the pixel edge; with the
-    row and column of its first value: only the part that holds something is kept, with a frame of one pixel."""
-    rows, columns = np.flatnonzero(plane.any(axis=1)), np.flatnonzero(plane.any(axis=0))
-    (j0, j1), (i0, i1) = (rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1)
-    values = np.full((j1 - j0 + 2, i1 - i0 + 2), -(0.5 + INSET))
-    values[1:-1, 1:-1] += plane[j0:j1, i0:i1]
-    return values, int(j0) - 1, int(i0) - 1
+def _inset_planes(array: NDArray[np.bool_]) -> Iterator[tuple[int, Points]]:
+    """Less positive inside than negative outside, so that the zero level runs `INSET` inside the pixel edge; framed."""
+    for k in np.flatnonzero(array.any(axis=(1, 2))):
+        plane = np.full((array.shape[1] + 2, array.shape[2] + 2), -(0.5 + INSET))
+        plane[1:-1, 1:-1] += array[k]
+        yield int(k), plane
 
 
 def loops_of_field(field: Field) -> tuple[Loop, ...]:
@@ -67,31 +65,50 @@ def loops_of_field(field: Field) -> tuple[Loop, ...]:
     return _loops(_mirrored_planes(field), field.geometry, SMOOTH_MM / min(field.geometry.spacing[1:]))
 
 
-def _mirrored_planes(field: Field) -> Iterator[tuple[int, tuple[Points, int, int]]]:
-    """Planes that hold something, positive inside; beyond the array the border's values with their sign turned."""
+def _mirrored_planes(field: Field) -> Iterator[tuple[int, Points]]:
+    """Positive inside; framed by the border's own values with their sign turned, where positive."""
     sign = np.float32(1.0 if field.level is Level.PROBABILITY else -1.0)
     for k, stored in enumerate(field.volume.array):
         values = sign * (stored - np.float32(field.level.value))
+        values[np.isnan(values)] = -1.0
         if (values > 0).any():
             plane = np.pad(values.astype(np.float64), 1, mode="edge")
             for border in (plane[0], plane[-1], plane[:, 0], plane[:, -1]):
                 np.negative(np.abs(border), out=border)
-            yield k, (plane, -1, -1)
+            yield k, plane
 
 
-def _loops(planes: Iterable[tuple[int, tuple[Points, int, int]]], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
-    """Zero level of planes `(k, (values, row, column of the first value))`, kept within `tolerance` pixels."""
+def _loops(planes: Iterable[tuple[int, Points]], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
+    """Zero level of framed planes that hold something, kept within `tolerance` pixels."""
     loops: list[Loop] = []
-    for k, (values, j0, i0) in planes:
+    for k, values in planes:
         for outer, holes in _polygons(values, tolerance):
-            ij = _keyholed(outer, holes) if holes else outer
-            loops.append(Loop(geometry.points(np.column_stack([np.full(len(ij), float(k)), ij[:, 1] + j0, ij[:, 0] + i0]))))
+            ring = _keyholed(outer, holes) if holes else outer
+            kji = np.full((len(ring), 3), float(k))
+            kji[:, 1:] = ring[:, ::-1] - 1.0
+            loops.append(Loop(geometry.points(kji)))
     return tuple(loops)
 
 
+_NO_MASK = np.asarray(False)
+
+
+@lru_cache(maxsize=8)
+def _pixels(shape: tuple[int, int]) -> tuple[Points, Points]:
+    """x and y of every pixel, as the tracer wants them."""
+    x, y = np.meshgrid(np.arange(shape[1], dtype=np.float64), np.arange(shape[0], dtype=np.float64))
+    return x, y
+
+
 def _polygons(plane: Points, tolerance: float) -> Iterable[tuple[Points, list[Points]]]:
-    """Outer loops (x, y) with their holes, closed, first point not repeated, of the region where `plane` > 0."""
-    generator = contourpy.contour_generator(z=plane, fill_type=contourpy.FillType.OuterOffset)
+    """Outer loops (x, y) with their holes, first point not repeated, of the region where `plane` > 0.
+
+    The tracer is used without its convenience function, which copies and masks every plane anew.
+    """
+    x, y = _pixels((plane.shape[0], plane.shape[1]))
+    generator = contourpy.SerialContourGenerator(
+        x, y, plane, _NO_MASK, corner_mask=False, line_type=contourpy.LineType.Separate,
+        fill_type=contourpy.FillType.OuterOffset, quad_as_tri=False, z_interp=contourpy.ZInterp.Linear)
     outers, holes_of = cast("tuple[list[Points], list[NDArray[np.uint32]]]", generator.filled(0.0, np.inf))
     for points, offsets in zip(outers, holes_of, strict=True):
         rings = [_simplified(points[a:b], tolerance) for a, b in pairwise(offsets)]
@@ -102,21 +119,20 @@ def _polygons(plane: Points, tolerance: float) -> Iterable[tuple[Points, list[Po
 def _simplified(ring: Points, tolerance: float) -> Points:
     """A closed ring (first point repeated) without points on straight lines; empty where nothing is left of it."""
     if tolerance:
-        ring = shapely.get_coordinates(shapely.simplify(shapely.LinearRing(ring), tolerance))
-        while len(ring) > MOST_POINTS:
+        exact, ring = shapely.LinearRing(ring), ring[:0]
+        while not len(ring) or len(ring) > MOST_POINTS:
+            ring = shapely.get_coordinates(shapely.simplify(exact, tolerance))
             tolerance *= 2
-            ring = shapely.get_coordinates(shapely.simplify(shapely.LinearRing(ring), tolerance))
-    ring = ring[:-1]
-    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
-    turn = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    ring = ring[np.abs(turn) > 1e-12]
-    return ring if abs(_area(ring)) > SMALLEST_MM2 else ring[:0]
+    edges = np.diff(ring, axis=0)
+    before = np.concatenate((edges[-1:], edges[:-1]))
+    ring = ring[:-1][np.abs(before[:, 0] * edges[:, 1] - before[:, 1] * edges[:, 0]) > 1e-12]
+    return ring if len(ring) >= 3 and abs(_area(ring)) > SMALLEST_PIXELS else ring[:0]
 
 
 def _area(ring: Points) -> float:
-    """Signed area (shoelace) of a ring `[n, 2]`."""
+    """Signed area (shoelace) of a ring `[n, 2]`, first point not repeated."""
     x, y = ring[:, 0], ring[:, 1]
-    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1)) if len(ring) else 0.0
+    return 0.5 * float(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1])
 
 
 def _keyholed(outer: Points, holes: Sequence[Points]) -> Points:
@@ -133,8 +149,7 @@ def _keyholed(outer: Points, holes: Sequence[Points]) -> Points:
         edge, foot = _first_to_the_left(loop, hole[0])
         channel = [loop[: edge + 1], foot[None], hole, hole[:1], foot[None], loop[edge + 1 :]]
         loop = np.concatenate(channel)
-    repeated = (loop == np.roll(loop, 1, axis=0)).all(axis=1)
-    return loop[~repeated]
+    return loop[(loop != np.concatenate((loop[-1:], loop[:-1]))).any(axis=1)]
 
 
 def _first_to_the_left(loop: Points, point: Points) -> tuple[int, Points]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
+from pydicom.charset import convert_encodings
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
@@ -71,3 +73,20 @@ def new_object(image: ImageSeries, sop_class_uid: str, modality: str, *, series_
 def frame_of_reference(image: ImageSeries) -> str:
     """The image's frame; where it names none, one that depends on its series alone."""
     return image.geometry.frame_of_reference or generate_uid(entropy_srcs=[image.series_uid, "frame of reference"])
+
+
+def keep_raw(dataset: Dataset) -> None:
+    """Let elements that are still raw bytes be written as those bytes, in this dataset and its sequences.
+
+    True for all that was read in little endian: in Implicit VR a text or number has the same bytes as in Explicit VR.
+    Without this they would be decoded and made anew, digits and characters with them.
+    """
+    _, little_endian = dataset.original_encoding
+    if little_endian is False:
+        return
+    characters = dataset.get("SpecificCharacterSet")
+    dataset.set_original_encoding(True, True, convert_encodings(characters) if characters else None)
+    for element in dataset.elements():
+        if isinstance(element.value, Sequence):
+            for item in element.value:
+                keep_raw(item)
