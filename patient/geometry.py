@@ -65,7 +65,7 @@ class Box:
             return Box((0, 0, 0), (0, 0, 0))
         k0, k1 = int(planes[0]), int(planes[-1]) + 1
         shadow = mask[k0:k1].any(axis=0)
-        rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
+        rows, columns = np.flatnonzero(shadow.any(axis=-1)), np.flatnonzero(shadow.any(axis=0))
         return Box((k0, int(rows[0]), int(columns[0])), (k1, int(rows[-1]) + 1, int(columns[-1]) + 1))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from pydicom.charset import convert_encodings
+from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
 from pydicom.tag import Tag
@@ -85,7 +85,8 @@ def keep_raw(dataset: Dataset) -> None:
     if little_endian is False:
         return
     characters = dataset.get("SpecificCharacterSet")
-    dataset.set_original_encoding(True, True, convert_encodings(characters) if characters else None)
+    made_here = default_encoding if not dataset.original_character_set else None
+    dataset.set_original_encoding(True, True, convert_encodings(characters) if characters else made_here)
     for element in dataset.elements():
         if isinstance(element.value, Sequence):
             for item in element.value:
