@@ -1,0 +1,29 @@
+# Two commands do everything on a fresh machine: `make night` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.ready
+
+.PHONY: setup night test verify
+setup: $(STAMP)
+
+# rt-utils (the second opinion of `recontour check --deep`) asks for an OpenCV that needs a screen's libraries;
+# it goes without its own requirements, and the headless build is pinned beside it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rt-utils opencv-python-headless
+	touch $(STAMP)
+
+night: setup
+	$(BIN)/recontour sample -o night/inbox/sample
+	$(BIN)/recontour nightly night/inbox -o night/outbox --settle-minutes 0; status=$$?; \
+	echo "Open night/outbox/index.html"; [ $$status -eq 0 ] || [ $$status -eq 3 ]
+
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest
+
+verify: setup
+	for figures in benchmarks/*.py; do $(BIN)/python $$figures || exit 1; done

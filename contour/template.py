@@ -1,0 +1,149 @@
+"""What a site wants contoured: TOML with a schema that refuses what it does not know and says which line is wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from contour.recipe import Recipe, ingredients, parse
+from patient.errors import TemplateError
+from patient.names import lookup
+from patient.structures import Code
+
+Channel = Annotated[int, Field(ge=0, le=255)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    engine: str = ""
+    recipe: str = ""
+    required: bool = False
+    type: str = ""
+    color: tuple[Channel, Channel, Channel] | None = None
+    volume_cc: tuple[float, float] | None = None
+    source: str = ""
+    """Where a margin or limit comes from."""
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    description: str
+    structures: dict[Annotated[str, Field(min_length=1, max_length=16)], _Entry]
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One structure of a template.
+
+    Args:
+        name: TG-263.
+        engine: name of the engine that shall find it, "any", or empty for a derived structure.
+        recipe: how it is derived; None for a found one.
+        required: its absence sends the case to review.
+        interpreted_type, color, code, volume_cc: as `patient.names`, unless the template says otherwise.
+    """
+
+    name: str
+    engine: str
+    recipe: Recipe | None
+    recipe_text: str
+    required: bool
+    interpreted_type: str
+    color: tuple[int, int, int]
+    code: Code | None
+    volume_cc: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A site template, whole and consistent: every ingredient of a recipe is wanted before it is used."""
+
+    name: str
+    description: str
+    structures: tuple[Wanted, ...]
+    text: str
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file's text: part of a job's key."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def available_templates() -> tuple[str, ...]:
+    """Names of the templates that are shipped."""
+    folder = files("contour").joinpath("templates")
+    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+
+
+def load_template(name_or_path: str) -> Template:
+    """A shipped template by name, or a site's own by path.
+
+    Raises:
+        TemplateError: not there, or not what the schema asks for; says which line.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise TemplateError("No such template", where=name_or_path)
+        return _parsed(path.stem, path.read_text(encoding="utf-8"), path.name)
+    if name_or_path not in available_templates():
+        there_are = ", ".join(available_templates())
+        raise TemplateError(f"No template {name_or_path!r}", remedy=f"Use one of {there_are}, or a path to your own")
+    shipped = files("contour").joinpath("templates", f"{name_or_path}.toml")
+    return _parsed(name_or_path, shipped.read_text(encoding="utf-8"), f"{name_or_path}.toml")
+
+
+def _parsed(name: str, text: str, file: str) -> Template:
+    try:
+        read = _File.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise TemplateError(f"Not TOML: {error}", where=file) from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = [str(part) for part in first["loc"]]
+        raise TemplateError(f"{'.'.join(keys)}: {first['msg']}", where=f"{file}, line {_line(text, keys)}") from error
+    wanted: list[Wanted] = []
+    for structure, entry in read.structures.items():
+        where = f"{file}, line {_line(text, ['structures', structure])}"
+        wanted.append(_wanted(structure, entry, {w.name for w in wanted}, where))
+    return Template(name, read.description, tuple(wanted), text)
+
+
+def _line(text: str, keys: list[str]) -> int:
+    """The line that a key of the schema stands on: the last of its parts that can be found, in order."""
+    lines, at = text.splitlines(), 0
+    for key in keys:
+        at = next((n for n in range(at, len(lines)) if key in lines[n]), at)
+    return at + 1
+
+
+def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
+    if bool(entry.engine) == bool(entry.recipe):
+        raise TemplateError(f"{name} needs either an engine or a recipe", where=where)
+    recipe = None
+    if entry.recipe:
+        try:
+            recipe = parse(entry.recipe)
+        except TemplateError as error:
+            raise TemplateError(f"{name}: {error.what}", where=where) from error
+        missing = [i for i in ingredients(recipe) if i not in known]
+        if missing:
+            raise TemplateError(f"{name} is derived from {missing[0]}, which is not wanted before it", where=where)
+    listed = lookup(name)
+    color = entry.color or (listed.color if listed else None)
+    if color is None:
+        raise TemplateError(f"{name} is no TG-263 name known here and has no color", where=where)
+    return Wanted(
+        name=name, engine=entry.engine, recipe=recipe, recipe_text=entry.recipe, required=entry.required,
+        interpreted_type=entry.type or (listed.interpreted_type if listed else "ORGAN"), color=color,
+        code=listed.code if listed else None, volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
+    )
