@@ -1,0 +1,169 @@
+"""External: the patient, with arms, ears and nose, air cavities filled; without couch, head rest, mask and table.
+
+What lies on the patient and is thin (shells of couch, mask and head rest, sheets) goes by an opening in each plane; what is
+thick but apart and without bone goes as a part of its own. Decisions are made on pixels of about 2 mm, the surface on the
+image's own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cc3d
+import edt
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from patient.geometry import Box
+
+THRESHOLD = -350.0
+"""Between air and skin."""
+SHELL = 4.0
+"""Sheets of up to twice this (mm) are no body by themselves."""
+EAR = 45.0
+"""What an opening took away comes back where it is no larger than this (mm) in any direction: ears, nose, fingers."""
+LIMB_CC = 30.0
+"""A part apart from the largest is a limb from this volume on, if there is bone in it."""
+BONE = 300.0
+"""HU of cortical bone: plates and rails of plastic stay below."""
+PIECE_CC = 0.4
+"""Smaller pieces that touch the skin are beads of a mask, not ears."""
+MOUTH = 5.0
+"""Openings of cavities up to this half width (mm) are closed before cavities are filled: nostrils, lips."""
+LUNG_LIKE = -945.0
+"""Median HU above which air that leaves the picture is lung cut by the picture's side, not room air."""
+
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """The body on coarse pixels, for others to look inside.
+
+    Args:
+        solid: `[z, y, x]`, cavities filled, on every `step`-th pixel in plane.
+        step: pixels of the image a coarse pixel.
+        spacing: mm of a coarse voxel.
+        box: of the body in the upright image.
+    """
+
+    solid: Bools
+    step: int
+    spacing: tuple[float, float, float]
+    box: Box
+
+
+def coarse(hu: NDArray[Any], step: int) -> NDArray[np.int16]:
+    """Every `step`-th pixel in plane, averaged over its neighbours: less noise than a mere sample."""
+    if step == 1:
+        return np.ascontiguousarray(hu, dtype=np.int16)
+    nz, ny, nx = hu.shape
+    out = np.empty((nz, ny // step, nx // step), dtype=np.int16)
+    for k in range(nz):
+        plane = hu[k, : ny // step * step, : nx // step * step].astype(np.float32)
+        out[k] = plane.reshape(ny // step, step, nx // step, step).mean(axis=(1, 3))
+    return out
+
+
+def find_body(small: NDArray[np.int16], spacing: tuple[float, float, float], step: int, threshold: float) -> Body | None:
+    """The body on coarse pixels; None where there is nothing like one.
+
+    Args:
+        small: HU `[z, y, x]`, upright, coarse.
+        spacing: mm of its voxels.
+        step: as for `coarse`.
+        threshold: HU between air and skin.
+    """
+    matter = small > threshold
+    if matter.mean() < 0.005:
+        return None
+    inner = np.empty_like(matter)
+    for k in range(len(matter)):
+        inner[k] = _depth(matter[k], spacing) > SHELL
+    core = _patient_parts(inner, small, spacing)
+    if core is None:
+        return None
+    for k in range(len(core)):
+        core[k] = matter[k] & (_depth(~core[k], spacing) <= SHELL + spacing[1])
+    body = core | _small_attached(matter & ~core, core, spacing)
+    cropped = _is_cropped(body)
+    for k in range(len(body)):
+        body[k] = _filled(body[k], small[k], spacing, cropped=cropped)
+    box = Box.of(body)
+    if box.empty:
+        return None
+    (k0, j0, i0), (k1, j1, i1) = box.start, box.stop
+    return Body(body, step, spacing, Box((k0, j0 * step, i0 * step), (k1, j1 * step, i1 * step)))
+
+
+def _depth(mask: Bools, spacing: tuple[float, float, float]) -> NDArray[np.float32]:
+    """mm from each True pixel of a plane to the nearest False one; the picture's side counts as inside."""
+    return edt.edt(np.ascontiguousarray(mask), anisotropy=(spacing[1], spacing[2]), black_border=False)
+
+
+def _patient_parts(inner: Bools, small: NDArray[np.int16], spacing: tuple[float, float, float]) -> Bools | None:
+    """The largest part of what is thick, and further ones that hold bone: limbs, not cushions or rails."""
+    labels = cc3d.connected_components(inner, connectivity=6)
+    stats = cc3d.statistics(labels)
+    volumes = stats["voxel_counts"] * np.prod(spacing) / 1000.0
+    volumes[0] = 0.0
+    bone = np.bincount(labels.ravel(), weights=(small > BONE).ravel(), minlength=len(volumes))
+    largest = int(np.argmax(volumes))
+    if volumes[largest] < 1.0:
+        return None
+    limb = (volumes > LIMB_CC) & (bone > 0.01 * stats["voxel_counts"])
+    limb[largest] = True
+    limb[0] = False
+    return limb[labels]
+
+
+def _small_attached(rest: Bools, core: Bools, spacing: tuple[float, float, float]) -> Bools:
+    """Of what the opening took away: pieces that touch the body and are small in every direction."""
+    labels = cc3d.connected_components(rest, connectivity=6)
+    near = np.zeros_like(core)
+    near[:, 1:] |= core[:, :-1]
+    near[:, :-1] |= core[:, 1:]
+    near[:, :, 1:] |= core[:, :, :-1]
+    near[:, :, :-1] |= core[:, :, 1:]
+    touching = np.unique(labels[near & rest])
+    stats = cc3d.statistics(labels)
+    boxes, volumes = stats["bounding_boxes"], stats["voxel_counts"] * np.prod(spacing) / 1000.0
+    keep = np.zeros(int(labels.max()) + 1, dtype=bool)
+    for label in touching[touching > 0]:
+        sizes = [(s.stop - s.start) * mm for s, mm in zip(boxes[label], spacing, strict=True)]
+        keep[label] = max(sizes) <= EAR and volumes[label] >= PIECE_CC
+    return keep[labels]
+
+
+def _is_cropped(body: Bools) -> bool:
+    """The picture was cut out of a larger one: much of its sides is body."""
+    sides = [body[:, 0], body[:, -1], body[:, :, 0], body[:, :, -1]]
+    return sum(float(side.mean()) > 0.2 for side in sides) >= 2
+
+
+def _filled(body: Bools, hu: NDArray[np.int16], spacing: tuple[float, float, float], *, cropped: bool) -> Bools:
+    """A plane's body with its cavities: what is enclosed once narrow openings are closed."""
+    if not body.any():
+        return body
+    body = ndimage.binary_fill_holes(body)
+    grown = _depth(~body, spacing) <= MOUTH
+    closed = grown & (_depth(grown, spacing) > MOUTH) | body
+    outside, count = ndimage.label(~closed)
+    if count:
+        sides = np.unique(np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]]))
+        open_air = np.zeros(count + 1, dtype=bool)
+        open_air[sides] = True
+        if cropped:
+            for label in sides[sides > 0]:
+                open_air[label] = float(np.median(hu[outside == label])) < LUNG_LIKE
+        open_air[0] = False
+        enclosed = ~closed & ~open_air[outside]
+        if enclosed.any():
+            near, found = ndimage.label(~body & (closed | enclosed))
+            held = np.zeros(found + 1, dtype=bool)
+            held[np.unique(near[enclosed])] = True
+            held[0] = False
+            body = body | held[near]
+    return body

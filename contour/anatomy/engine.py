@@ -1,0 +1,157 @@
+"""The anatomy engine: what Hounsfield units and anatomy alone give with certainty, on any part of the body."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from contour.anatomy.body import THRESHOLD, Body, coarse, find_body
+from contour.anatomy.bones import DENSE, find_bones
+from contour.anatomy.canal import Spine, canal_field, find_spine
+from contour.anatomy.lungs import Chest, find_chest
+from contour.anatomy.surface import Edge, refined
+from contour.anatomy.turn import Turn
+from contour.engine import Context, Finding, Flag, NotInImage, Offer
+from patient.errors import Cancelled
+from patient.volume import Field, Volume
+
+_OFFERS = {
+    "External": Offer("HU threshold, thin sheets removed by opening, cavities filled",
+                      limits="a cushion or bolus that touches the skin and is as dense as fat is taken for body"),
+    "Lung_L": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
+    "Lung_R": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
+    "Trachea": Offer("round dark spot followed from plane to plane", limits="lumen only; bronchi end arbitrarily"),
+    "Bones": Offer("HU threshold, parts with a cortical rim", limits="dense contrast beside bone and metal are included"),
+    "SpinalCanal": Offer("path of best enclosure by bone, wall by rays", limits="wall interpolated where arches are open"),
+}
+_COARSE_MM = 1.5
+LUNG_EDGE = -250.0
+"""Where a lung's surface is drawn in a lung window: nearer to soft tissue than to air."""
+_SIDES = (("foot end", "head end"), ("front", "back"), ("right side", "left side"))
+
+
+class AnatomyEngine:
+    """External, Lung_L, Lung_R, Trachea, Bones, SpinalCanal; or that they are not in this image."""
+
+    name = "anatomy"
+    version = "1.0"
+
+    def offers(self) -> Mapping[str, Offer]:
+        """What it finds, how, and its limits."""
+        return _OFFERS
+
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+        """Each wanted structure in turn, on the image's own grid.
+
+        Raises:
+            ValueError: a name that is not offered.
+            Cancelled: asked to stop.
+        """
+        if unknown := [name for name in wanted if name not in _OFFERS]:
+            raise ValueError(f"not offered: {', '.join(unknown)}")
+        turn = Turn.of(image.geometry)
+        scene = _Scene(turn.upright(image))
+        for done, name in enumerate(wanted):
+            if context.cancelled.is_set():
+                raise Cancelled("Contouring was cancelled")
+            context.progress(done / len(wanted), name)
+            answer = scene.answer(name)
+            if isinstance(answer, str):
+                yield NotInImage(name, answer)
+            else:
+                flags = scene.cut(answer)
+                yield Finding(name, Field(turn.back(answer.volume), answer.level), flags=flags)
+
+
+class _Scene:
+    """An upright image and what was found in it so far."""
+
+    def __init__(self, image: Volume[np.generic]) -> None:
+        self._hu, self._geometry = _numbers(image.array), image.geometry
+        _, dy, dx = image.geometry.spacing
+        self._step = 2 if max(dy, dx) < _COARSE_MM and min(image.geometry.shape[1:]) >= 64 else 1
+
+    def answer(self, name: str) -> Field | str:
+        """The field of a structure, or why there is none."""
+        if isinstance(self._body, str):
+            return self._body
+        if name == "External":
+            return self._refined(self._body.solid, Edge(THRESHOLD, 1))
+        if name == "SpinalCanal":
+            if self._spine is None:
+                return "no run of planes shows soft tissue enclosed by vertebrae"
+            return canal_field(self._hu, self._geometry, self._spine)
+        if name == "Bones":
+            bones = find_bones(self._small, self._body)
+            return self._refined(bones, Edge(DENSE, 1)) if bones is not None else "no bone of a cubic centimetre"
+        found = {"Lung_L": self._chest.left, "Lung_R": self._chest.right, "Trachea": self._chest.trachea}[name]
+        if found is not None:
+            return self._refined(found, Edge(LUNG_EDGE, -1))
+        return "no round air-filled passage goes on for 30 mm" if name == "Trachea" else self._chest.reason
+
+    def cut(self, found: Field) -> tuple[Flag, ...]:
+        """A flag that names the sides of the image at which a structure is cut off."""
+        mask = found.mask()
+        box = self._geometry.box_of(mask.geometry)
+        sides: list[str] = []
+        for axis, names in enumerate(_SIDES):
+            for end, name in enumerate(names):
+                at = (0 if end == 0 else self._geometry.shape[axis] - 1) - box.start[axis]
+                if 0 <= at < mask.array.shape[axis] and np.take(mask.array, at, axis=axis).any():
+                    sides.append(name)
+        return (Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(sides)}"),) if sides else ()
+
+    def _refined(self, mask: NDArray[np.bool_], edge: Edge) -> Field:
+        return refined(self._hu, self._geometry, mask, self._small, self._step, edge)
+
+    @cached_property
+    def _small(self) -> NDArray[np.int16]:
+        return coarse(self._hu, self._step)
+
+    @property
+    def _spacing(self) -> tuple[float, float, float]:
+        dz, dy, dx = self._geometry.spacing
+        return dz, dy * self._step, dx * self._step
+
+    @cached_property
+    def _body(self) -> Body | str:
+        if (why := _no_hu(self._small)) is not None:
+            return why
+        body = find_body(self._small, self._spacing, self._step, THRESHOLD)
+        return body if body is not None else "nothing in the image is as dense as a body"
+
+    @cached_property
+    def _spine(self) -> Spine | None:
+        assert isinstance(self._body, Body)
+        (_, j0, i0), (_, j1, i1) = self._body.box.start, self._body.box.stop
+        return find_spine(self._hu, self._geometry, (i0, i1), (j0, j1))
+
+    @cached_property
+    def _chest(self) -> Chest:
+        assert isinstance(self._body, Body)
+        spine = self._spine
+        path = None if spine is None else np.column_stack([spine.planes.astype(np.float64), spine.middle / self._step])
+        return find_chest(self._small, self._body, path)
+
+
+def _numbers(array: NDArray[np.generic]) -> NDArray[np.int16]:
+    """HU as int16; what is no number is air."""
+    if array.dtype == np.int16:
+        return array  # type: ignore[return-value]
+    values = np.nan_to_num(array.astype(np.float32), nan=-1024.0, posinf=3071.0, neginf=-1024.0)
+    return np.clip(np.rint(values), -1024, 32767).astype(np.int16)
+
+
+def _no_hu(small: NDArray[np.int16]) -> str | None:
+    """Why the image is no CT in HU; None where it may be one."""
+    low, high = int(small.min()), int(small.max())
+    if low == high:
+        return f"the image is constant ({low})"
+    if low > -500 and (small > -200).mean() > 0.999:
+        tissue = float(((small > -200) & (small < 300)).mean())
+        if tissue < 0.5:
+            return "the numbers are no Hounsfield units"
+    return None

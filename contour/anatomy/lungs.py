@@ -1,0 +1,244 @@
+"""Lungs and main airway: air inside the body, told apart by how it is distributed and where it lies.
+
+Room air in the trachea is darker and rounder than lung; bowel gas is darker and more even. A lung holds vessels, which are
+closed in; its side is the patient's side of the other lung, or of the spine where there is only one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import cc3d
+import edt
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from contour.anatomy.body import Body
+
+Bools = NDArray[np.bool_]
+
+TISSUE = -400.0
+"""Between lung and soft tissue."""
+LUNG_HU = (-930.0, -450.0)
+"""Between these lies a lung's median; gas is darker."""
+CUT_LUNG = -905.0
+"""What leaves the picture at its sides must be denser than this: cushions are not."""
+LEAST_CC = 60.0
+"""What is smaller is no lung that anybody would contour without a person's eye."""
+THICK = 12.0
+"""mm from its surface to its depth: folds of skin and gaps between legs are thinner."""
+VESSEL = 5.0
+"""Vessels up to twice this (mm) are closed into the lung."""
+AIRWAY_HU = -850.0
+"""Air in the trachea, after averaging over pixels of 2 mm."""
+AIRWAY_MM2 = (40.0, 700.0)
+"""A trachea's cross-section."""
+AIRWAY_LENGTH = 30.0
+"""mm over which it must go on to be believed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Chest:
+    """On the body's coarse pixels; None where it is not in the image."""
+
+    left: Bools | None
+    right: Bools | None
+    trachea: Bools | None
+    reason: str
+
+
+def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] | None) -> Chest:
+    """Lungs and trachea.
+
+    Args:
+        small: HU `[z, y, x]`, upright, coarse.
+        body: found before.
+        spine: `[n, 3]` coarse (plane, row, column) of the spinal canal's middle, to tell a single lung's side and to know an
+            airway from bowel gas; None if unknown.
+    """
+    inner = np.empty_like(body.solid)
+    for k in range(len(inner)):
+        solid = np.ascontiguousarray(body.solid[k])
+        inner[k] = edt.edt(solid, anisotropy=body.spacing[1:], black_border=False) > 4.0
+    air = inner & (small < TISSUE)
+    trachea = _trachea(small, air, body, spine)
+    lungs = air if trachea is None else air & ~_grown(trachea, body.spacing, 2.0)
+    parts = _lung_parts(lungs, small, body.spacing)
+    if not parts.any():
+        return Chest(None, None, trachea, "no air-filled space inside the body has a lung's size and density")
+    left, right = _sides(parts, body, None if spine is None else float(np.median(spine[:, 2])))
+    airway = trachea if trachea is not None else np.zeros_like(air)
+    closed = [None if lung is None else _closed(lung, inner & ~airway, body.spacing) for lung in (left, right)]
+    if closed[0] is not None and closed[1] is not None:
+        closed[0] &= ~closed[1]
+    side = "one lung is in the image and nothing tells its side" if left is None and right is None else \
+        "no second lung is in the image"
+    return Chest(closed[0], closed[1], trachea, side)
+
+
+def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, float, float]) -> NDArray[np.uint32]:
+    labels = cc3d.connected_components(air, connectivity=6)
+    stats = cc3d.statistics(labels)
+    volumes = stats["voxel_counts"] * np.prod(spacing) / 1000.0
+    keep = np.zeros(len(volumes), dtype=bool)
+    for label in np.flatnonzero(volumes > LEAST_CC):
+        if label:
+            box = stats["bounding_boxes"][label]
+            values = small[box][labels[box] == label]
+            median, spread = float(np.median(values)), float(np.percentile(values, 90) - np.percentile(values, 10))
+            leaves = any((labels[:, side] == label).any() for side in (0, -1)) or \
+                any((labels[:, :, side] == label).any() for side in (0, -1))
+            darkest = LUNG_HU[0] if not leaves else CUT_LUNG
+            deepest = edt.edt(np.ascontiguousarray(labels[box] == label), anisotropy=spacing, black_border=False).max()
+            keep[label] = darkest < median < LUNG_HU[1] and spread > 40.0 and deepest > THICK
+    return (labels * keep[labels]).astype(np.uint32)
+
+
+def _sides(parts: NDArray[np.uint32], body: Body, spine_x: float | None) \
+        -> tuple[Bools | None, Bools | None]:
+    """Left and right lung: the largest parts on either side, split where they touch."""
+    columns = np.flatnonzero((parts > 0).any(axis=(0, 1)))
+    middle = spine_x if spine_x is not None else (columns[0] + columns[-1]) / 2.0
+    width = (columns[-1] - columns[0]) * body.spacing[2]
+    whole = not (body.solid[:, :, 0].any() or body.solid[:, :, -1].any())
+    labels = np.unique(parts[parts > 0])
+    centres = {int(n): float(np.mean(np.nonzero(parts == n)[2])) for n in labels}
+    sizes = {int(n): int((parts == n).sum()) for n in labels}
+    spans = _spans(parts, labels, middle, sizes)
+    both = bool(spans) or len({c > middle for c in centres.values()}) == 2
+    if spine_x is None and not (both and whole and width > 180.0):
+        return None, None
+    if spans:
+        return _split(parts, middle, body.spacing)
+    left = np.isin(parts, [n for n, c in centres.items() if c > middle])
+    right = np.isin(parts, [n for n, c in centres.items() if c <= middle])
+    return (left if left.any() else None), (right if right.any() else None)
+
+
+def _spans(parts: NDArray[np.uint32], labels: NDArray[Any], middle: float, sizes: dict[int, int]) -> list[int]:
+    """Parts of which at least a fifth lies on either side of the middle: two lungs that touch."""
+    column = int(round(middle))
+    found = []
+    for label in labels:
+        right_of = int((parts[:, :, :column] == label).sum())
+        if 0.2 < right_of / sizes[int(label)] < 0.8:
+            found.append(int(label))
+    return found
+
+
+def _split(parts: NDArray[np.uint32], middle: float, spacing: tuple[float, float, float]) -> tuple[Bools, Bools]:
+    """Lungs that touch, told apart: shrunk until they separate, then each voxel to the nearer core."""
+    lungs = parts > 0
+    depth = edt.edt(np.ascontiguousarray(lungs), anisotropy=spacing, black_border=False)
+    for radius in (2.0, 3.0, 4.0, 6.0, 8.0, 10.0, 12.0):
+        cores = cc3d.connected_components(depth > radius, connectivity=6)
+        counts = np.bincount(cores.ravel())
+        counts[0] = 0
+        big = [n for n in np.argsort(-counts)[:4] if counts[n] * np.prod(spacing) / 1000.0 > LEAST_CC]
+        centre = {n: float(np.mean(np.nonzero(cores == n)[2])) for n in big}
+        left, right = [n for n in big if centre[n] > middle], [n for n in big if centre[n] <= middle]
+        straddles = any(0.2 < float((np.nonzero(cores == n)[2] < middle).mean()) < 0.8 for n in big)
+        if left and right and not straddles:
+            to_left = edt.edt(~np.isin(cores, left), anisotropy=spacing)
+            to_right = edt.edt(~np.isin(cores, right), anisotropy=spacing)
+            return lungs & (to_left < to_right), lungs & (to_left >= to_right)
+    columns = np.arange(lungs.shape[2]) > middle
+    return lungs & columns, lungs & ~columns
+
+
+def _grown(mask: Bools, spacing: tuple[float, float, float], mm: float) -> Bools:
+    return edt.edt(~mask, anisotropy=spacing) <= mm
+
+
+def _closed(lung: Bools, within: Bools, spacing: tuple[float, float, float]) -> Bools:
+    """Vessels and small consolidations enclosed, plane by plane; specks dropped."""
+    out = np.zeros_like(lung)
+    for k in range(len(lung)):
+        if lung[k].any():
+            far = np.pad(lung[k], 12)
+            grown = edt.edt(np.ascontiguousarray(~far), anisotropy=spacing[1:]) <= VESSEL
+            closed = edt.edt(np.ascontiguousarray(grown), anisotropy=spacing[1:]) > VESSEL
+            out[k] = (ndimage.binary_fill_holes(closed[12:-12, 12:-12]) | lung[k]) & within[k]
+    labels = cc3d.connected_components(out, connectivity=6)
+    counts = np.bincount(labels.ravel()) * np.prod(spacing) / 1000.0
+    keep = counts > max(1.0, 0.005 * counts[1:].sum())
+    keep[0] = False
+    return keep[labels]
+
+
+def _trachea(small: NDArray[np.int16], air: Bools, body: Body, spine: NDArray[np.float64] | None) -> Bools | None:
+    """The main airway from the larynx to the main bronchi: followed from plane to plane as one round dark spot.
+
+    Below the carina it is two spots; where a spot's area jumps, it has leaked into lung and is given up.
+    """
+    area = body.spacing[1] * body.spacing[2]
+    dark = air & (small < AIRWAY_HU)
+    best: list[tuple[int, Bools]] = []
+    started: set[tuple[int, int]] = set()
+    planes: list[tuple[Any, Any]] = [_labelled(plane) for plane in dark]
+    for k in range(len(dark) - 1, -1, -1):
+        labels, count = planes[k]
+        for label in range(1, count + 1):
+            spot = labels == label
+            if (k, label) in started or not _is_lumen(spot, small[k], body.solid[k], area) \
+                    or not _before_spine(spot, k, spine, body.spacing):
+                continue
+            chain = _followed(planes, small, k, spot, area, started)
+            if len(chain) * body.spacing[0] >= AIRWAY_LENGTH and len(chain) > len(best):
+                best = chain
+    if not best:
+        return None
+    out = np.zeros_like(air)
+    for k, spot in best:
+        out[k] |= ndimage.binary_dilation(spot) & air[k]
+    return out
+
+
+def _labelled(plane: Bools) -> tuple[Any, Any]:
+    labels, count = cast("tuple[Any, int]", ndimage.label(plane))
+    return labels, count
+
+
+def _is_lumen(spot: Bools, hu: NDArray[np.int16], solid: Bools, area: float) -> bool:
+    """Round, dark, of a trachea's size, in the middle third of the body."""
+    size = float(spot.sum()) * area
+    if not AIRWAY_MM2[0] <= size <= AIRWAY_MM2[1]:
+        return False
+    rows, columns = np.nonzero(spot)
+    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) * area
+    across = np.flatnonzero(solid.any(axis=0))
+    place = (columns.mean() - across[0]) / max(1.0, float(np.ptp(across)))
+    return size / box > 0.5 and 0.3 < place < 0.7 and float(np.median(hu[spot])) < -900.0
+
+
+def _before_spine(spot: Bools, k: int, spine: NDArray[np.float64] | None, spacing: tuple[float, float, float]) -> bool:
+    """Where a trachea runs: 15 to 85 mm in front of the spinal canal, no more than 35 mm to its side."""
+    if spine is None or not spine[0, 0] <= k <= spine[-1, 0]:
+        return True
+    row, column = (np.interp(k, spine[:, 0], spine[:, c]) for c in (1, 2))
+    j, i = np.nonzero(spot)
+    return 15.0 < (row - j.mean()) * spacing[1] < 85.0 and abs(i.mean() - column) * spacing[2] < 35.0
+
+
+def _followed(planes: list[tuple[Any, Any]], small: NDArray[np.int16], k: int, spot: Bools, area: float,
+              started: set[tuple[int, int]]) -> list[tuple[int, Bools]]:
+    """The spot and what it overlaps in the planes below, until it ends, leaks or loses its shape."""
+    chain = [(k, spot)]
+    usual = float(spot.sum()) * area
+    while k > 0:
+        k -= 1
+        labels, _ = planes[k]
+        touched = np.unique(labels[chain[-1][1]])
+        nexts = []
+        for label in touched[touched > 0]:
+            part = labels == label
+            if float(part.sum()) * area < max(1.8 * usual, 150.0) and float(np.median(small[k][part])) < -880.0:
+                nexts.append(part)
+                started.add((k, int(label)))
+        if not nexts:
+            break
+        chain.append((k, np.logical_or.reduce(nexts)))
+        usual = 0.7 * usual + 0.3 * float(chain[-1][1].sum()) * area
+    return chain

@@ -1,0 +1,66 @@
+"""From a decision on coarse pixels to a surface on the image's own: where HU pass a threshold, finer than a pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from patient.geometry import Box, Geometry
+from patient.volume import Field, Volume
+
+Bools = NDArray[np.bool_]
+
+RAMP = 700.0
+"""HU over which a field goes from 0 to 1 about its threshold: a pixel cut by a sharp edge falls on it."""
+SMOOTH = 0.7
+"""Pixels of in-plane smoothing: a contour should not follow noise."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What a structure's surface is: HU of its edge, and +1 if it is denser than what is around it, -1 if lighter."""
+
+    threshold: float
+    sign: int
+
+
+def refined(hu: NDArray[Any], geometry: Geometry, mask: Bools, small: NDArray[np.int16], step: int, edge: Edge) -> Field:
+    """The field of a structure that was decided on coarse pixels.
+
+    Well inside the coarse mask it is 1, well outside 0; in between it follows HU. Where the mask holds what HU alone would
+    leave out (vessels in a lung, air in a body), the mask is followed.
+
+    Args:
+        hu: `[z, y, x]`, upright.
+        geometry: of it.
+        mask: coarse decision, every `step`-th pixel in plane.
+        small: coarse HU.
+        step: pixels of the image a coarse pixel.
+        edge: where the surface lies.
+    """
+    part = Box.of(mask)
+    (k0, j0, i0), (k1, j1, i1) = part.start, part.stop
+    box = Box((k0, j0 * step, i0 * step), (k1, j1 * step, i1 * step)).padded((1, 4, 4), geometry.shape)
+    values = np.zeros(box.shape, dtype=np.float32)
+    for k in range(k0, k1):
+        if not mask[k].any():
+            continue
+        core = ndimage.binary_erosion(mask[k], iterations=2 if step == 1 else 1, border_value=1)
+        contrary = mask[k] & (edge.sign * (small[k] - edge.threshold) < 0)
+        near = ndimage.binary_dilation(mask[k])
+        window = hu[k][box.slices[1:]]
+        plane = np.clip(0.5 + edge.sign * (window.astype(np.float32) - edge.threshold) / RAMP, 0.0, 1.0)
+        plane[~_enlarged(near, step, hu.shape[1:])[box.slices[1:]]] = 0.0
+        plane[_enlarged(core | contrary, step, hu.shape[1:])[box.slices[1:]]] = 1.0
+        values[k - box.start[0]] = ndimage.gaussian_filter(plane, SMOOTH, mode="nearest")
+    return Field(Volume(values, geometry.cropped(box)))
+
+
+def _enlarged(mask: Bools, step: int, shape: tuple[int, ...]) -> Bools:
+    large = np.repeat(np.repeat(mask, step, axis=0), step, axis=1)
+    missing = ((0, shape[0] - large.shape[0]), (0, shape[1] - large.shape[1]))
+    return np.pad(large, missing, mode="edge") if any(m[1] for m in missing) else large
