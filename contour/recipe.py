@@ -92,11 +92,16 @@ class _Reader:
         left = self._term()
         while (operator := self._peek()) in ("|", "&", "-", "+"):
             self._next()
-            if operator == "+" or (operator == "-" and self._peek()[:1].isdigit()):
+            is_margin = operator == "-" and (self._peek()[:1].isdigit() or self._is_list_of_sides())
+            if operator == "+" or is_margin:
                 left = self._margin(left, 1.0 if operator == "+" else -1.0)
             else:
                 left = Combined(operator, left, self._term())
         return left
+
+    def _is_list_of_sides(self) -> bool:
+        ahead = [token for token, _ in self._tokens[self._at : self._at + 3]]
+        return len(ahead) == 3 and ahead[0] == "(" and ahead[1] in DIRECTIONS and ahead[2][:1].isdigit()
 
     def expect(self, token: str, called: str = "") -> None:
         if self._peek() != token:

@@ -104,7 +104,8 @@ def _likeness(hu: NDArray[Any], geometry: Geometry, spine: Spine) -> float:
     for k, (y, x) in zip(spine.planes, spine.middle, strict=True):
         within = across[np.abs(across) <= min(x, geometry.shape[2] - 1 - x) * dx]
         window = _sampled(hu[k], y + (across - 8.0) / dy, x + within / dx).clip(-100.0, 400.0)
-        alike.append(float(np.corrcoef(window.ravel(), window[:, ::-1].ravel())[0, 1]) if window.size and window.std() > 0 else 0.0)
+        even = not window.size or window.std() == 0
+        alike.append(0.0 if even else float(np.corrcoef(window.ravel(), window[:, ::-1].ravel())[0, 1]))
         block = _sampled(hu[k], y + front / dy, x + width / dx)
         cancellous.append(float(((block > 80) & (block < 400)).mean()))
     return float(np.median(alike) + 0.3 * np.median(cancellous))
