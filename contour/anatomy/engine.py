@@ -13,9 +13,9 @@ from contour.anatomy.bones import DENSE, find_bones
 from contour.anatomy.canal import Spine, canal_field, find_spine
 from contour.anatomy.lungs import Chest, find_chest
 from contour.anatomy.surface import Edge, refined
-from contour.anatomy.turn import Turn
-from contour.engine import Context, Finding, Flag, NotInImage, Offer
+from contour.engine import Context, Finding, NotInImage, Offer
 from patient.errors import Cancelled
+from patient.turn import Turn
 from patient.volume import Field, Volume
 
 _OFFERS = {
@@ -30,7 +30,6 @@ _OFFERS = {
 _COARSE_MM = 1.5
 LUNG_EDGE = -250.0
 """Where a lung's surface is drawn in a lung window: nearer to soft tissue than to air."""
-_SIDES = (("foot end", "head end"), ("front", "back"), ("right side", "left side"))
 
 
 class AnatomyEngine:
@@ -62,8 +61,7 @@ class AnatomyEngine:
             if isinstance(answer, str):
                 yield NotInImage(name, answer)
             else:
-                flags = scene.cut(answer)
-                yield Finding(name, Field(turn.back(answer.volume), answer.level), flags=flags)
+                yield Finding(name, Field(turn.back(answer.volume), answer.level))
 
 
 class _Scene:
@@ -91,18 +89,6 @@ class _Scene:
         if found is not None:
             return self._refined(found, Edge(LUNG_EDGE, -1))
         return "no round air-filled passage goes on for 30 mm" if name == "Trachea" else self._chest.reason
-
-    def cut(self, found: Field) -> tuple[Flag, ...]:
-        """A flag that names the sides of the image at which a structure is cut off."""
-        mask = found.mask()
-        box = self._geometry.box_of(mask.geometry)
-        sides: list[str] = []
-        for axis, names in enumerate(_SIDES):
-            for end, name in enumerate(names):
-                at = (0 if end == 0 else self._geometry.shape[axis] - 1) - box.start[axis]
-                if 0 <= at < mask.array.shape[axis] and np.take(mask.array, at, axis=axis).any():
-                    sides.append(name)
-        return (Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(sides)}"),) if sides else ()
 
     def _refined(self, mask: NDArray[np.bool_], edge: Edge) -> Field:
         return refined(self._hu, self._geometry, mask, self._small, self._step, edge)

@@ -1,0 +1,76 @@
+"""Self-check: what a person should look at, from what was found alone."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+
+from contour.engine import Flag
+from contour.template import Wanted
+from patient.geometry import Geometry
+from patient.volume import Field
+
+FRAGMENT = 0.02
+"""A second piece of more than this part of the whole is worth a look, where an organ has one piece."""
+_PIECES = {"Bones": 10_000, "Skin": 50, "External": 3, "Lungs": 2}
+"""How many pieces are no surprise; one where nothing is said."""
+
+
+def check(wanted: Wanted, field: Field, whole: Geometry, found: dict[str, tuple[float, float, float]]) -> tuple[Flag, ...]:
+    """Flags for one structure.
+
+    Args:
+        wanted: what the template says of it.
+        field: what was found.
+        whole: the image's grid.
+        found: centroids (LPS mm) of what was found before, for left and right.
+    """
+    mask = field.mask()
+    volume = float(mask.array.sum()) * whole.voxel_cc
+    cut = cut_sides(field, whole)
+    flags = [Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(cut)}")] if cut else []
+    if wanted.volume_cc is not None:
+        low, high = wanted.volume_cc
+        if volume > high or (volume < low and not cut):
+            flags.append(Flag("implausible_volume", f"{volume:.1f} cc; plausible are {low:g} to {high:g} cc"))
+    sizes = np.sort(np.bincount(cc3d.connected_components(mask.array, connectivity=26).ravel())[1:])[::-1]
+    pieces = int((sizes > FRAGMENT * sizes.sum()).sum())
+    if pieces > _PIECES.get(wanted.name, 1):
+        flags.append(Flag("fragments", f"{pieces} pieces"))
+    side = _wrong_side(wanted.name, found)
+    return (*flags, Flag("wrong_side", side)) if side else tuple(flags)
+
+
+def cut_sides(field: Field, whole: Geometry) -> list[str]:
+    """The patient's directions in which a structure reaches the image's border."""
+    mask = field.mask()
+    box = whole.box_of(mask.geometry)
+    sides: list[str] = []
+    for name, direction in _DIRECTIONS.items():
+        axis, along = whole.nearest_axis(direction)
+        at = (whole.shape[axis] - 1 if along > 0 else 0) - box.start[axis]
+        if 0 <= at < mask.array.shape[axis] and np.take(mask.array, at, axis=axis).any():
+            sides.append(name)
+    return sides
+
+
+_DIRECTIONS = {"foot end": (0, 0, -1), "head end": (0, 0, 1), "front": (0, -1, 0), "back": (0, 1, 0),
+               "right side": (-1, 0, 0), "left side": (1, 0, 0)}
+
+
+def _wrong_side(name: str, found: dict[str, tuple[float, float, float]]) -> str:
+    """A sentence where a left structure lies right of its right twin."""
+    stem, side = name[:-2], name[-2:]
+    twin = {"_L": f"{stem}_R", "_R": f"{stem}_L"}.get(side)
+    if twin is None or name not in found or twin not in found:
+        return ""
+    left, right = (found[name], found[twin]) if side == "_L" else (found[twin], found[name])
+    return f"{stem}_L lies to the right of {stem}_R" if left[0] <= right[0] else ""
+
+
+def centroid(field: Field) -> tuple[float, float, float]:
+    """Centre of mass of the voxels inside, LPS mm."""
+    mask = field.mask()
+    k, j, i = (float(v.mean()) for v in np.nonzero(mask.array))
+    x, y, z = (float(v) for v in field.geometry.points((k, j, i)))
+    return x, y, z

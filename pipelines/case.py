@@ -1,0 +1,319 @@
+"""One planning image from files to a checked case folder: read, contour, derive, check, write, gate, report.
+
+One structure at a time goes through memory. What leaves is written into a work folder; publishing it is not done here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+from contour.checks import centroid, check
+from contour.derive import derive
+from contour.engine import Context, Engine, Flag, NotInImage
+from contour.template import Template, Wanted, load_template
+from patient.conformance.check import check_file
+from patient.errors import FrameMismatch, InputError, OutputRefused
+from patient.read.images import open_image
+from patient.read.index import SeriesEntry, scan
+from patient.read.rtstruct import read_structure_set
+from patient.series import ImageSeries
+from patient.structures import Structure, StructureSet
+from patient.volume import Field, Volume
+from patient.write.rtstruct import write_structure_set
+from pipelines.report.page import write_report
+from pipelines.result import (
+    CaseResult,
+    FlagRecord,
+    ImageRecord,
+    Provenance,
+    StructureRecord,
+    Timing,
+    Verdict,
+)
+
+VERSION = version("recontour")
+Progress = Callable[[float, str], None]
+
+
+@dataclass(frozen=True)
+class CaseRequest:
+    """What a worker needs to know of a case: paths and names, never pixels.
+
+    Args:
+        case: its name, made of a date and a hash.
+        files: the image's files.
+        series_uid: which series of them.
+        existing: an RTSTRUCT on the same image whose structures are kept; empty for none.
+        predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
+        template: name or path.
+        profile: planning system whose limits the gate applies.
+        folder: an empty folder to write into.
+        seed: for engines that draw numbers.
+    """
+
+    case: str
+    files: tuple[str, ...]
+    series_uid: str
+    folder: str
+    template: str = "head_neck"
+    existing: str = ""
+    predecessor: str = ""
+    profile: str = "standard"
+    seed: int = 0
+
+
+@dataclass
+class _Clock:
+    """Wall seconds by step."""
+
+    steps: dict[str, float] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        before = time.monotonic()
+        try:
+            yield
+        finally:
+            self.steps[name] = round(self.steps.get(name, 0.0) + time.monotonic() - before, 3)
+
+    def timing(self) -> Timing:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return Timing(steps_s=self.steps, total_s=round(time.monotonic() - self.started, 3), peak_memory_mib=round(peak, 1))
+
+
+def installed_engines() -> dict[str, Engine]:
+    """Every engine that is installed, by name; a wrong one is refused here rather than in the night.
+
+    Raises:
+        InputError: an entry point gives no engine.
+    """
+    engines: dict[str, Engine] = {}
+    for point in entry_points(group="recontour.engines"):
+        engine = point.load()()
+        if not isinstance(engine, Engine):
+            raise InputError(f"Entry point {point.name!r} of recontour.engines gives no engine",
+                             why="It lacks name, version, offers or contour")
+        engines[engine.name] = engine
+    return engines
+
+
+def contour_case(request: CaseRequest, progress: Progress = lambda done, what: None,
+                 cancelled: threading.Event | None = None) -> CaseResult:
+    """Contour one planning image and write its case folder.
+
+    Writes rtstruct.dcm, result.json, report.html and figures/ into `request.folder`.
+
+    Raises:
+        InputError: the image, template or existing structure set cannot be used.
+        OutputRefused: our own gate found an error in what was made.
+        Cancelled: asked to stop.
+    """
+    clock, folder = _Clock(), Path(request.folder)
+    template = load_template(request.template)
+    with clock.step("read"):
+        progress(0.02, "reading")
+        image = open_image(_entry(request))
+        if image.modality != "CT":
+            raise InputError(f"The series is {image.modality}, and contours are made on CT")
+        existing = _existing(Path(request.existing), image) if request.existing else None
+        volume = image.load()
+    context = Context(patient_position=image.patient_position, seed=request.seed,
+                      cancelled=cancelled or threading.Event(), progress=lambda d, w: progress(0.1 + 0.6 * d, w))
+    made = _Made(image, volume, template, existing)
+    with clock.step("contour"):
+        made.contour(installed_engines(), context)
+    with clock.step("derive"):
+        progress(0.75, "deriving")
+        made.derive()
+    result_set = made.structure_set()
+    path = folder / "rtstruct.dcm"
+    with clock.step("write"):
+        progress(0.85, "writing")
+        before = [uid for uid in (existing.sop_instance_uid if existing else "", request.predecessor) if uid]
+        uid = write_structure_set(path, result_set, image, version=VERSION, predecessors=before)
+    with clock.step("gate"):
+        report = check_file(path, image=image, profile=request.profile)
+        if report.errors:
+            raise OutputRefused("; ".join(str(remark) for remark in report.errors[:5]),
+                                why="The structure set would not import safely", remedy="Nothing was published")
+    reasons = made.reasons()
+    result = CaseResult(
+        case=request.case, verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH, reasons=reasons,
+        image=_image_record(image), structures=tuple(made.records), rtstruct_uid=uid,
+        gate=tuple(str(remark) for remark in report.warnings),
+        provenance=_provenance(request, template, made.engines, existing), timing=clock.timing(),
+    )
+    with clock.step("report"):
+        progress(0.92, "drawing")
+        write_report(folder, result, volume, made.shown)
+    result = result.model_copy(update={"timing": clock.timing()})
+    (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    progress(1.0, "done")
+    return result
+
+
+def _entry(request: CaseRequest) -> SeriesEntry:
+    """The series among the request's files."""
+    headers = [h for path in request.files for e in scan(Path(path)).series for h in e.headers]
+    wanted = [h for h in headers if h.text("SeriesInstanceUID") in (request.series_uid, "")]
+    if not wanted:
+        raise InputError("The series' files are no longer there")
+    return SeriesEntry(request.series_uid, wanted[0].text("Modality"), tuple(wanted))
+
+
+def _existing(path: Path, image: ImageSeries) -> StructureSet:
+    structures = read_structure_set(path)
+    ours = image.geometry.frame_of_reference
+    if ours and structures.frame_of_reference and structures.frame_of_reference != ours:
+        raise FrameMismatch("The existing structure set is in another frame of reference than the image", where=path.name,
+                            why="Its contours would land elsewhere in the patient",
+                            remedy="Give the set drawn on this image")
+    return structures
+
+
+@dataclass
+class _Made:
+    """What came of each wanted structure so far."""
+
+    image: ImageSeries
+    volume: Volume[Any]
+    template: Template
+    existing: StructureSet | None
+    records: list[StructureRecord] = field(default_factory=list)
+    shown: list[Structure] = field(default_factory=list)
+    engines: dict[str, str] = field(default_factory=dict)
+    _fields: dict[str, Field] = field(default_factory=dict)
+    _centres: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for structure in self.existing.structures if self.existing else ():
+            loops = structure.drawn or ()
+            self.shown.append(structure)
+            self.records.append(StructureRecord(
+                name=structure.name, state="kept", interpreted_type=structure.interpreted_type, color=structure.color,
+                engine="as read", loops=len(loops), planes=len({round(float(lo.points[0, 2]), 2) for lo in loops})))
+
+    def contour(self, engines: dict[str, Engine], context: Context) -> None:
+        """Ask each engine for what the template wants of it."""
+        plan: dict[str, list[Wanted]] = {}
+        for wanted in self.template.structures:
+            if wanted.recipe is not None or self._kept(wanted):
+                continue
+            able = [e for e in engines.values() if wanted.engine in (e.name, "any") and wanted.name in e.offers()]
+            if able:
+                plan.setdefault(able[0].name, []).append(wanted)
+            else:
+                self._absent(wanted, "not_offered", f"no installed engine offers it ({wanted.engine})")
+        for name, asked in plan.items():
+            engine, by_name = engines[name], {wanted.name: wanted for wanted in asked}
+            self.engines[name] = engine.version
+            for answer in engine.contour(self.volume, list(by_name), context):
+                wanted = by_name[answer.name]
+                if isinstance(answer, NotInImage):
+                    self._absent(wanted, "not_in_image", answer.reason)
+                else:
+                    self._add(wanted, answer.field, f"{name} {engine.version}", answer.flags, answer.confidence)
+
+    def derive(self) -> None:
+        """Make what the template derives, in its order."""
+        for wanted in self.template.structures:
+            if wanted.recipe is None or self._kept(wanted):
+                continue
+            made = derive(wanted.recipe, self._fields, self.image.geometry)
+            if isinstance(made, str):
+                self._absent(wanted, "not_in_image", made)
+            else:
+                self._add(wanted, made, wanted.recipe_text, (), None)
+
+    def structure_set(self) -> StructureSet:
+        """All of them, the existing ones first and as they came."""
+        label = "recontour"
+        if self.existing is not None:
+            return replace(self.existing, structures=tuple(self.shown), label=label)
+        return StructureSet(structures=tuple(self.shown), label=label)
+
+    def reasons(self) -> tuple[str, ...]:
+        """Why a person should look, worst first."""
+        missing = [f"{r.name} is required and was not found: {r.reason}" for r in self.records
+                   if r.required and r.state not in ("contoured", "derived", "kept")]
+        flagged = [f"{r.name}: {flag.detail}" for r in self.records for flag in r.flags
+                   if not _expected(r.name, flag)]
+        return (*missing, *flagged)
+
+    def _kept(self, wanted: Wanted) -> bool:
+        """Already in the existing set: by name, or as its one EXTERNAL."""
+        for structure in self.existing.structures if self.existing else ():
+            same = structure.name.casefold() == wanted.name.casefold()
+            if same or (wanted.interpreted_type == structure.interpreted_type == "EXTERNAL"):
+                if structure.drawn:
+                    mask = structure.mask(self.image.geometry)
+                    if mask.array.any():
+                        self._fields[wanted.name] = Field.of_mask(mask)
+                if not same:
+                    self._absent(wanted, "withheld", f"the existing set has {structure.name} as EXTERNAL")
+                return True
+        return False
+
+    def _absent(self, wanted: Wanted, state: Any, reason: str) -> None:
+        if all(r.name != wanted.name for r in self.records):
+            required = wanted.required and state != "withheld"
+            self.records.append(StructureRecord(name=wanted.name, state=state, required=required, reason=reason,
+                                                interpreted_type=wanted.interpreted_type, color=wanted.color))
+
+    def _add(self, wanted: Wanted, found: Field, engine: str, flags: tuple[Flag, ...], confidence: float | None) -> None:
+        self._fields[wanted.name] = found
+        self._centres[wanted.name] = centre = centroid(found)
+        flags = (*flags, *check(wanted, found, self.image.geometry, self._centres))
+        structure = Structure(
+            name=wanted.name, interpreted_type=wanted.interpreted_type, color=wanted.color, algorithm="AUTOMATIC",
+            description=f"recontour {VERSION} {engine}"[:64], code=wanted.code, field=found)
+        self.shown.append(structure)
+        mask = found.mask().array
+        self.records.append(StructureRecord(
+            name=wanted.name, state="derived" if wanted.recipe is not None else "contoured",
+            interpreted_type=wanted.interpreted_type, color=wanted.color, required=wanted.required, engine=engine,
+            volume_cc=round(float(mask.sum()) * self.image.geometry.voxel_cc, 2),
+            centroid_mm=(round(centre[0], 1), round(centre[1], 1), round(centre[2], 1)),
+            planes=int(mask.any(axis=(1, 2)).sum()), loops=len(structure.loops), confidence=confidence,
+            flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in flags)))
+
+
+_LONG = ("External", "Bones", "SpinalCanal", "Skin", "Trachea")
+
+
+def _expected(name: str, flag: FlagRecord) -> bool:
+    """No reason for review: what runs through the whole patient is cut at the image's head and foot ends."""
+    sides = ("front", "back", "side")
+    return flag.code == "cut_by_field_of_view" and name in _LONG and not any(side in flag.detail for side in sides)
+
+
+def _image_record(image: ImageSeries) -> ImageRecord:
+    dz, dy, dx = (round(v, 4) for v in image.geometry.spacing)
+    return ImageRecord(
+        patient_id=image.patient_id, study_uid=image.study_uid, series_uid=image.series_uid,
+        frame_of_reference_uid=image.geometry.frame_of_reference, modality=image.modality,
+        acquired=next((str(v) for k in ("AcquisitionDate", "SeriesDate", "StudyDate") if (v := image.header.get(k))), ""),
+        patient_position=image.patient_position, shape=image.geometry.shape, spacing_mm=(dz, dy, dx),
+        notes=image.notes)
+
+
+def _provenance(request: CaseRequest, template: Template, engines: dict[str, str],
+                existing: StructureSet | None) -> Provenance:
+    digest = hashlib.sha256()
+    for path in sorted(request.files):
+        digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return Provenance(
+        version=VERSION, template=template.name, template_digest=template.digest, engines=engines,
+        input_digest=digest.hexdigest(), sources=(existing.sop_instance_uid,) if existing else (),
+        predecessor_uid=request.predecessor, seed=request.seed)
+

@@ -1,0 +1,44 @@
+"""What a night came to: the types behind night.json and the morning's page."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from pydantic import BaseModel, ConfigDict
+
+WORST_FIRST = ("failed", "refused", "review", "held", "running", "ready", "done")
+
+
+class CaseLine(BaseModel):
+    """One case of a night. `folder` is relative to the outbox, empty where nothing was published."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    case: str
+    state: str
+    reasons: tuple[str, ...] = ()
+    folder: str = ""
+    wall_s: float = 0.0
+
+
+class NightRecord(BaseModel):
+    """One night, whole or still going on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: str = "1.0"
+    started: str
+    """ISO 8601, local time."""
+    finished: str = ""
+    wall_s: float = 0.0
+    cases: tuple[CaseLine, ...] = ()
+    unchanged: int = 0
+    """Cases done before from the same inputs and configuration: nothing was to be done."""
+    problems: tuple[str, ...] = ()
+    """Files that claim to be DICOM and could not be read."""
+
+    @property
+    def counts(self) -> list[tuple[str, int]]:
+        """State and number of cases, worst first."""
+        states = Counter(case.state for case in self.cases)
+        return [(state, states[state]) for state in WORST_FIRST if states[state]]
