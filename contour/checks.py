@@ -54,8 +54,14 @@ def cut_sides(field: Field, whole: Geometry) -> list[str]:
     return sides
 
 
-_DIRECTIONS = {"foot end": (0, 0, -1), "head end": (0, 0, 1), "front": (0, -1, 0), "back": (0, 1, 0),
-               "right side": (-1, 0, 0), "left side": (1, 0, 0)}
+_DIRECTIONS = {
+    "foot end": (0, 0, -1),
+    "head end": (0, 0, 1),
+    "front": (0, -1, 0),
+    "back": (0, 1, 0),
+    "right side": (-1, 0, 0),
+    "left side": (1, 0, 0),
+}
 
 
 def _wrong_side(name: str, found: dict[str, tuple[float, float, float]]) -> str:

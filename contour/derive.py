@@ -128,8 +128,9 @@ def _ellipsoid(values: Distance, part: Geometry, mm: tuple[float, ...]) -> Field
         per_axis[axis] = (plus, minus) if along > 0 else (minus, plus)
     if sign < 0:
         per_axis = [(minus, plus) for plus, minus in per_axis]
-    offsets = [np.arange(-int(np.ceil(m / s)), int(np.ceil(p / s)) + 1)
-               for (p, m), s in zip(per_axis, part.spacing, strict=True)]
+    offsets = [
+        np.arange(-int(np.ceil(m / s)), int(np.ceil(p / s)) + 1) for (p, m), s in zip(per_axis, part.spacing, strict=True)
+    ]
     k, j, i = np.meshgrid(*offsets, indexing="ij")
     distance = np.zeros(k.shape)
     for place, (p, m), s in zip((k, j, i), per_axis, part.spacing, strict=True):

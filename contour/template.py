@@ -143,7 +143,13 @@ def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
     if color is None:
         raise TemplateError(f"{name} is no TG-263 name known here and has no color", where=where)
     return Wanted(
-        name=name, engine=entry.engine, recipe=recipe, recipe_text=entry.recipe, required=entry.required,
-        interpreted_type=entry.type or (listed.interpreted_type if listed else "ORGAN"), color=color,
-        code=listed.code if listed else None, volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
+        name=name,
+        engine=entry.engine,
+        recipe=recipe,
+        recipe_text=entry.recipe,
+        required=entry.required,
+        interpreted_type=entry.type or (listed.interpreted_type if listed else "ORGAN"),
+        color=color,
+        code=listed.code if listed else None,
+        volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
     )

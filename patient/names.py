@@ -73,8 +73,15 @@ def _all() -> Mapping[str, Name]:
     return {name.casefold(): _entry(name, **about) for name, about in listed.items()}
 
 
-def _entry(name: str, *, color: list[int], type: str = "ORGAN", code: str = "", volume_cc: list[float] | None = None,
-           also: list[str] | None = None) -> Name:
+def _entry(
+    name: str,
+    *,
+    color: list[int],
+    type: str = "ORGAN",
+    code: str = "",
+    volume_cc: list[float] | None = None,
+    also: list[str] | None = None,
+) -> Name:
     red, green, blue = color
     coded = Code(code, "SCT", name.removesuffix("_L").removesuffix("_R"), _SIDES.get(name[-2:])) if code else None
     band = (volume_cc[0], volume_cc[1]) if volume_cc else None

@@ -107,8 +107,16 @@ def _polygons(plane: Points, tolerance: float) -> Iterable[tuple[Points, list[Po
     """
     x, y = _pixels((plane.shape[0], plane.shape[1]))
     generator = contourpy.SerialContourGenerator(
-        x, y, plane, _NO_MASK, corner_mask=False, line_type=contourpy.LineType.Separate,
-        fill_type=contourpy.FillType.OuterOffset, quad_as_tri=False, z_interp=contourpy.ZInterp.Linear)
+        x,
+        y,
+        plane,
+        _NO_MASK,
+        corner_mask=False,
+        line_type=contourpy.LineType.Separate,
+        fill_type=contourpy.FillType.OuterOffset,
+        quad_as_tri=False,
+        z_interp=contourpy.ZInterp.Linear,
+    )
     outers, holes_of = cast("tuple[list[Points], list[NDArray[np.uint32]]]", generator.filled(0.0, np.inf))
     for points, offsets in zip(outers, holes_of, strict=True):
         rings = [_simplified(points[a:b], tolerance) for a, b in pairwise(offsets)]
@@ -240,7 +248,8 @@ def _edges(loops: Sequence[Loop], grid: Geometry) -> _Edges | None:
     if off.max() > OFF_PLANE:
         raise FrameMismatch(
             f"A loop lies {off.max() * grid.spacing[0]:.2f} mm from the nearest plane",
-            why="It was drawn on other planes than this image's", remedy="Give the image it was drawn on",
+            why="It was drawn on other planes than this image's",
+            remedy="Give the image it was drawn on",
         )
     firsts = np.cumsum(lengths) - lengths
     following = np.arange(len(indices)) + 1

@@ -101,14 +101,17 @@ def installed_engines() -> dict[str, Engine]:
     for point in entry_points(group="recontour.engines"):
         engine = point.load()()
         if not isinstance(engine, Engine):
-            raise InputError(f"Entry point {point.name!r} of recontour.engines gives no engine",
-                             why="It lacks name, version, offers or contour")
+            raise InputError(
+                f"Entry point {point.name!r} of recontour.engines gives no engine",
+                why="It lacks name, version, offers or contour",
+            )
         engines[engine.name] = engine
     return engines
 
 
-def contour_case(request: CaseRequest, progress: Progress = lambda done, what: None,
-                 cancelled: threading.Event | None = None) -> CaseResult:
+def contour_case(
+    request: CaseRequest, progress: Progress = lambda done, what: None, cancelled: threading.Event | None = None
+) -> CaseResult:
     """Contour one planning image and write its case folder.
 
     Writes rtstruct.dcm, result.json, report.html and figures/ into `request.folder`.
@@ -127,8 +130,12 @@ def contour_case(request: CaseRequest, progress: Progress = lambda done, what: N
             raise InputError(f"The series is {image.modality}, and contours are made on CT")
         existing = _existing(Path(request.existing), image) if request.existing else None
         volume = image.load()
-    context = Context(patient_position=image.patient_position, seed=request.seed,
-                      cancelled=cancelled or threading.Event(), progress=lambda d, w: progress(0.1 + 0.6 * d, w))
+    context = Context(
+        patient_position=image.patient_position,
+        seed=request.seed,
+        cancelled=cancelled or threading.Event(),
+        progress=lambda d, w: progress(0.1 + 0.6 * d, w),
+    )
     made = _Made(image, volume, template, existing)
     with clock.step("contour"):
         made.contour(installed_engines(), context)
@@ -144,14 +151,22 @@ def contour_case(request: CaseRequest, progress: Progress = lambda done, what: N
     with clock.step("gate"):
         report = check_file(path, image=image, profile=request.profile)
         if report.errors:
-            raise OutputRefused("; ".join(str(remark) for remark in report.errors[:5]),
-                                why="The structure set would not import safely", remedy="Nothing was published")
+            raise OutputRefused(
+                "; ".join(str(remark) for remark in report.errors[:5]),
+                why="The structure set would not import safely",
+                remedy="Nothing was published",
+            )
     reasons = made.reasons()
     result = CaseResult(
-        case=request.case, verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH, reasons=reasons,
-        image=_image_record(image), structures=tuple(made.records), rtstruct_uid=uid,
+        case=request.case,
+        verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH,
+        reasons=reasons,
+        image=_image_record(image),
+        structures=tuple(made.records),
+        rtstruct_uid=uid,
         gate=tuple(str(remark) for remark in report.warnings),
-        provenance=_provenance(request, template, made.engines, existing), timing=clock.timing(),
+        provenance=_provenance(request, template, made.engines, existing),
+        timing=clock.timing(),
     )
     with clock.step("report"):
         progress(0.92, "drawing")
@@ -175,9 +190,12 @@ def _existing(path: Path, image: ImageSeries) -> StructureSet:
     structures = read_structure_set(path)
     ours = image.geometry.frame_of_reference
     if ours and structures.frame_of_reference and structures.frame_of_reference != ours:
-        raise FrameMismatch("The existing structure set is in another frame of reference than the image", where=path.name,
-                            why="Its contours would land elsewhere in the patient",
-                            remedy="Give the set drawn on this image")
+        raise FrameMismatch(
+            "The existing structure set is in another frame of reference than the image",
+            where=path.name,
+            why="Its contours would land elsewhere in the patient",
+            remedy="Give the set drawn on this image",
+        )
     return structures
 
 
@@ -199,9 +217,17 @@ class _Made:
         for structure in self.existing.structures if self.existing else ():
             loops = structure.drawn or ()
             self.shown.append(structure)
-            self.records.append(StructureRecord(
-                name=structure.name, state="kept", interpreted_type=structure.interpreted_type, color=structure.color,
-                engine="as read", loops=len(loops), planes=len({round(float(lo.points[0, 2]), 2) for lo in loops})))
+            self.records.append(
+                StructureRecord(
+                    name=structure.name,
+                    state="kept",
+                    interpreted_type=structure.interpreted_type,
+                    color=structure.color,
+                    engine="as read",
+                    loops=len(loops),
+                    planes=len({round(float(lo.points[0, 2]), 2) for lo in loops}),
+                )
+            )
 
     def contour(self, engines: dict[str, Engine], context: Context) -> None:
         """Ask each engine for what the template wants of it."""
@@ -244,10 +270,12 @@ class _Made:
 
     def reasons(self) -> tuple[str, ...]:
         """Why a person should look, worst first."""
-        missing = [f"{r.name} is required and was not found: {r.reason}" for r in self.records
-                   if r.required and r.state not in ("contoured", "derived", "kept")]
-        flagged = [f"{r.name}: {flag.detail}" for r in self.records for flag in r.flags
-                   if not _expected(r.name, flag)]
+        missing = [
+            f"{r.name} is required and was not found: {r.reason}"
+            for r in self.records
+            if r.required and r.state not in ("contoured", "derived", "kept")
+        ]
+        flagged = [f"{r.name}: {flag.detail}" for r in self.records for flag in r.flags if not _expected(r.name, flag)]
         return (*missing, *flagged)
 
     def _kept(self, wanted: Wanted) -> bool:
@@ -267,25 +295,48 @@ class _Made:
     def _absent(self, wanted: Wanted, state: Any, reason: str) -> None:
         if all(r.name != wanted.name for r in self.records):
             required = wanted.required and state != "withheld"
-            self.records.append(StructureRecord(name=wanted.name, state=state, required=required, reason=reason,
-                                                interpreted_type=wanted.interpreted_type, color=wanted.color))
+            self.records.append(
+                StructureRecord(
+                    name=wanted.name,
+                    state=state,
+                    required=required,
+                    reason=reason,
+                    interpreted_type=wanted.interpreted_type,
+                    color=wanted.color,
+                )
+            )
 
     def _add(self, wanted: Wanted, found: Field, engine: str, flags: tuple[Flag, ...], confidence: float | None) -> None:
         self._fields[wanted.name] = found
         self._centres[wanted.name] = centre = centroid(found)
         flags = (*flags, *check(wanted, found, self.image.geometry, self._centres))
         structure = Structure(
-            name=wanted.name, interpreted_type=wanted.interpreted_type, color=wanted.color, algorithm="AUTOMATIC",
-            description=f"recontour {VERSION} {engine}"[:64], code=wanted.code, field=found)
+            name=wanted.name,
+            interpreted_type=wanted.interpreted_type,
+            color=wanted.color,
+            algorithm="AUTOMATIC",
+            description=f"recontour {VERSION} {engine}"[:64],
+            code=wanted.code,
+            field=found,
+        )
         self.shown.append(structure)
         mask = found.mask().array
-        self.records.append(StructureRecord(
-            name=wanted.name, state="derived" if wanted.recipe is not None else "contoured",
-            interpreted_type=wanted.interpreted_type, color=wanted.color, required=wanted.required, engine=engine,
-            volume_cc=round(float(mask.sum()) * self.image.geometry.voxel_cc, 2),
-            centroid_mm=(round(centre[0], 1), round(centre[1], 1), round(centre[2], 1)),
-            planes=int(mask.any(axis=(1, 2)).sum()), loops=len(structure.loops), confidence=confidence,
-            flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in flags)))
+        self.records.append(
+            StructureRecord(
+                name=wanted.name,
+                state="derived" if wanted.recipe is not None else "contoured",
+                interpreted_type=wanted.interpreted_type,
+                color=wanted.color,
+                required=wanted.required,
+                engine=engine,
+                volume_cc=round(float(mask.sum()) * self.image.geometry.voxel_cc, 2),
+                centroid_mm=(round(centre[0], 1), round(centre[1], 1), round(centre[2], 1)),
+                planes=int(mask.any(axis=(1, 2)).sum()),
+                loops=len(structure.loops),
+                confidence=confidence,
+                flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in flags),
+            )
+        )
 
 
 _LONG = ("External", "Bones", "SpinalCanal", "Skin", "Trachea")
@@ -300,20 +351,32 @@ def _expected(name: str, flag: FlagRecord) -> bool:
 def _image_record(image: ImageSeries) -> ImageRecord:
     dz, dy, dx = (round(v, 4) for v in image.geometry.spacing)
     return ImageRecord(
-        patient_id=image.patient_id, study_uid=image.study_uid, series_uid=image.series_uid,
-        frame_of_reference_uid=image.geometry.frame_of_reference, modality=image.modality,
+        patient_id=image.patient_id,
+        study_uid=image.study_uid,
+        series_uid=image.series_uid,
+        frame_of_reference_uid=image.geometry.frame_of_reference,
+        modality=image.modality,
         acquired=next((str(v) for k in ("AcquisitionDate", "SeriesDate", "StudyDate") if (v := image.header.get(k))), ""),
-        patient_position=image.patient_position, shape=image.geometry.shape, spacing_mm=(dz, dy, dx),
-        notes=image.notes)
+        patient_position=image.patient_position,
+        shape=image.geometry.shape,
+        spacing_mm=(dz, dy, dx),
+        notes=image.notes,
+    )
 
 
-def _provenance(request: CaseRequest, template: Template, engines: dict[str, str],
-                existing: StructureSet | None) -> Provenance:
+def _provenance(
+    request: CaseRequest, template: Template, engines: dict[str, str], existing: StructureSet | None
+) -> Provenance:
     digest = hashlib.sha256()
     for path in sorted(request.files):
         digest.update(hashlib.sha256(Path(path).read_bytes()).digest())
     return Provenance(
-        version=VERSION, template=template.name, template_digest=template.digest, engines=engines,
-        input_digest=digest.hexdigest(), sources=(existing.sop_instance_uid,) if existing else (),
-        predecessor_uid=request.predecessor, seed=request.seed)
-
+        version=VERSION,
+        template=template.name,
+        template_digest=template.digest,
+        engines=engines,
+        input_digest=digest.hexdigest(),
+        sources=(existing.sop_instance_uid,) if existing else (),
+        predecessor_uid=request.predecessor,
+        seed=request.seed,
+    )

@@ -74,8 +74,10 @@ def find_spine(hu: NDArray[Any], geometry: Geometry, columns: tuple[int, int], r
     dz, dy, dx = geometry.spacing
     stride = max(1, int(round(PLANES / dz)))
     planes = np.arange(0, len(hu), stride)
-    seen, ahead = (np.stack(maps) for maps in zip(
-        *(_evidence(_plane(hu, int(k), stride, rows, columns, dy, dx)) for k in planes), strict=True))
+    seen, ahead = (
+        np.stack(maps)
+        for maps in zip(*(_evidence(_plane(hu, int(k), stride, rows, columns, dy, dx)) for k in planes), strict=True)
+    )
     # Arches and discs leave gaps of a few mm in what is around; bodies and discs alternate over some 30 mm in front.
     around: Floats = ndimage.gaussian_filter1d(seen, 5.0 / (stride * dz), axis=0, mode="nearest")
     ahead = ndimage.gaussian_filter1d(ahead, 12.0 / (stride * dz), axis=0, mode="nearest")
@@ -116,8 +118,9 @@ def _sampled(plane: NDArray[Any], rows: NDArray[np.float64], columns: NDArray[np
     return ndimage.map_coordinates(plane, places, order=1, mode="nearest", output=np.float32)
 
 
-def _plane(hu: NDArray[Any], k: int, stride: int, rows: tuple[int, int], columns: tuple[int, int],
-           dy: float, dx: float) -> Floats:
+def _plane(
+    hu: NDArray[Any], k: int, stride: int, rows: tuple[int, int], columns: tuple[int, int], dy: float, dx: float
+) -> Floats:
     """One sought plane on the search grid, averaged over the planes that it stands for."""
     stack = hu[max(0, k - stride // 2) : k + stride // 2 + 1, rows[0] : rows[1], columns[0] : columns[1]]
     plane = np.clip(stack, -300, 800).mean(axis=0, dtype=np.float32)
@@ -222,8 +225,9 @@ def _ends_trimmed(spine: Spine, radii: Floats, met: NDArray[np.float64], dz: flo
     return Spine(spine.planes[kept], spine.middle[kept], spine.score[kept]), radii[kept]
 
 
-def _walls(plane: NDArray[Any], middle: NDArray[np.float64], angles: NDArray[np.float64], dy: float, dx: float) \
-        -> tuple[Floats, float]:
+def _walls(
+    plane: NDArray[Any], middle: NDArray[np.float64], angles: NDArray[np.float64], dy: float, dx: float
+) -> tuple[Floats, float]:
     """mm to the first bone along rays from the middle, within what a canal can be, and the share of rays that meet any."""
     steps = np.arange(1.0, SIDE_WALL + 3.0, 0.5)
     j = middle[0] + np.outer(np.sin(angles), steps) / dy

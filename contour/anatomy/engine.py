@@ -19,8 +19,10 @@ from patient.turn import Turn
 from patient.volume import Field, Volume
 
 _OFFERS = {
-    "External": Offer("HU threshold, thin sheets removed by opening, cavities filled",
-                      limits="a cushion or bolus that touches the skin and is as dense as fat is taken for body"),
+    "External": Offer(
+        "HU threshold, thin sheets removed by opening, cavities filled",
+        limits="a cushion or bolus that touches the skin and is as dense as fat is taken for body",
+    ),
     "Lung_L": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
     "Lung_R": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
     "Trachea": Offer("round dark spot followed from plane to plane", limits="lumen only; bronchi end arbitrarily"),

@@ -73,8 +73,11 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
     closed = [None if lung is None else _closed(lung, inner & ~airway, body.spacing) for lung in (left, right)]
     if closed[0] is not None and closed[1] is not None:
         closed[0] &= ~closed[1]
-    side = "one lung is in the image and nothing tells its side" if left is None and right is None else \
-        "no second lung is in the image"
+    side = (
+        "one lung is in the image and nothing tells its side"
+        if left is None and right is None
+        else "no second lung is in the image"
+    )
     return Chest(closed[0], closed[1], trachea, side)
 
 
@@ -88,16 +91,16 @@ def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, floa
             box = stats["bounding_boxes"][label]
             values = small[box][labels[box] == label]
             median, spread = float(np.median(values)), float(np.percentile(values, 90) - np.percentile(values, 10))
-            leaves = any((labels[:, side] == label).any() for side in (0, -1)) or \
-                any((labels[:, :, side] == label).any() for side in (0, -1))
+            leaves = any((labels[:, side] == label).any() for side in (0, -1)) or any(
+                (labels[:, :, side] == label).any() for side in (0, -1)
+            )
             darkest = LUNG_HU[0] if not leaves else CUT_LUNG
             deepest = edt.edt(np.ascontiguousarray(labels[box] == label), anisotropy=spacing, black_border=False).max()
             keep[label] = darkest < median < LUNG_HU[1] and spread > 40.0 and deepest > THICK
     return (labels * keep[labels]).astype(np.uint32)
 
 
-def _sides(parts: NDArray[np.uint32], body: Body, spine_x: float | None) \
-        -> tuple[Bools | None, Bools | None]:
+def _sides(parts: NDArray[np.uint32], body: Body, spine_x: float | None) -> tuple[Bools | None, Bools | None]:
     """Left and right lung: the largest parts on either side, split where they touch."""
     columns = np.flatnonzero((parts > 0).any(axis=(0, 1)))
     middle = spine_x if spine_x is not None else (columns[0] + columns[-1]) / 2.0
@@ -182,8 +185,11 @@ def _trachea(small: NDArray[np.int16], air: Bools, body: Body, spine: NDArray[np
         labels, count = planes[k]
         for label in range(1, count + 1):
             spot = labels == label
-            if (k, label) in started or not _is_lumen(spot, small[k], body.solid[k], area) \
-                    or not _before_spine(spot, k, spine, body.spacing):
+            if (
+                (k, label) in started
+                or not _is_lumen(spot, small[k], body.solid[k], area)
+                or not _before_spine(spot, k, spine, body.spacing)
+            ):
                 continue
             chain = _followed(planes, small, k, spot, area, started)
             if len(chain) * body.spacing[0] >= AIRWAY_LENGTH and len(chain) > len(best):
@@ -222,8 +228,9 @@ def _before_spine(spot: Bools, k: int, spine: NDArray[np.float64] | None, spacin
     return 15.0 < (row - j.mean()) * spacing[1] < 85.0 and abs(i.mean() - column) * spacing[2] < 35.0
 
 
-def _followed(planes: list[tuple[Any, Any]], small: NDArray[np.int16], k: int, spot: Bools, area: float,
-              started: set[tuple[int, int]]) -> list[tuple[int, Bools]]:
+def _followed(
+    planes: list[tuple[Any, Any]], small: NDArray[np.int16], k: int, spot: Bools, area: float, started: set[tuple[int, int]]
+) -> list[tuple[int, Bools]]:
     """The spot and what it overlaps in the planes below, until it ends, leaks or loses its shape."""
     chain = [(k, spot)]
     usual = float(spot.sum()) * area

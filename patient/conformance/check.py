@@ -24,16 +24,43 @@ from patient.structures import Loop, Structure
 
 PLANE_MM = 0.05
 """A loop lies on a plane within this."""
-_TYPE_1 = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "StructureSetLabel",
-           "StructureSetROISequence", "ROIContourSequence", "RTROIObservationsSequence")
-_TYPE_2 = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
-           "ReferringPhysicianName", "StudyID", "SeriesNumber", "OperatorsName", "Manufacturer", "StructureSetDate",
-           "StructureSetTime")
-_ITEM_TYPE_1 = {"StructureSetROISequence": ("ROINumber", "ReferencedFrameOfReferenceUID"),
-                "ROIContourSequence": ("ReferencedROINumber",),
-                "RTROIObservationsSequence": ("ObservationNumber", "ReferencedROINumber")}
-_ITEM_TYPE_2 = {"StructureSetROISequence": ("ROIName", "ROIGenerationAlgorithm"), "ROIContourSequence": (),
-                "RTROIObservationsSequence": ("RTROIInterpretedType", "ROIInterpreter")}
+_TYPE_1 = (
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "Modality",
+    "StructureSetLabel",
+    "StructureSetROISequence",
+    "ROIContourSequence",
+    "RTROIObservationsSequence",
+)
+_TYPE_2 = (
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyID",
+    "SeriesNumber",
+    "OperatorsName",
+    "Manufacturer",
+    "StructureSetDate",
+    "StructureSetTime",
+)
+_ITEM_TYPE_1 = {
+    "StructureSetROISequence": ("ROINumber", "ReferencedFrameOfReferenceUID"),
+    "ROIContourSequence": ("ReferencedROINumber",),
+    "RTROIObservationsSequence": ("ObservationNumber", "ReferencedROINumber"),
+}
+_ITEM_TYPE_2 = {
+    "StructureSetROISequence": ("ROIName", "ROIGenerationAlgorithm"),
+    "ROIContourSequence": (),
+    "RTROIObservationsSequence": ("RTROIInterpretedType", "ROIInterpreter"),
+}
 _LENGTHS = {"StructureSetLabel": 16, "StructureSetName": 64, "SeriesDescription": 64, "AccessionNumber": 16, "StudyID": 16}
 _ONE = rb" {0,14}[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[Ee][+-]?\d+)? {0,14}"
 _DECIMALS = re.compile(_ONE + rb"(?:\\" + _ONE + rb")*")
@@ -125,8 +152,11 @@ def _items(dataset: Dataset) -> Iterator[Remark]:
     for sequence in ("ROIContourSequence", "RTROIObservationsSequence"):
         if stray := sorted(set(numbers[sequence]) - known):
             yield Remark("reference", f"refers to ROI numbers {stray} that do not exist", sequence)
-    observed = Counter(int(i.ObservationNumber) for i in dataset.get("RTROIObservationsSequence") or []
-                       if i.get("ObservationNumber") is not None)
+    observed = Counter(
+        int(i.ObservationNumber)
+        for i in dataset.get("RTROIObservationsSequence") or []
+        if i.get("ObservationNumber") is not None
+    )
     if any(count > 1 for count in observed.values()):
         yield Remark("duplicate_number", "Observation Numbers are not unique", "RTROIObservationsSequence")
 
@@ -147,16 +177,22 @@ def _references(dataset: Dataset, image: ImageSeries | None) -> Iterator[Remark]
     listed = _listed_images(dataset)
     missing = {i.sop_instance_uid for i in image.instances} - listed
     if missing:
-        yield Remark("reference", f"{len(missing)} of the image's {len(image.instances)} instances are not referenced",
-                     "ContourImageSequence")
+        yield Remark(
+            "reference",
+            f"{len(missing)} of the image's {len(image.instances)} instances are not referenced",
+            "ContourImageSequence",
+        )
 
 
 def _listed_images(dataset: Dataset) -> set[str]:
-    return {str(instance.ReferencedSOPInstanceUID)
-            for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []
-            for study in frame.get("RTReferencedStudySequence") or []
-            for series in study.get("RTReferencedSeriesSequence") or []
-            for instance in series.get("ContourImageSequence") or [] if "ReferencedSOPInstanceUID" in instance}
+    return {
+        str(instance.ReferencedSOPInstanceUID)
+        for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []
+        for study in frame.get("RTReferencedStudySequence") or []
+        for series in study.get("RTReferencedSeriesSequence") or []
+        for instance in series.get("ContourImageSequence") or []
+        if "ReferencedSOPInstanceUID" in instance
+    }
 
 
 def _named(structures: tuple[Structure, ...], rules: Profile) -> Iterator[tuple[Remark, bool]]:
@@ -233,8 +269,7 @@ def _on_planes(loops: tuple[Loop, ...], where: str, image: ImageSeries) -> Itera
     if (off > PLANE_MM).any():
         worst = int(np.argmax(off))
         count = int((off > PLANE_MM).sum())
-        yield Remark("off_plane", f"{count} loops lie on no plane of the image, the worst {off[worst]:.2f} mm off",
-                     where)
+        yield Remark("off_plane", f"{count} loops lie on no plane of the image, the worst {off[worst]:.2f} mm off", where)
     uids = [i.sop_instance_uid for i in image.instances]
     known = set(uids)
     named = [(loop, k) for loop, k, far in zip(closed, nearest, off, strict=True) if loop.image_uid and far <= PLANE_MM]

@@ -66,8 +66,20 @@ def read_header(path: Path) -> Header:
         raise
     except OSError as error:
         raise NotDicom(f"Cannot be read: {error.strerror}", where=path.name) from error
-    except (InvalidDicomError, EOFError, ValueError, KeyError, TypeError, AttributeError, NotImplementedError,
-            AssertionError, IndexError, OverflowError, MemoryError, zlib.error) as error:
+    except (
+        InvalidDicomError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        NotImplementedError,
+        AssertionError,
+        IndexError,
+        OverflowError,
+        MemoryError,
+        zlib.error,
+    ) as error:
         raise NotDicom("Not a DICOM file, or malformed", where=path.name) from error
     if "SOPClassUID" not in dataset and "Modality" not in dataset:
         raise NotDicom("Holds no SOP Class UID and no Modality", where=path.name)

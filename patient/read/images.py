@@ -46,7 +46,8 @@ def open_folder(folder: Path, series_uid: str | None = None) -> ImageSeries:
         if len(entries) > 1:
             raise MixedSeries(
                 f"{len(entries)} {modality} series where one is asked for: {', '.join(entry.uid for entry in entries)}",
-                where=folder.name, remedy="Name the series, or give its folder",
+                where=folder.name,
+                remedy="Name the series, or give its folder",
             )
         if entries:
             return open_image(entries[0])
@@ -80,8 +81,10 @@ def open_image(entry: SeriesEntry) -> ImageSeries:
     first = planes[0]
     step = (places[-1] - places[0]) / (len(planes) - 1)
     geometry = Geometry(
-        shape=(len(planes), first.rows, first.columns), spacing=(float(step), *first.spacing),
-        origin=_triple(first.position), axes=(_triple(first.normal), _triple(first.axes[0]), _triple(first.axes[1])),
+        shape=(len(planes), first.rows, first.columns),
+        spacing=(float(step), *first.spacing),
+        origin=_triple(first.position),
+        axes=(_triple(first.normal), _triple(first.axes[0]), _triple(first.axes[1])),
         frame_of_reference=entry.frame_of_reference,
     )
     instances = tuple(
@@ -89,8 +92,7 @@ def open_image(entry: SeriesEntry) -> ImageSeries:
         for p in planes
     )
     pixels = partial(read_pixels, planes, is_ct=entry.modality == "CT")
-    return ImageSeries(instances, geometry, first.header.dataset, first.header.identity, entry.uid, pixels,
-                       tuple(notes))
+    return ImageSeries(instances, geometry, first.header.dataset, first.header.identity, entry.uid, pixels, tuple(notes))
 
 
 def _triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -117,8 +119,10 @@ def _distinct(headers: Sequence[Header]) -> list[Header]:
         for other in same[1:]:
             if other.path.read_bytes() != contents:
                 raise DuplicateSlices(
-                    "Two different files carry one SOP Instance UID", where=f"{same[0].path.name}, {other.path.name}",
-                    why="Nobody can tell which is meant", remedy="Remove the wrong one, or send the series again",
+                    "Two different files carry one SOP Instance UID",
+                    where=f"{same[0].path.name}, {other.path.name}",
+                    why="Nobody can tell which is meant",
+                    remedy="Remove the wrong one, or send the series again",
                 )
     return [same[0] for same in by_uid.values()]
 
@@ -149,15 +153,23 @@ def _all_alike(planes: Sequence[Plane]) -> None:
 
 
 def _mixed(what: str, first: Plane, other: Plane) -> MixedSeries:
-    return MixedSeries(what, where=f"{first.name}, {other.name}", why="They do not make one image",
-                       remedy="Separate them, or send the series again")
+    return MixedSeries(
+        what,
+        where=f"{first.name}, {other.name}",
+        why="They do not make one image",
+        remedy="Separate them, or send the series again",
+    )
 
 
 def _in_order(planes: list[Plane]) -> tuple[list[Plane], NDArray[np.float64]]:
     """Sorted along the normal, with their places (mm) on it. Raises where there are too few, or two at one place."""
     if len(planes) < 2:
-        raise IncompleteSeries("The series has one plane", where=planes[0].name,
-                               why="One plane has no thickness and makes no volume", remedy="Send the whole series")
+        raise IncompleteSeries(
+            "The series has one plane",
+            where=planes[0].name,
+            why="One plane has no thickness and makes no volume",
+            remedy="Send the whole series",
+        )
     normal = planes[0].normal
     planes = sorted(planes, key=lambda plane: float(plane.position @ normal))
     places = np.array([plane.position @ normal for plane in planes])
@@ -180,7 +192,8 @@ def _uneven(planes: Sequence[Plane], places: NDArray[np.float64]) -> tuple[str, 
     if beside.max() > max(SHEAR_MM * (len(planes) - 1), SAME_MM * 2):
         raise UnsupportedGeometry(
             f"The stack is sheared (tilted gantry): planes lie up to {beside.max():.2f} mm beside the first one's normal",
-            where=f"{first.name}, {planes[-1].name}", why="Margins and distances would be wrong",
+            where=f"{first.name}, {planes[-1].name}",
+            why="Margins and distances would be wrong",
             remedy="Reformat it to upright planes on the scanner",
         )
     steps = np.diff(places)
@@ -193,14 +206,19 @@ def _uneven(planes: Sequence[Plane], places: NDArray[np.float64]) -> tuple[str, 
         if missing > 1.5 and abs(missing - round(missing)) < 0.1:
             raise IncompleteSeries(
                 f"{round(missing) - 1} planes are missing: a step of {steps[worst]:.2f} mm where others are {usual:.2f} mm",
-                where=where, why="A contour would be stretched over the gap", remedy="Send the missing slices",
+                where=where,
+                why="A contour would be stretched over the gap",
+                remedy="Send the missing slices",
             )
         raise UnsupportedGeometry(
-            f"Planes are unevenly spaced: a step of {steps[worst]:.2f} mm where others are {usual:.2f} mm", where=where,
-            why="Slices may be missing", remedy="Send the missing slices, or reconstruct at one spacing",
+            f"Planes are unevenly spaced: a step of {steps[worst]:.2f} mm where others are {usual:.2f} mm",
+            where=where,
+            why="Slices may be missing",
+            remedy="Send the missing slices, or reconstruct at one spacing",
         )
     drift = np.abs(places - np.linspace(places[0], places[-1], len(places))).max()
     if drift > UNEVEN * 2 * usual:
-        raise UnsupportedGeometry(f"Planes drift up to {drift:.2f} mm from even spacing", where=where,
-                                  why="Slices may be missing")
+        raise UnsupportedGeometry(
+            f"Planes drift up to {drift:.2f} mm from even spacing", where=where, why="Slices may be missing"
+        )
     return (f"Slice positions jitter by up to {drift:.3f} mm",) if drift > SAME_MM else ()

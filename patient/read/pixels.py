@@ -28,8 +28,9 @@ def read_pixels(planes: Sequence[Plane], *, is_ct: bool) -> NDArray[Any]:
     Raises:
         PixelDataError: cut short, of an unexpected kind, or in an encoding that no decoder here reads.
     """
-    whole = all(p.slope.is_integer() and p.intercept.is_integer() and p.header.dataset.get("BitsAllocated", 16) <= 16
-                for p in planes)
+    whole = all(
+        p.slope.is_integer() and p.intercept.is_integer() and p.header.dataset.get("BitsAllocated", 16) <= 16 for p in planes
+    )
     array = np.empty((len(planes), planes[0].rows, planes[0].columns), dtype=np.int16 if whole else np.float32)
     files: dict[Header, list[int]] = defaultdict(list)
     for k, plane in enumerate(planes):
@@ -50,8 +51,11 @@ def read_pixels(planes: Sequence[Plane], *, is_ct: bool) -> NDArray[Any]:
 
 def _rescaled(stored: NDArray[Any], plane: Plane, header: Header, dtype: Any, *, is_ct: bool) -> NDArray[Any]:
     exact = np.int32 if dtype == np.int16 else np.float32
-    values = stored.astype(exact) if (plane.slope, plane.intercept) == (1, 0) else (
-        stored.astype(exact) * exact(plane.slope) + exact(plane.intercept))
+    values = (
+        stored.astype(exact)
+        if (plane.slope, plane.intercept) == (1, 0)
+        else (stored.astype(exact) * exact(plane.slope) + exact(plane.intercept))
+    )
     if is_ct:
         if (padding := _padding(header)) is not None:
             values[(stored >= padding[0]) & (stored <= padding[1])] = AIR
@@ -91,8 +95,11 @@ def _native(header: Header, shape: tuple[int, int, int], bits: int) -> NDArray[A
     stored = np.fromfile(header.path, dtype=kind, count=count, offset=header.pixel_offset or 0)
     if stored.size < count or header.pixel_bytes < count * kind.itemsize:
         held = min(stored.size * kind.itemsize, header.pixel_bytes)
-        raise PixelDataError(f"Pixel data cut short: {held} bytes of {count * kind.itemsize}",
-                             where=header.path.name, remedy="Send the series again")
+        raise PixelDataError(
+            f"Pixel data cut short: {held} bytes of {count * kind.itemsize}",
+            where=header.path.name,
+            remedy="Send the series again",
+        )
     # Bits above BitsStored may hold overlays in old files (PS3.5 8.1.1): shift them out, keeping the sign.
     unused = bits - int(dataset.get("BitsStored") or bits)
     if unused > 0 and int(dataset.get("HighBit") or 0) == bits - unused - 1:
@@ -107,8 +114,11 @@ def _decoded(header: Header, shape: tuple[int, int, int]) -> NDArray[Any]:
         stored = dataset.pixel_array
     except Exception as error:  # decoders raise whatever their C libraries do
         name = header.transfer_syntax.name
-        raise PixelDataError(f"Pixel data cannot be decoded ({name}): cut short, damaged, or an encoding without a decoder",
-                             where=header.path.name, remedy="Send the series again, uncompressed if need be") from error
+        raise PixelDataError(
+            f"Pixel data cannot be decoded ({name}): cut short, damaged, or an encoding without a decoder",
+            where=header.path.name,
+            remedy="Send the series again, uncompressed if need be",
+        ) from error
     if stored.size != np.prod(shape):
         raise PixelDataError(f"Pixel data is {stored.shape}, the header says {shape}", where=header.path.name)
     return stored.reshape(shape)

@@ -86,8 +86,12 @@ def _numbers(keyword: str, count: int, header: Header, places: tuple[Dataset, ..
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if numbers.shape != (count,) or not np.isfinite(numbers).all():
-        raise UnsupportedGeometry(f"{keyword} is missing or malformed", where=header.path.name,
-                                  why="Its voxels cannot be placed in the patient", remedy="Export the series again")
+        raise UnsupportedGeometry(
+            f"{keyword} is missing or malformed",
+            where=header.path.name,
+            why="Its voxels cannot be placed in the patient",
+            remedy="Export the series again",
+        )
     return numbers
 
 
@@ -99,13 +103,21 @@ def _plane(header: Header, frame: int | None, places: tuple[Dataset, ...]) -> Pl
     if np.abs(lengths - 1).max() > 0.01 or abs(cosines[0] @ cosines[1]) > RIGHT_ANGLE or min(down, across) <= 0:
         raise UnsupportedGeometry(
             f"Row and column directions are not perpendicular unit vectors, or spacing is not positive ({down} x {across})",
-            where=header.path.name, why="Its voxels cannot be placed in the patient",
+            where=header.path.name,
+            why="Its voxels cannot be placed in the patient",
         )
     along_row = cosines[0] / lengths[0]
     along_column = cosines[1] - (cosines[1] @ along_row) * along_row
     axes = np.array([along_column / np.linalg.norm(along_column), along_row])
     slope, intercept = _value("RescaleSlope", places), _value("RescaleIntercept", places)
     return Plane(
-        header, frame, position, axes, (down, across), int(header.dataset.Rows), int(header.dataset.Columns),
-        1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept),
+        header,
+        frame,
+        position,
+        axes,
+        (down, across),
+        int(header.dataset.Rows),
+        int(header.dataset.Columns),
+        1.0 if slope is None else float(slope),
+        0.0 if intercept is None else float(intercept),
     )

@@ -30,22 +30,35 @@ def read_structure_set(path: Path) -> StructureSet:
     dataset = header.dataset
     if header.text("Modality") != "RTSTRUCT":
         raise NotDicom(f"Is {header.text('Modality') or 'something'}, not RTSTRUCT", where=path.name)
-    contours = {int(item.ReferencedROINumber): item for item in _items(dataset, "ROIContourSequence")
-                if item.get("ReferencedROINumber") is not None}
-    observations = {int(item.ReferencedROINumber): item for item in _items(dataset, "RTROIObservationsSequence")
-                    if item.get("ReferencedROINumber") is not None}
+    contours = {
+        int(item.ReferencedROINumber): item
+        for item in _items(dataset, "ROIContourSequence")
+        if item.get("ReferencedROINumber") is not None
+    }
+    observations = {
+        int(item.ReferencedROINumber): item
+        for item in _items(dataset, "RTROIObservationsSequence")
+        if item.get("ReferencedROINumber") is not None
+    }
     rois = _items(dataset, "StructureSetROISequence")
-    structures = tuple(_structure(roi, contours.get(int(roi.ROINumber)), observations.get(int(roi.ROINumber)), path.name)
-                       for roi in rois)
+    structures = tuple(
+        _structure(roi, contours.get(int(roi.ROINumber)), observations.get(int(roi.ROINumber)), path.name) for roi in rois
+    )
     orphans = sorted(set(contours) - {structure.number for structure in structures})
     notes = (f"Contours of ROI numbers {orphans} belong to no ROI and were left out",) if orphans else ()
     frame, study, series, images = _referenced(dataset)
     if not frame:
         frame = next((str(roi.get("ReferencedFrameOfReferenceUID", "")) for roi in rois), "")
     return StructureSet(
-        structures=structures, label=header.text("StructureSetLabel"), frame_of_reference=frame, study_uid=study,
-        series_uid=series, image_uids=images, sop_instance_uid=header.text("SOPInstanceUID"),
-        header=_without_contours(dataset), notes=notes,
+        structures=structures,
+        label=header.text("StructureSetLabel"),
+        frame_of_reference=frame,
+        study_uid=study,
+        series_uid=series,
+        image_uids=images,
+        sop_instance_uid=header.text("SOPInstanceUID"),
+        header=_without_contours(dataset),
+        notes=notes,
     )
 
 
@@ -59,12 +72,15 @@ def _structure(roi: Dataset, contour: Dataset | None, observation: Dataset | Non
     red_green_blue = tuple(int(v) for v in color) if color is not None and len(color) == 3 else None
     loops = tuple(_loops(contour, f"{file}, ROI {roi.ROINumber}")) if contour is not None else ()
     return Structure(
-        name=name, number=int(roi.ROINumber),
+        name=name,
+        number=int(roi.ROINumber),
         interpreted_type=str(observation.get("RTROIInterpretedType") or "") if observation is not None else "",
         color=red_green_blue,  # type: ignore[arg-type]
-        algorithm=str(roi.get("ROIGenerationAlgorithm") or ""), description=str(roi.get("ROIGenerationDescription") or ""),
+        algorithm=str(roi.get("ROIGenerationAlgorithm") or ""),
+        description=str(roi.get("ROIGenerationDescription") or ""),
         observation_label=str(observation.get("ROIObservationLabel") or "") if observation is not None else "",
-        drawn=loops, as_read=(roi, contour, observation),
+        drawn=loops,
+        as_read=(roi, contour, observation),
     )
 
 

@@ -54,13 +54,15 @@ def contour_sequence(loops: Sequence[tuple[str, bytes, bytes]]) -> bytes:
     """
     parts: list[bytes] = []
     for number, (kind, image, data) in enumerate(loops, start=1):
-        body = b"".join((
-            _element(0x0016, image) if image else b"",
-            _element(0x0042, kind.encode("ascii")),
-            _element(0x0046, b"%d" % ((data.count(b"\\") + 1) // 3)),
-            _element(0x0048, b"%d" % number),
-            _element(0x0050, data),
-        ))
+        body = b"".join(
+            (
+                _element(0x0016, image) if image else b"",
+                _element(0x0042, kind.encode("ascii")),
+                _element(0x0046, b"%d" % ((data.count(b"\\") + 1) // 3)),
+                _element(0x0048, b"%d" % number),
+                _element(0x0050, data),
+            )
+        )
         parts += (_item_head(len(body)), body)
     return b"".join(parts)
 

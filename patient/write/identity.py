@@ -13,14 +13,37 @@ from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 from patient.series import ImageSeries
 
 COPIED = (
-    "SpecificCharacterSet", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyDescription",
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "OtherPatientIDs", "PatientAge",
-    "PatientSize", "PatientWeight", "StudyInstanceUID", "StudyID", "PositionReferenceIndicator",
+    "SpecificCharacterSet",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "StudyDescription",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "OtherPatientIDs",
+    "PatientAge",
+    "PatientSize",
+    "PatientWeight",
+    "StudyInstanceUID",
+    "StudyID",
+    "PositionReferenceIndicator",
 )
 """Of the Patient, General Study, Patient Study and Frame of Reference modules (PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.4.1)."""
 EMPTY_WHERE_UNKNOWN = (
-    "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "PatientName", "PatientID", "PatientBirthDate",
-    "PatientSex", "StudyID", "PositionReferenceIndicator",
+    "StudyDate",
+    "StudyTime",
+    "AccessionNumber",
+    "ReferringPhysicianName",
+    "PatientName",
+    "PatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "StudyID",
+    "PositionReferenceIndicator",
 )
 """Type 2: present, empty if unknown."""
 IMPLEMENTATION_UID = UID("1.2.826.0.1.3680043.8.498.7264501983")

@@ -27,8 +27,9 @@ _CONTOUR_SEQUENCE = Tag(0x3006, 0x0040)
 SERIES_DESCRIPTION = "Automatic contours by software, not approved"
 
 
-def write_structure_set(path: Path, structures: StructureSet, image: ImageSeries, *, version: str,
-                        predecessors: Iterable[str] = ()) -> str:
+def write_structure_set(
+    path: Path, structures: StructureSet, image: ImageSeries, *, version: str, predecessors: Iterable[str] = ()
+) -> str:
     """Write a structure set on an image as a new RTSTRUCT, whole and synced to disk.
 
     Loops without digits are ours: each goes to the plane it lies on, on that plane's own position. Structures that were read
@@ -183,8 +184,10 @@ class _Drawing:
     def _written(self, name: str, loops: Sequence[Loop]) -> list[tuple[str, bytes, bytes]]:
         drawn = [loop for loop in loops if not loop.digits]
         made = dict(zip(map(id, drawn), self._placed(name, drawn), strict=True)) if drawn else {}
-        return [made.get(id(loop)) or (loop.kind, self._items.get(self._key_of.get(loop.image_uid, ""), b""), loop.digits)
-                for loop in loops]
+        return [
+            made.get(id(loop)) or (loop.kind, self._items.get(self._key_of.get(loop.image_uid, ""), b""), loop.digits)
+            for loop in loops
+        ]
 
     def _placed(self, name: str, loops: Sequence[Loop]) -> list[tuple[str, bytes, bytes]]:
         lengths = [len(loop.points) for loop in loops]

@@ -20,8 +20,15 @@ from pipelines.result import CaseResult
 
 MOST_PICTURES = 8
 _WORDS = {"publish": "May be imported", "review": "Look before you import", "refuse": "Refused"}
-_NAMES = {"failed": "failed", "refused": "refused", "review": "to review", "held": "held", "running": "running",
-          "ready": "waiting", "done": "done"}
+_NAMES = {
+    "failed": "failed",
+    "refused": "refused",
+    "review": "to review",
+    "held": "held",
+    "running": "running",
+    "ready": "waiting",
+    "done": "done",
+}
 
 
 @dataclass(frozen=True)
@@ -76,8 +83,9 @@ def _planes(result: CaseResult, drawn: Sequence[Layer]) -> list[tuple[str, tuple
 def write_index(outbox: Path, nights: Sequence[NightRecord]) -> None:
     """Write index.html, newest night first; whole or not at all."""
     ordered = sorted(nights, key=lambda night: night.started, reverse=True)
-    sorted_nights = [n.model_copy(update={"cases": tuple(sorted(n.cases, key=lambda c: WORST_FIRST.index(c.state)))})
-                     for n in ordered]
+    sorted_nights = [
+        n.model_copy(update={"cases": tuple(sorted(n.cases, key=lambda c: WORST_FIRST.index(c.state)))}) for n in ordered
+    ]
     page = _templates().get_template("index.html").render(nights=sorted_nights, names=_NAMES, style=_style())
     beside = outbox / ".index.html"
     beside.write_text(page, encoding="utf-8")

@@ -96,8 +96,9 @@ def _extent(drawn: Sequence[Layer], geometry: Geometry) -> Box:
     return geometry.box
 
 
-def _draw(axes: Axes, image: Volume[Any], drawn: Sequence[Layer], axis: int, index: int, body: Box,
-          window: tuple[float, float]) -> None:
+def _draw(
+    axes: Axes, image: Volume[Any], drawn: Sequence[Layer], axis: int, index: int, body: Box, window: tuple[float, float]
+) -> None:
     spacing = [s for a, s in enumerate(image.geometry.spacing) if a != axis]
     extent = [(a, b) for n, (a, b) in enumerate(zip(body.start, body.stop, strict=True)) if n != axis]
     plane = np.take(image.array, index, axis=axis)

@@ -1,0 +1,320 @@
+"""The command line. What it prints is for people, on stderr; with --json one document on stdout and nothing else there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from patient.errors import (
+    Cancelled,
+    InputError,
+    NightBusy,
+    OutputRefused,
+    RecontourError,
+)
+
+DONE, OUR_FAULT, WRONG_CALL, LOOK, SOME_FAILED, BUSY, CANCELLED = 0, 1, 2, 3, 4, 5, 130
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Radiotherapy contours by night: planning CTs in, checked structure sets out.",
+)
+people = Console(stderr=True, highlight=False)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def main() -> NoReturn:
+    """Entry point: every error becomes an exit code and a sentence."""
+    try:
+        sys.exit(app(standalone_mode=False) or DONE)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (KeyboardInterrupt, Cancelled, typer.Abort):
+        people.print("Cancelled; nothing half-written is left.")
+        sys.exit(CANCELLED)
+    except NightBusy as error:
+        _explain(error)
+        sys.exit(BUSY)
+    except OutputRefused as error:
+        _explain(error)
+        sys.exit(SOME_FAILED)
+    except InputError as error:
+        _explain(error)
+        sys.exit(WRONG_CALL)
+    except RecontourError as error:
+        _explain(error)
+        sys.exit(OUR_FAULT)
+    except Exception as error:
+        if hasattr(error, "exit_code") and hasattr(error, "format_message"):
+            people.print(f"{error.format_message()}", style="bold red")  # type: ignore[attr-defined]
+            sys.exit(WRONG_CALL)
+        people.print(traceback.format_exc(), markup=False)
+        people.print("This is our fault. The lines above say where.", style="bold red")
+        sys.exit(OUR_FAULT)
+
+
+def _explain(error: RecontourError) -> None:
+    people.print(f"{type(error).__name__}: {error.what}", style="bold red", markup=False)
+    for name, text in (("where", error.where), ("why it matters", error.why), ("what to do", error.remedy)):
+        if text:
+            people.print(f"  {name}: {text}", markup=False)
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Any]:
+    """A bar with time left, on stderr; `update(fraction, word)`."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=people, transient=True) as bar:
+        task = bar.add_task(what, total=1.0)
+        yield lambda fraction, word: bar.update(task, completed=fraction, description=f"{what}: {word}")
+
+
+@app.command(epilog="Example: recontour contour CT -o OUT --template thorax")
+def contour(
+    image: Annotated[
+        Path, typer.Argument(metavar="CT", help="Folder with one planning CT, or a NIfTI, NRRD or MHA file in HU.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
+    template: Annotated[str, typer.Option(help="Site template: a name, or a TOML file of your own.")] = "head_neck",
+    existing: Annotated[Path | None, typer.Option(help="RTSTRUCT on this CT whose structures are kept as they are.")] = None,
+    profile: Annotated[str, typer.Option(help="Planning system whose limits the gate applies.")] = "standard",
+    as_json: Json = False,
+) -> int:
+    """Contour one patient, now."""
+    from pipelines.case import CaseRequest, contour_case
+    from pipelines.publish import publish
+
+    if not image.exists():
+        raise InputError("No such file or folder", where=image.name)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError("The output folder is not empty", where=out.name, remedy="Give a new one")
+    made = _beside(out)
+    try:
+        with _progress("Contouring") as update:
+            if image.is_file() and image.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
+                from pipelines.array_case import contour_array
+
+                result = contour_array(image, made, template, update)
+            else:
+                entry = _one_series(image)
+                result = contour_case(
+                    CaseRequest(
+                        case=out.resolve().name,
+                        files=tuple(str(p) for p in entry.paths),
+                        series_uid=entry.uid,
+                        folder=str(made),
+                        template=template,
+                        existing=str(existing) if existing else "",
+                        profile=profile,
+                    ),
+                    update,
+                )
+        if out.exists():
+            out.rmdir()
+        publish(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    if as_json:
+        print(result.model_dump_json())
+    else:
+        _show_case(result, out)
+    return LOOK if result.verdict == "review" else DONE
+
+
+def _beside(out: Path) -> Path:
+    """A work folder on the output's own filesystem.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    try:
+        out.resolve().parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=".recontour-", dir=out.resolve().parent))
+    except OSError as error:
+        raise InputError(f"The output cannot be written: {error.strerror}", where=out.name) from error
+
+
+def _one_series(folder: Path) -> Any:
+    """The one CT series of a folder."""
+    from patient.errors import MixedSeries
+    from patient.read.index import scan
+
+    index = scan(folder)
+    entries = index.of("CT")
+    if len(entries) > 1:
+        raise MixedSeries(
+            f"{len(entries)} CT series where one is asked for", where=folder.name, remedy="Give the folder of one of them"
+        )
+    if not entries:
+        more = f"; unreadable: {len(index.problems)} files, as {index.problems[0].error}" if index.problems else ""
+        raise InputError(f"No CT found{more}", where=folder.name)
+    return entries[0]
+
+
+def _show_case(result: Any, out: Path) -> None:
+    table = Table(box=None)
+    for heading, side in (("structure", "left"), ("state", "left"), ("cc", "right"), ("remarks", "left")):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for s in result.structures:
+        volume = f"{s.volume_cc:.1f}" if s.volume_cc is not None else ""
+        table.add_row(s.name, s.state.replace("_", " "), volume, s.reason or "; ".join(f.detail for f in s.flags))
+    people.print(table)
+    people.print(f"{'Look before you import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
+
+
+@app.command(epilog="Example: recontour nightly /data/inbox -o /data/outbox --workers 2")
+def nightly(
+    inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder tree with anything in it; it is only read.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUTBOX", help="Where everything goes.")],
+    workers: Annotated[int | None, typer.Option(help="Worker processes on this machine.", min=1)] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, for workers elsewhere.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The site's settings (TOML).")] = None,
+    settle_minutes: Annotated[float | None, typer.Option(help="A series is whole when quiet for so long.", min=0.0)] = None,
+    as_json: Json = False,
+) -> int:
+    """All patients of an inbox, tonight."""
+    from pipelines.configuration import load_configuration
+    from pipelines.night import run_night
+
+    said = {"workers": workers, "settle_minutes": settle_minutes}
+    configuration = load_configuration(config).model_copy(update={k: v for k, v in said.items() if v is not None})
+    with _progress("Night") as update:
+        record = run_night(
+            inbox,
+            out,
+            configuration,
+            scheduler=scheduler,
+            progress=lambda done, total, what: update(done / total, f"{done} of {total}, {what}"),
+        )
+    if as_json:
+        print(record.model_dump_json())
+    else:
+        _show_lines([(c.case, c.state, c.reasons) for c in record.cases])
+        people.print(f"{record.unchanged} unchanged. The morning's page: {out / 'index.html'}")
+    states = {case.state for case in record.cases}
+    return SOME_FAILED if states & {"refused", "failed"} else LOOK if "review" in states else DONE
+
+
+def _show_lines(lines: list[tuple[str, str, tuple[str, ...]]]) -> None:
+    table = Table(box=None)
+    for heading in ("case", "state", "why"):
+        table.add_column(heading)
+    for case, state, reasons in lines:
+        table.add_row(case, state, "\n".join(reasons[:4]))
+    people.print(table)
+
+
+@app.command(epilog="Example: recontour status /data/outbox --json")
+def status(
+    outbox: Annotated[Path, typer.Argument(metavar="OUTBOX", help="Of a night.")],
+    as_json: Json = False,
+) -> int:
+    """What the nights did: every case with its state and reasons."""
+    from pipelines.ledger import Ledger
+
+    if not (outbox / "ledger.sqlite").is_file():
+        raise InputError("No ledger there", where=outbox.name, remedy="Give the outbox of a night")
+    with Ledger(outbox / "ledger.sqlite", read_only=True) as ledger:
+        jobs = [(job, ledger.last_output(job.image)[0]) for job in ledger.jobs()]
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {
+                        "case": job.case,
+                        "state": job.state,
+                        "reasons": job.reasons,
+                        "attempts": job.attempts,
+                        "folder": f"cases/{folder}" if folder else "",
+                    }
+                    for job, folder in jobs
+                ]
+            )
+        )
+    else:
+        _show_lines([(job.case, job.state, job.reasons) for job, _ in jobs])
+    return DONE
+
+
+@app.command(epilog="Example: recontour check rtstruct.dcm --ct CT --profile eclipse")
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="RTSTRUCT files.")],
+    ct: Annotated[
+        Path | None, typer.Option(help="Folder of the CT they were drawn on: planes and references are compared.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Planning system: standard, eclipse, raystation, monaco, pinnacle.")
+    ] = "standard",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read the masks with rt-utils and compare (needs --ct).")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """May this be imported? 0: nothing to remark, 3: warnings, 4: errors."""
+    from patient.conformance.check import check_file, deep_difference
+    from patient.read.images import open_folder
+
+    if deep and ct is None:
+        raise InputError("--deep compares masks on the CT", remedy="Give --ct")
+    image = open_folder(ct) if ct is not None else None
+    found: list[dict[str, Any]] = []
+    for path in files:
+        report = check_file(path, image=image, profile=profile)
+        dice = deep_difference(path, ct, image) if deep and ct is not None and image is not None else {}
+        found.append(
+            {
+                "file": path.name,
+                "errors": [vars(r) for r in report.errors],
+                "warnings": [vars(r) for r in report.warnings],
+                **({"rt_utils_dice": dice} if deep else {}),
+            }
+        )
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for one in found:
+            words = "may be imported" if not one["errors"] else "must not be imported"
+            people.print(f"{one['file']}: {words}", markup=False)
+            for kind in ("errors", "warnings"):
+                for remark in one[kind]:
+                    people.print(f"  {kind[:-1]}: {remark['where']}: {remark['what']}", markup=False)
+            for name, value in one.get("rt_utils_dice", {}).items():
+                people.print(f"  rt-utils reads {name} with Dice {value:.4f} to ours", markup=False)
+    if any(one["errors"] for one in found):
+        return SOME_FAILED
+    return LOOK if any(one["warnings"] for one in found) else DONE
+
+
+@app.command(epilog="Example: recontour sample -o sample --slices 450 --size 512")
+def sample(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write into.")] = Path("sample"),
+    slices: Annotated[int, typer.Option(help="Planes, 2.5 mm apart.", min=20)] = 220,
+    size: Annotated[int, typer.Option(help="Rows and columns of a plane.", min=64)] = 256,
+    seed: Annotated[int, typer.Option(help="Of the noise and texture.")] = 0,
+) -> int:
+    """The sample patient: a synthetic planning CT, from head to chest."""
+    from data_samples.patient import write_sample
+
+    with _progress("Making the sample patient") as update:
+        write_sample(out, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "planes"))
+    people.print(f"{slices} planes of {size} x {size} in {out}")
+    return DONE
+
+
+if __name__ == "__main__":
+    main()

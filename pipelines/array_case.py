@@ -1,0 +1,104 @@
+"""For researchers: an image file without DICOM identity in, a label map and a result out. No RTSTRUCT: there is no patient."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+
+from contour.checks import centroid, check
+from contour.derive import derive
+from contour.engine import Context, NotInImage
+from contour.template import load_template
+from patient.errors import InputError
+from patient.geometry import Geometry
+from patient.volume import Field, Volume
+from pipelines.case import installed_engines
+from pipelines.result import CaseResult, FlagRecord, StructureRecord, Verdict
+
+
+def read_image(path: Path) -> Volume[Any]:
+    """A NIfTI, NRRD or MetaImage file in HU, LPS.
+
+    Raises:
+        InputError: not readable, or not three-dimensional.
+    """
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise InputError("The image cannot be read", where=path.name) from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise InputError("The image is not a volume of one value a voxel", where=path.name)
+    nx, ny, nz = image.GetSize()
+    dx, dy, dz = image.GetSpacing()
+    x, y, z = image.GetOrigin()
+    columns = np.asarray(image.GetDirection()).reshape(3, 3)
+    i, j, k = ((float(c[0]), float(c[1]), float(c[2])) for c in columns.T)
+    return Volume(sitk.GetArrayFromImage(image), Geometry((nz, ny, nx), (dz, dy, dx), (x, y, z), (k, j, i)))
+
+
+def contour_array(path: Path, folder: Path, template_name: str, progress: Callable[[float, str], None]) -> CaseResult:
+    """Write labels.nii.gz (one number a structure, later ones on top), labels.json and result.json.
+
+    Raises:
+        InputError: the image or the template cannot be used.
+    """
+    volume, template = read_image(path), load_template(template_name)
+    engines = installed_engines()
+    fields: dict[str, Field] = {}
+    records: list[StructureRecord] = []
+    centres: dict[str, tuple[float, float, float]] = {}
+    absent: dict[str, str] = {}
+    context = Context(progress=lambda done, what: progress(0.8 * done, what))
+    for engine in engines.values():
+        asked = [w.name for w in template.structures if w.engine in (engine.name, "any") and w.name in engine.offers()]
+        for answer in engine.contour(volume, asked, context):
+            if isinstance(answer, NotInImage):
+                absent[answer.name] = answer.reason
+            else:
+                fields[answer.name] = answer.field
+    labels = np.zeros(volume.geometry.shape, dtype=np.uint8)
+    numbers: dict[str, int] = {}
+    for wanted in template.structures:
+        made = fields.get(wanted.name) if wanted.recipe is None else derive(wanted.recipe, fields, volume.geometry)
+        if made is None or isinstance(made, str):
+            reason = made or absent.get(wanted.name, "no installed engine offers it")
+            records.append(StructureRecord(name=wanted.name, state="not_in_image", required=wanted.required, reason=reason))
+            continue
+        fields[wanted.name], centres[wanted.name] = made, centroid(made)
+        mask = made.mask()
+        numbers[wanted.name] = len(numbers) + 1
+        labels[volume.geometry.box_of(mask.geometry).slices][mask.array] = numbers[wanted.name]
+        flags = check(wanted, made, volume.geometry, centres)
+        records.append(
+            StructureRecord(
+                name=wanted.name,
+                state="contoured",
+                interpreted_type=wanted.interpreted_type,
+                color=wanted.color,
+                required=wanted.required,
+                volume_cc=round(float(mask.array.sum()) * volume.geometry.voxel_cc, 2),
+                flags=tuple(FlagRecord(code=f.code, detail=f.detail) for f in flags),
+            )
+        )
+    _write_labels(labels, volume.geometry, folder / "labels.nii.gz")
+    (folder / "labels.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
+    missing = tuple(f"{r.name} is required and was not found: {r.reason}" for r in records if r.required and r.reason)
+    result = CaseResult(
+        case=folder.name, verdict=Verdict.REVIEW if missing else Verdict.PUBLISH, reasons=missing, structures=tuple(records)
+    )
+    (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    return result
+
+
+def _write_labels(labels: np.ndarray, geometry: Geometry, path: Path) -> None:
+    image = sitk.GetImageFromArray(labels)
+    dz, dy, dx = geometry.spacing
+    image.SetSpacing((dx, dy, dz))
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(np.asarray(geometry.axes)[::-1].T.ravel().tolist())
+    sitk.WriteImage(image, str(path))

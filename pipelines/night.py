@@ -1,0 +1,268 @@
+"""The night: look at the inbox, decide what is whole and new, contour it, publish it, write down what came of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from contour.template import load_template
+from patient.errors import InputError, OutOfResources
+from patient.read.index import Index, SeriesEntry, scan
+from pipelines.case import VERSION, CaseRequest, installed_engines
+from pipelines.configuration import Configuration
+from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Ledger, State
+from pipelines.night_record import CaseLine, NightRecord
+from pipelines.publish import CASES, WORK, free_name, locked, publish, sweep
+from pipelines.report.page import write_index
+from pipelines.work import CASE_FUNCTION, Outcome, cluster, run_all
+
+Progress = Callable[[int, int, str], None]
+NIGHTS_SHOWN = 60
+
+
+def run_night(
+    inbox: Path,
+    outbox: Path,
+    configuration: Configuration,
+    *,
+    scheduler: str | None = None,
+    function: str = CASE_FUNCTION,
+    progress: Progress = lambda done, total, what: None,
+) -> NightRecord:
+    """One night over an inbox; the inbox is only read.
+
+    Args:
+        inbox: a folder tree with anything in it.
+        outbox: where everything goes; made where it is not there.
+        configuration: of the site.
+        scheduler: address of a Dask scheduler; a local cluster without.
+        function: what makes a case (for tests and benchmarks).
+        progress: called with cases done, cases there are, and a word.
+
+    Raises:
+        NightBusy: another night holds the outbox.
+        InputError: no such inbox, an outbox that cannot be written, a template that is wrong.
+    """
+    if not inbox.is_dir():
+        raise InputError("No such inbox", where=inbox.name)
+    with locked(outbox), Ledger(outbox / "ledger.sqlite") as ledger:
+        sweep(outbox)
+        ledger.recover(outbox / CASES)
+        night = _Night(inbox, outbox, configuration, ledger, function)
+        night.look(scan(inbox))
+        try:
+            night.work(scheduler, progress)
+        finally:
+            record = night.close()
+    return record
+
+
+@dataclass
+class _Night:
+    inbox: Path
+    outbox: Path
+    configuration: Configuration
+    ledger: Ledger
+    function: str
+    started: datetime = field(default_factory=datetime.now)
+    lines: dict[str, CaseLine] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    unchanged: int = 0
+    _begun: float = field(default_factory=time.monotonic)
+    _entries: dict[str, SeriesEntry] = field(default_factory=dict)
+    _attempts: dict[str, int] = field(default_factory=dict)
+    _images: dict[str, str] = field(default_factory=dict)
+
+    def look(self, index: Index) -> None:
+        """Decide for each CT series of the inbox what is to be done."""
+        names = _names_in(index)
+        self.problems = [redacted(str(problem.error), names) for problem in index.problems]
+        rules = self._rules()
+        for entry in index.of("CT"):
+            image = hashlib.sha256(entry.uid.encode()).hexdigest()
+            self._consider(image, _case_name(entry), entry, rules)
+
+    def _rules(self) -> str:
+        """Everything besides the image that decides a result, as one digest."""
+        digest = hashlib.sha256(f"{VERSION} {self.function} {self.configuration.profile} {self.configuration.seed}".encode())
+        for name, engine in sorted(installed_engines().items()):
+            digest.update(f"{name} {engine.version}".encode())
+        return digest.hexdigest()
+
+    def _consider(self, image: str, case: str, entry: SeriesEntry, rules: str) -> None:
+        job = self.ledger.job(image)
+        newest = max(path.stat().st_mtime for path in entry.paths)
+        quiet = (time.time() - newest) / 60.0
+        if quiet < self.configuration.settle_minutes:
+            self._hold(image, case, job.first_seen if job and job.state is State.HELD else time.time(), quiet)
+            return
+        template = load_template(self._template(entry))
+        key = _key(entry, template.digest, rules)
+        given_up = job is not None and (job.state is not State.FAILED or job.attempts >= MOST_ATTEMPTS)
+        if job is not None and job.key == key and job.state in FINISHED and given_up:
+            self.unchanged += 1
+            return
+        self.ledger.move(image, State.READY, case=case, key=key)
+        self._entries[image], self._images[case] = entry, image
+        self.lines[image] = CaseLine(case=case, state=State.READY)
+
+    def _hold(self, image: str, case: str, since: float, quiet: float) -> None:
+        days = (time.time() - since) / 86400.0
+        reason = f"files still arriving: quiet for {quiet:.1f} of {self.configuration.settle_minutes:g} minutes"
+        self.ledger.move(image, State.HELD, case=case, reasons=(reason,))
+        state = State.HELD
+        if days > self.configuration.hold_days:
+            state, reason = State.REFUSED, f"not whole after {self.configuration.hold_days:g} days"
+            self.ledger.move(image, State.REFUSED, reasons=(reason,))
+        self.lines[image] = CaseLine(case=case, state=state, reasons=(reason,))
+
+    def _template(self, entry: SeriesEntry) -> str:
+        part = entry.headers[0].text("BodyPartExamined").upper().replace(" ", "").replace("_", "")
+        return self.configuration.body_parts.get(part, self.configuration.template)
+
+    def work(self, scheduler: str | None, progress: Progress) -> None:
+        """Contour what is ready, publish as it comes."""
+        requests = [self._request(image, entry) for image, entry in self._entries.items()]
+        if not requests:
+            return
+        total = len(requests)
+        progress(0, total, "starting workers")
+        workers = min(self.configuration.workers, total)
+        with cluster(workers, self.configuration.memory_limit_mib, scheduler) as client:
+            outcomes = run_all(client, requests, self.configuration.time_limit, self.function, self._start, self._beat)
+            for done, outcome in enumerate(outcomes, start=1):
+                self._record(outcome)
+                progress(done, total, outcome.case)
+
+    def _request(self, image: str, entry: SeriesEntry) -> CaseRequest:
+        case = self.lines[image].case
+        _, before = self.ledger.last_output(image)
+        return CaseRequest(
+            case=case,
+            files=tuple(str(path.resolve()) for path in entry.paths),
+            series_uid=entry.uid,
+            folder=str((self.outbox / WORK / f"{case}-{time.time_ns()}").resolve()),
+            template=self._template(entry),
+            predecessor=before,
+            profile=self.configuration.profile,
+            seed=self.configuration.seed,
+        )
+
+    def _start(self, case: str) -> None:
+        self._attempts[case] = self.ledger.start(self._images[case])
+
+    def _beat(self, cases: Sequence[str]) -> None:
+        self.ledger.beat([self._images[case] for case in cases])
+
+    def _record(self, outcome: Outcome) -> None:
+        image = self._images[outcome.case]
+        names = _name_parts(self._entries[image])
+        reasons = tuple(redacted(reason, names) for reason in outcome.reasons)
+        folder = ""
+        made = next((self.outbox / WORK).glob(f"{outcome.case}-*"), None)
+        try:
+            if outcome.state in (State.DONE, State.REVIEW) and made is not None:
+                folder = self._publish(image, made, outcome, reasons)
+            else:
+                if outcome.detail:
+                    reasons = (*reasons, f"log in {self._keep_log(outcome, names)}")
+                self.ledger.end(image, self._attempts[outcome.case], outcome.state, reasons)
+            state = outcome.state
+        except OutOfResources as error:
+            state, reasons, folder = State.FAILED, (str(error),), ""
+            self.ledger.end(image, self._attempts[outcome.case], state, reasons)
+        self.lines[image] = CaseLine(case=outcome.case, state=state, reasons=reasons, folder=folder, wall_s=outcome.wall_s)
+
+    def _publish(self, image: str, made: Path, outcome: Outcome, reasons: tuple[str, ...]) -> str:
+        name = free_name(self.outbox, outcome.case)
+        (made / "log.txt").write_text(_log(outcome, reasons), encoding="utf-8")
+        output = self.ledger.intend(image, name, outcome.rtstruct_uid, outcome.state, reasons)
+        publish(made, self.outbox / CASES / name)
+        self.ledger.published(output, self._attempts[outcome.case])
+        return f"{CASES}/{name}"
+
+    def _keep_log(self, outcome: Outcome, names: Sequence[str]) -> str:
+        """The traceback of an unexpected error, in a folder of the case's own; nothing else of it."""
+        folder = self.outbox / WORK / f"{outcome.case}-log"
+        folder.mkdir(exist_ok=True)
+        (folder / "log.txt").write_text(redacted(outcome.detail, names), encoding="utf-8")
+        name = free_name(self.outbox, f"{outcome.case}-failed")
+        publish(folder, self.outbox / CASES / name)
+        return f"{CASES}/{name}/log.txt"
+
+    def close(self) -> NightRecord:
+        """Write night.json and the morning's page, whatever happened."""
+        record = NightRecord(
+            started=self.started.isoformat(timespec="seconds"),
+            finished=datetime.now().isoformat(timespec="seconds"),
+            wall_s=round(time.monotonic() - self._begun, 2),
+            cases=tuple(self.lines.values()),
+            unchanged=self.unchanged,
+            problems=tuple(self.problems),
+        )
+        nights = [*read_nights(self.outbox), record][-NIGHTS_SHOWN:]
+        beside = self.outbox / ".night.json"
+        beside.write_text("[" + ",\n".join(night.model_dump_json() for night in nights) + "]", encoding="utf-8")
+        beside.replace(self.outbox / "night.json")
+        write_index(self.outbox, nights)
+        return record
+
+
+def read_nights(outbox: Path) -> list[NightRecord]:
+    """The nights that an outbox remembers, oldest first."""
+    path = outbox / "night.json"
+    if not path.is_file():
+        return []
+    return [NightRecord.model_validate(night) for night in json.loads(path.read_text(encoding="utf-8"))]
+
+
+def _case_name(entry: SeriesEntry) -> str:
+    """Date and a hash of the UIDs; nothing else of a header may reach a path."""
+    dates = [entry.headers[0].text(keyword) for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate")]
+    date = next((d for d in dates if re.fullmatch(r"\d{8}", d)), "00000000")
+    return f"{date}-{hashlib.sha256(f'{entry.study_uid} {entry.uid}'.encode()).hexdigest()[:10]}"
+
+
+def _key(entry: SeriesEntry, template_digest: str, rules: str) -> str:
+    """SHA-256 over the sorted SOP Instance UIDs and file digests, template, engines, policy and version."""
+    digest = hashlib.sha256(f"{template_digest} {rules}".encode())
+    for uid, path in sorted((header.text("SOPInstanceUID"), str(header.path)) for header in entry.headers):
+        with Path(path).open("rb") as file:
+            digest.update(uid.encode() + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _log(outcome: Outcome, reasons: Sequence[str]) -> str:
+    lines = [
+        f"case {outcome.case}",
+        f"state {outcome.state}",
+        f"structure set {outcome.rtstruct_uid}",
+        f"{outcome.wall_s:.1f} s",
+    ]
+    return "\n".join([*lines, *reasons, ""])
+
+
+def _name_parts(entry: SeriesEntry) -> tuple[str, ...]:
+    """What a patient's name and birth date consist of, to be kept out of every message."""
+    parts: set[str] = set()
+    for header in entry.headers[:1]:
+        parts.update(re.split(r"[\^=,;\s_]+", header.text("PatientName")))
+        parts.add(header.text("PatientBirthDate"))
+    return tuple(sorted((part for part in parts if len(part) > 2), key=len, reverse=True))
+
+
+def _names_in(index: Index) -> tuple[str, ...]:
+    return tuple({part for entry in index.series for part in _name_parts(entry)})
+
+
+def redacted(text: str, names: Sequence[str]) -> str:
+    """A message without parts of a patient's name: file names may hold them."""
+    for name in names:
+        text = re.sub(re.escape(name), "***", text, flags=re.IGNORECASE)
+    return text

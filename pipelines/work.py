@@ -1,0 +1,197 @@
+"""Work on Dask: one case a task, one task a worker at a time. A task carries paths and hashes, never pixels.
+
+A case that fails says so; one that hangs loses its worker, as does one that eats its memory; the others go on.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dask import config as dask_config
+from distributed import Client, LocalCluster, as_completed
+from distributed.scheduler import KilledWorker
+
+from patient.errors import Cancelled, InputError, OutOfResources, OutputRefused, RecontourError
+from pipelines.case import CaseRequest
+from pipelines.ledger import State
+from pipelines.result import CaseResult, Verdict
+
+CASE_FUNCTION = "pipelines.case:contour_case"
+BEAT = 0.5
+"""Seconds between looks at what is running."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one attempt, as it travels from the worker."""
+
+    case: str
+    state: State
+    reasons: tuple[str, ...]
+    rtstruct_uid: str = ""
+    detail: str = ""
+    wall_s: float = 0.0
+
+
+def run_case(request: CaseRequest, function: str = CASE_FUNCTION) -> Outcome:
+    """On a worker: make one case in its work folder; every error becomes an outcome.
+
+    Args:
+        request: of the case.
+        function: "module:name" of what makes a CaseResult of a request.
+    """
+    started = time.monotonic()
+    folder = Path(request.folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        module, _, name = function.partition(":")
+        result: CaseResult = getattr(importlib.import_module(module), name)(request)
+    except Cancelled:
+        raise
+    except (InputError, OutputRefused) as error:
+        return Outcome(request.case, State.REFUSED, (f"{type(error).__name__}: {error}",), wall_s=time.monotonic() - started)
+    except (OutOfResources, MemoryError, OSError) as error:
+        said = (
+            str(error) if isinstance(error, RecontourError) else f"{type(error).__name__}: {getattr(error, 'strerror', '')}"
+        )
+        return Outcome(request.case, State.FAILED, (said,), detail=traceback.format_exc(), wall_s=time.monotonic() - started)
+    except Exception as error:
+        return Outcome(
+            request.case,
+            State.FAILED,
+            (f"unexpected {type(error).__name__}; see log.txt",),
+            detail=traceback.format_exc(),
+            wall_s=time.monotonic() - started,
+        )
+    state = {Verdict.PUBLISH: State.DONE, Verdict.REVIEW: State.REVIEW, Verdict.REFUSE: State.REFUSED}[result.verdict]
+    return Outcome(request.case, state, result.reasons, result.rtstruct_uid, wall_s=time.monotonic() - started)
+
+
+@contextmanager
+def cluster(workers: int, memory_limit_mib: int, scheduler: str | None) -> Iterator[Client]:
+    """A local cluster of worker processes, or an existing one by its scheduler's address.
+
+    Raises:
+        InputError: no scheduler answers at the address.
+    """
+    quiet = {
+        "distributed.scheduler.allowed-failures": 0,
+        "distributed.worker.memory.spill": False,
+        "distributed.worker.memory.target": False,
+        "distributed.worker.memory.pause": False,
+        "distributed.worker.daemon": False,
+        "distributed.logging.distributed": "critical",
+    }
+    with dask_config.set(quiet):
+        if scheduler:
+            try:
+                with Client(scheduler, timeout="10s") as client:
+                    yield client
+            except (OSError, TimeoutError) as error:
+                raise InputError(
+                    f"No Dask scheduler answers at {scheduler}", remedy="Start one, or leave --scheduler out"
+                ) from error
+            return
+        threads = max(1, (os.cpu_count() or 1) // workers)
+        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
+            os.environ.setdefault(variable, str(threads))
+        with (
+            LocalCluster(
+                n_workers=workers,
+                threads_per_worker=1,
+                processes=True,
+                dashboard_address=":0",
+                memory_limit=f"{memory_limit_mib}MiB",
+                silence_logs=50,
+            ) as local,
+            Client(local) as client,
+        ):
+            yield client
+
+
+def run_all(
+    client: Client,
+    requests: Sequence[CaseRequest],
+    time_limit: float,
+    function: str,
+    started: Callable[[str], None],
+    beat: Callable[[Sequence[str]], None],
+) -> Iterator[Outcome]:
+    """Outcomes as they come, in any order; one for every request.
+
+    Args:
+        client: of a cluster.
+        requests: what is to be done.
+        time_limit: seconds from a task's start on a worker.
+        function: as for `run_case`.
+        started: called when a case is given to the cluster.
+        beat: called now and then with the cases still under way.
+    """
+    waiting = list(requests)
+    slots = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    running: dict[Any, CaseRequest] = {}
+    since: dict[Any, float] = {}
+    last = time.monotonic()
+    finished = as_completed(raise_errors=False)
+    while waiting or running:
+        while waiting and len(running) < slots:
+            request = waiting.pop(0)
+            started(request.case)
+            future = client.submit(
+                run_case, request, function, key=f"{request.case}-{time.time_ns()}", pure=False, retries=0
+            )
+            running[future], since[future] = request, time.monotonic()
+            finished.add(future)
+        done = _next(finished)
+        now = time.monotonic()
+        if done is not None and done in running:
+            request = running.pop(done)
+            yield _outcome(done, request, now - since.pop(done))
+        for future in [f for f in running if now - since[f] > time_limit]:
+            request = running.pop(future)
+            _stop(client, future)
+            yield Outcome(
+                request.case,
+                State.FAILED,
+                (f"took longer than {time_limit:g} s and was stopped",),
+                wall_s=now - since.pop(future),
+            )
+        if now - last > BEAT * 4:
+            beat([request.case for request in running.values()])
+            last = now
+
+
+def _next(finished: Any) -> Any:
+    """The next finished future, or None after a beat."""
+    deadline = time.monotonic() + BEAT
+    while time.monotonic() < deadline:
+        if finished.has_ready():
+            return next(finished)
+        time.sleep(0.002)
+    return None
+
+
+def _outcome(future: Any, request: CaseRequest, wall: float) -> Outcome:
+    if future.status == "finished":
+        return future.result()
+    error = future.exception() if future.status == "error" else None
+    if isinstance(error, KilledWorker):
+        return Outcome(request.case, State.FAILED, ("its worker died: out of memory, or killed",), wall_s=wall)
+    return Outcome(request.case, State.FAILED, (f"its task was lost ({future.status})",), detail=repr(error), wall_s=wall)
+
+
+def _stop(client: Client, future: Any) -> None:
+    """Cancel a task that hangs; its worker starts anew, since a thread cannot be stopped."""
+    processing: Any = client.processing()
+    address = next((worker for worker, tasks in processing.items() if future.key in tasks), None)
+    future.cancel(force=True)
+    if address is not None:
+        client.restart_workers([address], timeout=30, raise_for_error=False)
