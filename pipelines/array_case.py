@@ -1,4 +1,4 @@
-"""For researchers: an image file without DICOM identity in, a label map and a result out. No RTSTRUCT: there is no patient."""
+"""For researchers: an image file without identity in, a label map and a result out. No RTSTRUCT: there is no patient."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
 from contour.checks import centroid, check
 from contour.derive import derive
