@@ -7,6 +7,7 @@ the lower chest to the vertex, lies on a couch with a head rest, and wears a mas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +33,7 @@ class Plane:
     z: float
     pixel: float
 
-    def paint(self, inside: Floats, hu: float) -> None:
+    def paint(self, inside: NDArray[Any], hu: float) -> None:
         """Mix `hu` in where a signed distance (mm, positive inside) covers a pixel wholly or in part."""
         rows = np.flatnonzero(inside.max(axis=1) > -self.pixel)
         if not rows.size:
@@ -149,7 +150,7 @@ def _shoulder(plane: Plane, side: float) -> None:
 
 
 def _lung(plane: Plane, side: float) -> Floats:
-    lung = plane.ellipsoid(side * 76.0, -2.0, 70.0, 62.0, 84.0, 150.0)
+    lung = plane.ellipsoid(side * 76.0, 0.0, 70.0, 60.0, 78.0, 150.0)
     heart = plane.ellipsoid(22.0, -30.0, 40.0, 60.0, 52.0, 70.0)
     return np.minimum(lung, -heart - 2.0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from scipy import ndimage
 
 from data_samples.anatomy import FIELD_OF_VIEW, LENGTH, Plane, Truth, grow_vessels, paint
@@ -109,5 +109,5 @@ def _dataset(geometry: Geometry, k: int, kind: tuple[int, int, int]) -> Dataset:
     return d
 
 
-def _uid(kind: tuple[int, int, int], *what: object) -> str:
+def _uid(kind: tuple[int, int, int], *what: object) -> UID:
     return generate_uid(entropy_srcs=["recontour sample", *map(str, kind), *map(str, what)])

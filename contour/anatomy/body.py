@@ -81,6 +81,7 @@ def find_body(small: NDArray[np.int16], spacing: tuple[float, float, float], ste
         return None
     inner = np.empty_like(matter)
     for k in range(len(matter)):
+        matter[k] |= _enclosed_lung(matter[k], small[k])
         inner[k] = _depth(matter[k], spacing) > SHELL
     core = _patient_parts(inner, small, spacing)
     if core is None:
@@ -96,6 +97,18 @@ def find_body(small: NDArray[np.int16], spacing: tuple[float, float, float], ste
         return None
     (k0, j0, i0), (k1, j1, i1) = box.start, box.stop
     return Body(body, step, spacing, Box((k0, j0 * step, i0 * step), (k1, j1 * step, i1 * step)))
+
+
+def _enclosed_lung(matter: Bools, hu: NDArray[np.int16]) -> Bools:
+    """Air of a plane that is enclosed and denser than room air: behind it even a thin chest wall is no shell."""
+    holes, count = ndimage.label(ndimage.binary_fill_holes(matter) & ~matter)
+    if not count:
+        return np.zeros_like(matter)
+    medians = ndimage.median(hu, holes, np.arange(count + 1))
+    sizes = np.bincount(holes.ravel())
+    lung = (medians > LUNG_LIKE) & (sizes > 50)
+    lung[0] = False
+    return lung[holes]
 
 
 def _depth(mask: Bools, spacing: tuple[float, float, float]) -> NDArray[np.float32]:
