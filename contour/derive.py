@@ -91,28 +91,33 @@ def _shifted(values: Distance, part: Geometry, mm: float) -> Field:
             elif k > span:
                 window.popleft()
             first = max(0, k - span)
-            far = np.minimum.reduce([np.sqrt(d * d + ((first + n - k) * dz) ** 2) for n, d in enumerate(window)])
-            out[k] = _signed(far, values[k], part.spacing, outward=outward) - np.float32(mm)
+            far = np.minimum.reduce([_apart(plane, abs(first + n - k) * dz, dz) for n, plane in enumerate(window)])
+            side = values[k] >= 0 if outward else values[k] < 0
+            out[k] = np.where(side, far if outward else -far, values[k]) - np.float32(mm)
     return Field(Volume(out, part), Level.DISTANCE)
 
 
+def _apart(in_plane: Distance, z: float, dz: float) -> Distance:
+    """Distance to a contour `z` mm away. Right above it half a slice less, since a contour stands for its slice; beside it
+    the whole way, since there the surface slants from contour to contour."""
+    if z == 0.0:
+        return in_plane
+    return np.hypot(in_plane, z - 0.5 * dz * np.clip(1.0 - in_plane / dz, 0.0, 1.0)).astype(np.float32)
+
+
 def _in_plane(values: Distance, spacing: tuple[float, float, float], *, outward: bool) -> Distance:
-    """mm in plane from each voxel centre on one side of the surface to the nearest on the other; 0 on the other."""
+    """mm in plane from each voxel centre on one side of the surface to the surface; 0 on the other.
+
+    Next to the surface the field's own distance; further on half a pixel less than between voxel centres.
+    """
     side = values >= 0 if outward else values < 0
     if side.all():
         return np.full(values.shape, 1e4, dtype=np.float32)
     if not side.any():
         return np.zeros(values.shape, dtype=np.float32)
-    return edt.edt(side, anisotropy=spacing[1:], black_border=False)
-
-
-def _signed(far: Distance, values: Distance, spacing: tuple[float, float, float], *, outward: bool) -> Distance:
-    """Signed distance to the surface from distances between voxel centres: next to it the field's own, further on half a
-    pixel less, since the surface runs between the centres."""
+    far = edt.edt(side, anisotropy=spacing[1:], black_border=False)
     beside = (far <= 1.01 * max(spacing[1:])) & (np.abs(values) < REACH * min(spacing))
-    size = np.where(beside, np.abs(values), far - np.float32(0.5 * min(spacing[1:])))
-    side = values >= 0 if outward else values < 0
-    return np.where(side, size if outward else -size, values)
+    return np.where(side, np.where(beside, np.abs(values), far - np.float32(0.5 * min(spacing[1:]))), np.float32(0.0))
 
 
 def _ellipsoid(values: Distance, part: Geometry, mm: tuple[float, ...]) -> Field:

@@ -74,7 +74,7 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
     if closed[0] is not None and closed[1] is not None:
         closed[0] &= ~closed[1]
     side = (
-        "one lung is in the image and nothing tells its side"
+        "there is air as dense as lung, but nothing tells whether it is one, and on which side"
         if left is None and right is None
         else "no second lung is in the image"
     )

@@ -16,7 +16,7 @@ from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, Implic
 
 from patient.errors import NotDicom, RecontourError
 
-PIXEL_DATA = Tag(0x7FE00010)
+CHARACTER_SET = Tag(0x00080005)
 _IDENTITY_GROUPS = (0x0008, 0x0010, 0x0020)
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
 
@@ -126,10 +126,10 @@ def _pixel_element(file: BinaryIO, syntax: UID) -> tuple[int | None, int]:
 
 
 def _raw_copy(dataset: Dataset) -> Dataset:
-    """The elements of the identifying groups that are still as they stood in the file."""
+    """The elements of the identifying groups as they stood in the file, and how their characters are to be read."""
     copy = Dataset()
     for tag in map(BaseTag, dataset.keys()):
         element = dataset.get_item(tag)
-        if tag.group in _IDENTITY_GROUPS and isinstance(element, RawDataElement):
+        if tag == CHARACTER_SET or (tag.group in _IDENTITY_GROUPS and isinstance(element, RawDataElement)):
             copy[tag] = element
     return copy

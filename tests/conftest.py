@@ -1,0 +1,21 @@
+"""What tests share: a small CT as DICOM, and the real patients where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.making import DATA, phantom, write_ct
+
+
+@pytest.fixture
+def ct_folder(tmp_path: Path) -> Path:
+    return write_ct(tmp_path / "ct", phantom())
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not DATA.is_dir():
+        pytest.skip(f"REAL PATIENTS ARE NOT THERE ({DATA}): set RECONTOUR_DATA")
+    return DATA

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from patient.errors import FrameMismatch, UnsupportedGeometry
+from patient.geometry import Box, Geometry
+from patient.turn import Turn
+from patient.volume import Volume
+
+rotations = st.tuples(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
+
+
+def _axes(angles):
+    a, b, c = angles
+    rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    ry = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    rz = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    return tuple(map(tuple, rx @ ry @ rz))
+
+
+@given(rotations, st.tuples(*[st.floats(0.3, 6)] * 3), st.tuples(*[st.floats(-500, 500)] * 3))
+def test_an_index_is_found_again_from_its_point(angles, spacing, origin):
+    g = Geometry((5, 6, 7), spacing, origin, _axes(angles))
+    index = np.array([[0, 0, 0], [1.5, 2, 3], [4, 5, 6]])
+    assert np.allclose(g.indices(g.points(index)), index, atol=1e-6)
+
+
+@given(rotations, st.tuples(*[st.integers(0, 3)] * 3))
+def test_a_crop_knows_where_it_lies_in_its_whole(angles, start):
+    g = Geometry((8, 9, 10), (2.5, 1.1, 0.9), (3, -4, 5), _axes(angles), "1.2.3")
+    box = Box(start, tuple(s + 4 for s in start))
+    assert g.box_of(g.cropped(box)) == box
+
+
+def test_another_frame_of_reference_is_not_the_same_place():
+    a, b = (Geometry((2, 2, 2), (1, 1, 1), frame_of_reference=f) for f in ("1", "2"))
+    with pytest.raises(FrameMismatch):
+        a.box_of(b)
+    assert not a.same_grid(b)
+
+
+def test_half_a_voxel_apart_is_another_grid():
+    a, b = Geometry((2, 2, 2), (1, 1, 1)), Geometry((2, 2, 2), (1, 1, 1), (0.5, 0, 0))
+    with pytest.raises(FrameMismatch):
+        a.box_of(b)
+
+
+def test_axes_that_are_not_perpendicular_are_refused():
+    with pytest.raises(UnsupportedGeometry):
+        Geometry((2, 2, 2), (1, 1, 1), axes=((0, 0.3, 1), (0, 1, 0), (1, 0, 0)))
+
+
+@given(st.permutations([0, 1, 2]), st.tuples(*[st.booleans()] * 3))
+def test_an_upright_view_shows_the_same_points_and_turns_back(order, flips):
+    rows = np.eye(3)[order] * np.where(flips, -1, 1)[:, None]
+    g = Geometry((3, 4, 5), (1.0, 2.0, 3.0), (7, 8, 9), tuple(map(tuple, rows)))
+    image = Volume(np.arange(60).reshape(3, 4, 5), g)
+    turn = Turn.of(g)
+    upright = turn.upright(image)
+    assert np.allclose(upright.geometry.axes, ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
+    value = upright.array[1, 1, 1]
+    assert np.allclose(upright.geometry.points((1, 1, 1)), g.points(np.argwhere(image.array == value)[0]))
+    again = turn.back(upright)
+    assert (again.array == image.array).all()
+    assert again.geometry.same_grid(g)
+
+
+def test_the_box_of_an_empty_mask_is_empty():
+    assert Box.of(np.zeros((3, 3, 3), bool)).empty

@@ -1,0 +1,82 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from patient.errors import FrameMismatch
+from patient.geometry import Geometry
+from patient.outline import loops_of_field, loops_of_mask, mask_of_loops, mask_of_united_loops
+from patient.structures import Loop
+from patient.volume import Field, Level, Volume
+
+OBLIQUE = ((0.0, np.sin(0.2), np.cos(0.2)), (0.0, np.cos(0.2), -np.sin(0.2)), (1.0, 0.0, 0.0))
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrays(bool, (3, 9, 11)), st.booleans())
+def test_a_mask_comes_back_from_its_contours(array, oblique):
+    g = Geometry(array.shape, (2.5, 1.1, 0.7), (10, -20, 30), OBLIQUE if oblique else Geometry.axes)
+    loops = loops_of_mask(Volume(array, g))
+    for back in (mask_of_loops(loops, g), mask_of_united_loops(loops, g)):
+        assert (back.placed_in(g).array == array).all()
+
+
+def test_a_hole_is_a_channel_in_one_loop_and_an_island_in_it_another():
+    array = np.zeros((1, 15, 15), bool)
+    array[0, 1:14, 1:14] = True
+    array[0, 4:11, 4:11] = False
+    array[0, 6:9, 6:9] = True
+    g = Geometry(array.shape, (1, 1, 1))
+    loops = loops_of_mask(Volume(array, g))
+    assert len(loops) == 2
+    assert (mask_of_loops(loops, g).placed_in(g).array == array).all()
+
+
+@given(st.floats(3.3, 9.0), st.floats(-0.4, 0.4), st.floats(-0.4, 0.4))
+def test_a_fields_contour_lies_on_the_surface_within_a_tenth_of_a_pixel(radius, dy, dx):
+    y, x = np.mgrid[:24, :24]
+    away = np.hypot(y - 12 - dy, x - 12 - dx) - radius
+    g = Geometry((1, 24, 24), (3, 1, 1))
+    for values, level in ((np.clip(0.5 - away / 4, 0, 1), Level.PROBABILITY), (away, Level.DISTANCE)):
+        (loop,) = loops_of_field(Field(Volume(values[None].astype(np.float32), g), level))
+        assert np.abs(np.hypot(loop.points[:, 1] - 12 - dy, loop.points[:, 0] - 12 - dx) - radius).max() < 0.1
+
+
+def test_a_field_that_leaves_the_picture_is_closed_at_its_side():
+    g = Geometry((1, 5, 5), (1, 1, 1))
+    (loop,) = loops_of_field(Field(Volume(np.ones((1, 5, 5), np.float32), g)))
+    assert (mask_of_loops([loop], g).placed_in(g).array).all()
+
+
+def test_numbers_that_are_none_are_outside():
+    values = np.full((1, 6, 6), np.nan, np.float32)
+    values[0, 2:4, 2:4] = 1
+    g = Geometry((1, 6, 6), (1, 1, 1))
+    assert mask_of_loops(loops_of_field(Field(Volume(values, g))), g).array.sum() == 4
+
+
+def test_loops_that_overlap_are_united_only_when_asked():
+    g = Geometry((1, 12, 12), (1, 1, 1))
+    square = np.array([[1.5, 1.5, 0], [6.5, 1.5, 0], [6.5, 6.5, 0], [1.5, 6.5, 0]])
+    loops = [Loop(square), Loop((square + (3, 3, 0))[::-1])]
+    assert mask_of_loops(loops, g).array.sum() == 25 + 25 - 2 * 4
+    assert mask_of_united_loops(loops, g).array.sum() == 25 + 25 - 4
+
+
+def test_a_loop_that_stands_twice_does_not_vanish():
+    g = Geometry((1, 12, 12), (1, 1, 1))
+    square = np.array([[1.5, 1.5, 0], [6.5, 1.5, 0], [6.5, 6.5, 0], [1.5, 6.5, 0]])
+    assert mask_of_loops([Loop(square), Loop(square.copy())], g).array.sum() == 25
+
+
+def test_a_loop_between_planes_is_not_moved_to_one():
+    g = Geometry((3, 12, 12), (2, 1, 1))
+    with pytest.raises(FrameMismatch):
+        mask_of_loops([Loop(np.array([[1, 1, 1.0], [5, 1, 1.0], [5, 5, 1.0]]))], g)
+
+
+def test_points_and_open_lines_enclose_nothing():
+    g = Geometry((1, 9, 9), (1, 1, 1))
+    triangle = np.array([[1, 1, 0.0], [7, 1, 0.0], [7, 7, 0.0]])
+    assert not mask_of_loops([Loop(triangle, kind="OPEN_PLANAR"), Loop(triangle[:1], kind="POINT")], g).array.any()

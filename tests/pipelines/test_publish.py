@@ -1,0 +1,65 @@
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from patient.errors import InputError, NightBusy, OutOfResources
+from pipelines.publish import free_name, locked, publish, sweep
+
+
+@pytest.fixture
+def made(tmp_path):
+    folder = tmp_path / "made"
+    (folder / "figures").mkdir(parents=True)
+    (folder / "rtstruct.dcm").write_bytes(b"x" * 1000)
+    (folder / "figures" / "1.png").write_bytes(b"y")
+    return folder
+
+
+def test_a_folder_appears_whole(made, tmp_path):
+    publish(made, tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").rglob("*")} == {"rtstruct.dcm", "figures", "1.png"}
+    assert not made.exists()
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="NO SECOND FILESYSTEM HERE")
+def test_on_another_filesystem_it_is_copied_beside_and_then_appears(made):
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        assert Path(other).stat().st_dev != made.stat().st_dev
+        publish(made, Path(other) / "out")
+        assert (Path(other) / "out" / "figures" / "1.png").read_bytes() == b"y"
+        assert [p.name for p in Path(other).iterdir()] == ["out"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(made, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OutOfResources, match="disk is full"):
+        publish(made, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_outbox_is_held_by_one_night(tmp_path):
+    with locked(tmp_path / "out"), pytest.raises(NightBusy), locked(tmp_path / "out"):
+        pass
+    with locked(tmp_path / "out"):
+        pass
+
+
+def test_an_outbox_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"), locked(tmp_path / "file" / "out"):
+        pass
+
+
+def test_an_earlier_output_stays_and_half_made_work_goes(tmp_path):
+    with locked(tmp_path):
+        (tmp_path / "cases" / "c").mkdir()
+        assert free_name(tmp_path, "c") == "c-2"
+        (tmp_path / ".work" / "x").mkdir()
+        sweep(tmp_path)
+        assert not any((tmp_path / ".work").iterdir())

@@ -1,0 +1,42 @@
+"""Case functions for nights of which the contours do not matter: they succeed, fail, hang, eat memory, or die."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from patient.errors import IncompleteSeries
+from pipelines.case import CaseRequest
+from pipelines.result import CaseResult, Verdict
+
+
+def succeed(request: CaseRequest) -> CaseResult:
+    (Path(request.folder) / "report.html").write_text("fine")
+    return CaseResult(case=request.case, verdict=Verdict.PUBLISH, rtstruct_uid=f"1.2.{time.time_ns()}")
+
+
+def slow(request: CaseRequest) -> CaseResult:
+    time.sleep(0.15)
+    return succeed(request)
+
+
+def by_rows(request: CaseRequest) -> CaseResult:
+    """What happens depends on the image's folder: its name says."""
+    what = Path(request.files[0]).parent.name
+    if what == "raise":
+        raise RuntimeError("of Secret^Name")
+    if what == "refuse":
+        raise IncompleteSeries("two planes are missing", where="x.dcm")
+    if what == "hang":
+        time.sleep(600)
+    if what == "die":
+        os._exit(9)
+    if what == "eat":
+        hoard = []
+        while True:
+            hoard.append(np.ones(16 << 20, np.uint8))
+            time.sleep(0.02)
+    return succeed(request)
