@@ -28,7 +28,7 @@ _SIDE_WORDS = {
     "french": {"g": "L", "d": "R"},
 }
 """Words for a side in any language; those that elsewhere mean something else count with a name in that language alone."""
-_HELPERS = frozenset("opt ring avoid eval dose prv margin minus sub help helper tmp temp test exp crop ex no not".split())
+_HELPERS = re.compile("opt|ring|avoid|eval|dose|prv|margin|minus|sub|help|helper|tmp|temp|test|exp|crop|ex|no|not")
 _MARKED = re.compile(r"^[_zZ](?=[_A-Z])|[~^!+]")
 """TG-263's signs for what is no whole organ: `z` or `_` ahead, `~` partial, `^` custom, `!` and `+` targets and margins."""
 _WORD = re.compile(r"[^\W\d_]+|\d+")
@@ -81,21 +81,22 @@ def lookup(name: str) -> Name | None:
 def match(archive_name: str) -> Name | None:
     """The entry that an archive's own name means, or None where that would be a guess.
 
-    Case, accents, separators and a trailing "(1)" do not count. A side is read where it is written and never assumed. Helper
-    structures (rings, optimisation, evaluation, margins, parts of organs) match nothing, nor what archives use for two things.
+    Case, accents, separators and a trailing "(1)" do not count. A side is read where it is written and never assumed.
+    Helper structures (rings, optimisation, evaluation, margins, parts of organs) match nothing, nor does what archives use
+    for different things.
     """
     plain = re.sub(r"\s*\(\d+\)$", "", archive_name.strip())
     if _MARKED.search(plain):
         return None
     words = _words(plain)
-    if not words or _HELPERS & set(words):
+    if any(_HELPERS.fullmatch(word) for word in words):
         return None
     spellings, ambiguous = _spellings()
     for language, own in _SIDE_WORDS.items():
         sides = _SIDE_WORDS[""] | own
         found = {sides[w] for w in words if w in sides}
         spelled = "".join(w for w in words if w not in sides)
-        if spelled in ambiguous and not found or len(found) > 1:
+        if (spelled in ambiguous and not found) or len(found) > 1:
             return None
         if (entry := spellings.get((language, spelled, "".join(found)))) is not None:
             return entry

@@ -40,7 +40,9 @@ def test_an_archives_spelling_is_understood(written: str, meant: str) -> None:
     assert found.name == meant
 
 
-@pytest.mark.parametrize("written", ["Parotid", "Lung", "kidney", "Eye", "Femoral Head", "Lung L+R", "Lung L R", "Brainstem_L"])
+@pytest.mark.parametrize(
+    "written", ["Parotid", "Lung", "kidney", "Eye", "Femoral Head", "Lung L+R", "Lung L R", "Brainstem_L"]
+)
 def test_a_side_is_never_guessed(written: str) -> None:
     assert match(written) is None
 
@@ -54,7 +56,17 @@ def test_letters_that_are_sides_in_one_language_only_count_in_that_language(writ
     "written",
     [
         *("zLung_L", "_Lung_L", "Lung~_L", "Lungs^Ex", "Lungs-GTV", "cord+5", "Cord PRV", "SpinalCord_PRV05", "RingCord"),
-        *("Lung_L_opt", "Parotid L opt2", "Heart_avoid", "Brain eval", "dose 50", "ring PTV", "PTV70_eval", "Skin", "Medulla"),
+        *(
+            "Lung_L_opt",
+            "Parotid L opt2",
+            "Heart_avoid",
+            "Brain eval",
+            "dose 50",
+            "ring PTV",
+            "PTV70_eval",
+            "Skin",
+            "Medulla",
+        ),
         *("", "  ", "???", "...", "\u0444"),
     ],
 )
