@@ -218,8 +218,8 @@ def _airway(plane: Plane, yc: float) -> Floats:
         plane.paint(lumen + 2.0, 55.0)
         plane.paint(lumen, -990.0)
         return lumen
-    if z < 440:
-        plane.paint(plane.ellipse(0.0, y + 14.0 + (z - 330.0) * 0.05, 11.0, 7.0), -980.0)
+    if z < 400:
+        plane.paint(plane.ellipse(0.0, y + 14.0 + (z - 330.0) * 0.05, 8.0, 4.5), -980.0)
     return nothing
 
 

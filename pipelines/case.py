@@ -173,8 +173,16 @@ def contour_case(
         write_report(folder, result, volume, made.shown)
     result = result.model_copy(update={"timing": clock.timing()})
     (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
+    (folder / "log.txt").write_text(_log(result, clock), encoding="utf-8")
     progress(1.0, "done")
     return result
+
+
+def _log(result: CaseResult, clock: _Clock) -> str:
+    """What was done when and why, without a word of who the patient is."""
+    steps = [f"{step:8s} {seconds:8.2f} s" for step, seconds in clock.steps.items()]
+    states = [f"{r.name}: {r.state}{f', {r.reason}' if r.reason else ''}" for r in result.structures]
+    return "\n".join([f"recontour {VERSION}", f"case {result.case}: {result.verdict}", *steps, *states, *result.reasons, ""])
 
 
 def _entry(request: CaseRequest) -> SeriesEntry:

@@ -181,7 +181,6 @@ class _Night:
 
     def _publish(self, image: str, made: Path, outcome: Outcome, reasons: tuple[str, ...]) -> str:
         name = free_name(self.outbox, outcome.case)
-        (made / "log.txt").write_text(_log(outcome, reasons), encoding="utf-8")
         output = self.ledger.intend(image, name, outcome.rtstruct_uid, outcome.state, reasons)
         publish(made, self.outbox / CASES / name)
         self.ledger.published(output, self._attempts[outcome.case])
@@ -236,16 +235,6 @@ def _key(entry: SeriesEntry, template_digest: str, rules: str) -> str:
         with Path(path).open("rb") as file:
             digest.update(uid.encode() + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
-
-
-def _log(outcome: Outcome, reasons: Sequence[str]) -> str:
-    lines = [
-        f"case {outcome.case}",
-        f"state {outcome.state}",
-        f"structure set {outcome.rtstruct_uid}",
-        f"{outcome.wall_s:.1f} s",
-    ]
-    return "\n".join([*lines, *reasons, ""])
 
 
 def _name_parts(entry: SeriesEntry) -> tuple[str, ...]:

@@ -96,7 +96,7 @@ def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, floa
             )
             darkest = LUNG_HU[0] if not leaves else CUT_LUNG
             deepest = edt.edt(np.ascontiguousarray(labels[box] == label), anisotropy=spacing, black_border=False).max()
-            keep[label] = darkest < median < LUNG_HU[1] and spread > 40.0 and deepest > THICK
+            keep[label] = darkest < median < LUNG_HU[1] and spread > 25.0 and deepest > THICK
     return (labels * keep[labels]).astype(np.uint32)
 
 

@@ -141,7 +141,7 @@ def test_a_night_killed_at_any_moment_leaves_whole_outputs_and_goes_on(tmp_path)
         os.killpg(night.pid, signal.SIGKILL)
         night.wait()
         for case in (out / "cases").glob("[!.]*"):
-            assert {"report.html", "log.txt"} <= {p.name for p in case.iterdir()}
+            assert {"report.html"} <= {p.name for p in case.iterdir()}
         if (out / "ledger.sqlite").exists():
             with sqlite3.connect(out / "ledger.sqlite") as db:
                 assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"

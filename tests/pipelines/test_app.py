@@ -1,0 +1,93 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.making import phantom, write_ct
+
+RECONTOUR = str(Path(sys.executable).with_name("recontour"))
+COMMANDS = ("contour", "nightly", "status", "check", "sample")
+
+
+def _run(*arguments, **how):
+    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True, timeout=120, **how)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_stands_in_the_guide(command):
+    said = _run(command, "--help")
+    assert said.returncode == 0
+    assert f"recontour {command}" in said.stdout.split("Example:")[1]
+    assert f"### {command}" in Path(__file__).parents[2].joinpath("docs/user-guide.md").read_text()
+
+
+def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path):
+    for arguments in (
+        ["contour", tmp_path / "nowhere", "-o", tmp_path / "o"],
+        ["nonsense"],
+        ["status", tmp_path],
+        ["contour", write_ct(tmp_path / "one", phantom()[:1]), "-o", tmp_path / "o"],
+        ["nightly", tmp_path, "-o", tmp_path / "o", "--config", tmp_path / "none.toml"],
+    ):
+        done = _run(*arguments)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.strip()
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_one_patient_is_contoured_with_json_on_stdout_and_nothing_else(tmp_path, ct_folder):
+    done = _run("contour", ct_folder, "-o", tmp_path / "out", "--json")
+    assert done.returncode == 3, done.stderr
+    result = json.loads(done.stdout)
+    assert result["verdict"] == "review"
+    assert {"rtstruct.dcm", "report.html", "result.json", "log.txt"} <= {p.name for p in (tmp_path / "out").iterdir()}
+    assert _run("contour", ct_folder, "-o", tmp_path / "out").returncode == 2
+    checked = _run("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct_folder, "--json")
+    assert checked.returncode == 0, checked.stdout
+    assert json.loads(checked.stdout)[0]["errors"] == []
+
+
+def test_a_clinics_structures_are_kept_and_no_second_external_is_made(tmp_path, ct_folder):
+    import pydicom
+
+    _run("contour", ct_folder, "-o", tmp_path / "first")
+    d = pydicom.dcmread(tmp_path / "first" / "rtstruct.dcm")
+    d.StructureSetROISequence[0].ROIName = "Patient outline"
+    d.save_as(tmp_path / "clinic.dcm")
+    done = _run("contour", ct_folder, "-o", tmp_path / "second", "--existing", tmp_path / "clinic.dcm")
+    assert done.returncode in (0, 3), done.stderr
+    again = pydicom.dcmread(tmp_path / "second" / "rtstruct.dcm")
+    assert [o.RTROIInterpretedType for o in again.RTROIObservationsSequence].count("EXTERNAL") == 1
+    names = [r.ROIName.casefold() for r in again.StructureSetROISequence]
+    assert len(set(names)) == len(names)
+    assert names[0] == "patient outline"
+    assert again.PredecessorStructureSetSequence[0].ReferencedSOPInstanceUID == d.SOPInstanceUID
+
+
+def test_a_structure_set_of_another_frame_is_refused(tmp_path, ct_folder):
+    other = write_ct(tmp_path / "other", phantom(), tag="other")
+    _run("contour", other, "-o", tmp_path / "made")
+    done = _run("contour", ct_folder, "-o", tmp_path / "out", "--existing", tmp_path / "made" / "rtstruct.dcm")
+    assert done.returncode == 2
+    assert "frame of reference" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_without_identity_gives_labels(tmp_path):
+    import numpy as np
+    import SimpleITK as sitk  # noqa: N813
+
+    image = sitk.GetImageFromArray(phantom((20, 60, 64)))
+    image.SetSpacing((3, 3, 3))
+    sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
+    done = _run("contour", tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "--json")
+    assert done.returncode in (0, 3), done.stderr
+    labels = sitk.ReadImage(str(tmp_path / "out" / "labels.nii.gz"))
+    assert labels.GetSize() == image.GetSize()
+    numbers = json.loads((tmp_path / "out" / "labels.json").read_text())
+    assert (sitk.GetArrayFromImage(labels) == numbers["Skin"]).any()
+    assert np.allclose(labels.GetSpacing(), image.GetSpacing())
+    assert not (tmp_path / "out" / "rtstruct.dcm").exists()
