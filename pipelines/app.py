@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
-import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -144,7 +145,9 @@ def _beside(out: Path) -> Path:
     """
     try:
         out.resolve().parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".recontour-", dir=out.resolve().parent))
+        made = out.resolve().parent / f".recontour-{os.getpid()}-{time.time_ns()}"
+        made.mkdir()
+        return made
     except OSError as error:
         raise InputError(f"The output cannot be written: {error.strerror}", where=out.name) from error
 
