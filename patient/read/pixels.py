@@ -37,7 +37,7 @@ def read_pixels(planes: Sequence[Plane], *, is_ct: bool) -> NDArray[Any]:
         files[plane.header].append(k)
 
     def load(header: Header) -> None:
-        frames = _stored(header)
+        frames = stored_values(header)
         for k in files[header]:
             plane = planes[k]
             stored = frames[(plane.frame or 1) - 1]
@@ -75,8 +75,12 @@ def _padding(header: Header) -> tuple[int, int] | None:
     return low, high
 
 
-def _stored(header: Header) -> NDArray[Any]:
-    """The file's stored values, `[frames, rows, columns]`."""
+def stored_values(header: Header) -> NDArray[Any]:
+    """The file's stored values before any rescale, `[frames, rows, columns]`.
+
+    Raises:
+        PixelDataError: cut short, damaged, in colour, or in an encoding that no decoder here reads.
+    """
     dataset = header.dataset
     shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
     if int(dataset.get("SamplesPerPixel") or 1) != 1:
