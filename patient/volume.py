@@ -41,7 +41,9 @@ class Volume(Generic[Scalar]):
             FrameMismatch: the two grids do not share their voxels.
         """
         box = whole.box_of(self.geometry)
-        array = np.full(whole.shape, outside, dtype=self.array.dtype)
+        array = np.zeros(whole.shape, dtype=self.array.dtype)
+        if outside:
+            array.fill(outside)
         inside = box.padded(0, whole.shape)
         own = tuple(slice(a - b, c - b) for a, b, c in zip(inside.start, box.start, inside.stop, strict=True))
         array[inside.slices] = self.array[own]

@@ -50,19 +50,24 @@ def read_pixels(planes: Sequence[Plane], *, is_ct: bool) -> NDArray[Any]:
 
 
 def _rescaled(stored: NDArray[Any], plane: Plane, header: Header, dtype: Any, *, is_ct: bool) -> NDArray[Any]:
-    exact = np.int32 if dtype == np.int16 else np.float32
-    values = (
-        stored.astype(exact)
-        if (plane.slope, plane.intercept) == (1, 0)
-        else (stored.astype(exact) * exact(plane.slope) + exact(plane.intercept))
-    )
+    if dtype == np.int16 and plane.slope == 1 and _fits(stored, plane.intercept):
+        values = stored.astype(np.int16, copy=False) + np.int16(plane.intercept)
+    else:
+        exact = np.int32 if dtype == np.int16 else np.float32
+        values = stored.astype(exact) * exact(plane.slope) + exact(plane.intercept)
+        if dtype == np.int16:
+            np.clip(values, -32768, 32767, out=values)
     if is_ct:
         if (padding := _padding(header)) is not None:
             values[(stored >= padding[0]) & (stored <= padding[1])] = AIR
         np.maximum(values, AIR, out=values)
-    if dtype == np.int16:
-        np.clip(values, -32768, 32767, out=values)
     return values
+
+
+def _fits(stored: NDArray[Any], intercept: float) -> bool:
+    """Whether stored values and their sum with the intercept are within 16 bits, so that nothing wider is needed."""
+    low, high = int(stored.min()), int(stored.max())
+    return low >= -32768 and high <= 32767 and low + intercept >= -32768 and high + intercept <= 32767
 
 
 def _padding(header: Header) -> tuple[int, int] | None:
