@@ -26,6 +26,8 @@ EAR = 45.0
 """What an opening took away comes back where it is no larger than this (mm) in any direction: ears, nose, fingers."""
 LIMB_CC = 30.0
 """A part apart from the largest is a limb from this volume on, if there is bone in it."""
+LIMB_CM2 = 15.0
+"""In an image of few planes, from this mean cross-section on."""
 BONE = 300.0
 """HU of cortical bone: plates and rails of plastic stay below."""
 PIECE_CC = 0.4
@@ -126,7 +128,8 @@ def _patient_parts(inner: Bools, small: NDArray[np.int16], spacing: tuple[float,
     largest = int(np.argmax(volumes))
     if volumes[largest] < 1.0:
         return None
-    limb = (volumes > LIMB_CC) & (bone > 0.01 * stats["voxel_counts"])
+    least = min(LIMB_CC, LIMB_CM2 * len(small) * spacing[0] / 10.0)
+    limb = (volumes > least) & (bone > 0.01 * stats["voxel_counts"])
     limb[largest] = True
     limb[0] = False
     return limb[labels]
