@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import cc3d
-import edt
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from contour.anatomy.planes import Bools, Spacing, dilated, eroded, filled, holes
 from patient.geometry import Box
 
 THRESHOLD = -350.0
@@ -37,8 +37,6 @@ MOUTH = 5.0
 LUNG_LIKE = -945.0
 """Median HU above which air that leaves the picture is lung cut by the picture's side, not room air."""
 
-Bools = NDArray[np.bool_]
-
 
 @dataclass(frozen=True, eq=False)
 class Body:
@@ -53,7 +51,7 @@ class Body:
 
     solid: Bools
     step: int
-    spacing: tuple[float, float, float]
+    spacing: Spacing
     box: Box
 
 
@@ -63,13 +61,14 @@ def coarse(hu: NDArray[Any], step: int) -> NDArray[np.int16]:
         return np.ascontiguousarray(hu, dtype=np.int16)
     nz, ny, nx = hu.shape
     out = np.empty((nz, ny // step, nx // step), dtype=np.int16)
-    for k in range(nz):
-        plane = hu[k, : ny // step * step, : nx // step * step].astype(np.float32)
-        out[k] = plane.reshape(ny // step, step, nx // step, step).mean(axis=(1, 3))
+    for plane, result in zip(hu[:, : ny // step * step, : nx // step * step], out, strict=True):
+        rows = np.add.reduce([plane[j::step] for j in range(step)], dtype=np.int32)
+        total = np.add.reduce([rows[:, i::step] for i in range(step)])
+        np.floor_divide(total, step * step, out=result, casting="unsafe")
     return out
 
 
-def find_body(small: NDArray[np.int16], spacing: tuple[float, float, float], step: int, threshold: float) -> Body | None:
+def find_body(small: NDArray[np.int16], spacing: Spacing, step: int, threshold: float) -> Body | None:
     """The body on coarse pixels; None where there is nothing like one.
 
     Args:
@@ -81,19 +80,19 @@ def find_body(small: NDArray[np.int16], spacing: tuple[float, float, float], ste
     matter = small > threshold
     if matter.mean() < 0.005:
         return None
-    inner = np.empty_like(matter)
-    for k in range(len(matter)):
-        matter[k] |= _enclosed_lung(matter[k], small[k])
-        inner[k] = _depth(matter[k], spacing) > SHELL
-    core = _patient_parts(inner, small, spacing)
+    for plane, hu in zip(matter, small, strict=True):
+        plane |= _enclosed_lung(plane, hu)
+    core = _patient_parts(eroded(matter, SHELL, spacing), small, spacing)
     if core is None:
         return None
-    for k in range(len(core)):
-        core[k] = matter[k] & (_depth(~core[k], spacing) <= SHELL + spacing[1])
+    core = matter & dilated(core, SHELL + spacing[1], spacing)
     body = core | _small_attached(matter & ~core, core, spacing)
     cropped = _is_cropped(body)
-    for k in range(len(body)):
-        body[k] = _filled(body[k], small[k], spacing, cropped=cropped)
+    for k in np.flatnonzero(body.any(axis=(1, 2))):
+        body[k] = filled(body[k])
+    closed = eroded(dilated(body, MOUTH, spacing), MOUTH, spacing) | body
+    for k in np.flatnonzero(body.any(axis=(1, 2))):
+        body[k] |= _cavities(body[k], closed[k], small[k], cropped=cropped)
     box = Box.of(body)
     if box.empty:
         return None
@@ -103,28 +102,21 @@ def find_body(small: NDArray[np.int16], spacing: tuple[float, float, float], ste
 
 def _enclosed_lung(matter: Bools, hu: NDArray[np.int16]) -> Bools:
     """Air of a plane that is enclosed and denser than room air: behind it even a thin chest wall is no shell."""
-    holes, count = ndimage.label(ndimage.binary_fill_holes(matter) & ~matter)
-    if not count:
-        return np.zeros_like(matter)
-    medians = ndimage.median(hu, holes, np.arange(count + 1))
-    sizes = np.bincount(holes.ravel())
-    lung = (medians > LUNG_LIKE) & (sizes > 50)
-    lung[0] = False
-    return lung[holes]
+    labels, lung = holes(matter)
+    lung &= np.bincount(labels.ravel(), minlength=len(lung)) > 50
+    if lung.any():
+        large = np.flatnonzero(lung)
+        lung[large] = np.asarray(ndimage.median(hu, labels, large)) > LUNG_LIKE
+    return lung[labels]
 
 
-def _depth(mask: Bools, spacing: tuple[float, float, float]) -> NDArray[np.float32]:
-    """mm from each True pixel of a plane to the nearest False one; the picture's side counts as inside."""
-    return edt.edt(np.ascontiguousarray(mask), anisotropy=(spacing[1], spacing[2]), black_border=False)
-
-
-def _patient_parts(inner: Bools, small: NDArray[np.int16], spacing: tuple[float, float, float]) -> Bools | None:
+def _patient_parts(inner: Bools, small: NDArray[np.int16], spacing: Spacing) -> Bools | None:
     """The largest part of what is thick, and further ones that hold bone: limbs, not cushions or rails."""
     labels = cc3d.connected_components(inner, connectivity=6)
     stats = cc3d.statistics(labels)
     volumes = stats["voxel_counts"] * np.prod(spacing) / 1000.0
     volumes[0] = 0.0
-    bone = np.bincount(labels.ravel(), weights=(small > BONE).ravel(), minlength=len(volumes))
+    bone = np.bincount(labels[small > BONE], minlength=len(volumes))
     largest = int(np.argmax(volumes))
     if volumes[largest] < 1.0:
         return None
@@ -135,7 +127,7 @@ def _patient_parts(inner: Bools, small: NDArray[np.int16], spacing: tuple[float,
     return limb[labels]
 
 
-def _small_attached(rest: Bools, core: Bools, spacing: tuple[float, float, float]) -> Bools:
+def _small_attached(rest: Bools, core: Bools, spacing: Spacing) -> Bools:
     """Of what the opening took away: pieces that touch the body and are small in every direction."""
     labels = cc3d.connected_components(rest, connectivity=6)
     near = np.zeros_like(core)
@@ -159,27 +151,17 @@ def _is_cropped(body: Bools) -> bool:
     return sum(float(side.mean()) > 0.2 for side in sides) >= 2
 
 
-def _filled(body: Bools, hu: NDArray[np.int16], spacing: tuple[float, float, float], *, cropped: bool) -> Bools:
-    """A plane's body with its cavities: what is enclosed once narrow openings are closed."""
-    if not body.any():
-        return body
-    body = ndimage.binary_fill_holes(body)
-    grown = _depth(~body, spacing) <= MOUTH
-    closed = grown & (_depth(grown, spacing) > MOUTH) | body
-    outside, count = ndimage.label(~closed)
-    if count:
-        sides = np.unique(np.concatenate([outside[0], outside[-1], outside[:, 0], outside[:, -1]]))
-        open_air = np.zeros(count + 1, dtype=bool)
-        open_air[sides] = True
-        if cropped:
-            for label in sides[sides > 0]:
-                open_air[label] = float(np.median(hu[outside == label])) < LUNG_LIKE
-        open_air[0] = False
-        enclosed = ~closed & ~open_air[outside]
-        if enclosed.any():
-            near, found = ndimage.label(~body & (closed | enclosed))
-            held = np.zeros(found + 1, dtype=bool)
-            held[np.unique(near[enclosed])] = True
-            held[0] = False
-            body = body | held[near]
-    return body
+def _cavities(body: Bools, closed: Bools, hu: NDArray[np.int16], *, cropped: bool) -> Bools:
+    """A plane's cavities: what is enclosed once narrow openings are closed, with the openings themselves."""
+    outside, enclosed = holes(closed)
+    if cropped:
+        for label in np.flatnonzero(~enclosed)[1:]:
+            enclosed[label] = float(np.median(hu[outside == label])) >= LUNG_LIKE
+    if not enclosed.any():
+        return np.zeros_like(body)
+    within = enclosed[outside]
+    near: Any = ndimage.label(~body & (closed | within))
+    held = np.zeros(near[1] + 1, dtype=np.bool_)
+    held[near[0][within]] = True
+    held[0] = False
+    return held[near[0]]

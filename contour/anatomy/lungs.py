@@ -7,7 +7,7 @@ closed in; its side is the patient's side of the other lung, or of the spine whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import cc3d
 import edt
@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from contour.anatomy.body import Body
-
-Bools = NDArray[np.bool_]
+from contour.anatomy.planes import Bools, closed, eroded, filled
+from patient.geometry import Box
 
 TISSUE = -400.0
 """Between lung and soft tissue."""
@@ -58,10 +58,7 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
         spine: `[n, 3]` coarse (plane, row, column) of the spinal canal's middle, to tell a single lung's side and to know an
             airway from bowel gas; None if unknown.
     """
-    inner = np.empty_like(body.solid)
-    for k in range(len(inner)):
-        solid = np.ascontiguousarray(body.solid[k])
-        inner[k] = edt.edt(solid, anisotropy=body.spacing[1:], black_border=False) > 4.0
+    inner = eroded(body.solid, 4.0, body.spacing)
     air = inner & (small < TISSUE)
     trachea = _trachea(small, air, body, spine)
     lungs = air if trachea is None else air & ~_grown(trachea, body.spacing, 2.0)
@@ -70,15 +67,15 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
         return Chest(None, None, trachea, "no air-filled space inside the body has a lung's size and density")
     left, right = _sides(parts, body, None if spine is None else float(np.median(spine[:, 2])))
     airway = trachea if trachea is not None else np.zeros_like(air)
-    closed = [None if lung is None else _closed(lung, inner & ~airway, body.spacing) for lung in (left, right)]
-    if closed[0] is not None and closed[1] is not None:
-        closed[0] &= ~closed[1]
+    whole = [None if lung is None else _closed(lung, inner & ~airway, body.spacing) for lung in (left, right)]
+    if whole[0] is not None and whole[1] is not None:
+        whole[0] &= ~whole[1]
     side = (
         "there is air as dense as lung, but nothing tells whether it is one, and on which side"
         if left is None and right is None
         else "no second lung is in the image"
     )
-    return Chest(closed[0], closed[1], trachea, side)
+    return Chest(whole[0], whole[1], trachea, side)
 
 
 def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, float, float]) -> NDArray[np.uint32]:
@@ -97,38 +94,27 @@ def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, floa
             darkest = LUNG_HU[0] if not leaves else CUT_LUNG
             deepest = edt.edt(np.ascontiguousarray(labels[box] == label), anisotropy=spacing, black_border=False).max()
             keep[label] = darkest < median < LUNG_HU[1] and spread > 25.0 and deepest > THICK
-    return (labels * keep[labels]).astype(np.uint32)
+    return np.where(keep, np.arange(len(keep)), 0).astype(np.uint32)[labels]
 
 
 def _sides(parts: NDArray[np.uint32], body: Body, spine_x: float | None) -> tuple[Bools | None, Bools | None]:
     """Left and right lung: the largest parts on either side, split where they touch."""
-    columns = np.flatnonzero((parts > 0).any(axis=(0, 1)))
+    by_column = {int(n): (parts == n).sum(axis=(0, 1)) for n in np.unique(parts) if n}
+    columns = np.flatnonzero(np.add.reduce(list(by_column.values())))
     middle = spine_x if spine_x is not None else (columns[0] + columns[-1]) / 2.0
     width = (columns[-1] - columns[0]) * body.spacing[2]
     whole = not (body.solid[:, :, 0].any() or body.solid[:, :, -1].any())
-    labels = np.unique(parts[parts > 0])
-    centres = {int(n): float(np.mean(np.nonzero(parts == n)[2])) for n in labels}
-    sizes = {int(n): int((parts == n).sum()) for n in labels}
-    spans = _spans(parts, labels, middle, sizes)
-    both = bool(spans) or len({c > middle for c in centres.values()}) == 2
+    centres = {n: float(np.average(np.arange(len(counts)), weights=counts)) for n, counts in by_column.items()}
+    # Two lungs that touch are one part, of which at least a fifth lies on either side of the middle.
+    astride = any(0.2 < counts[: int(round(middle))].sum() / counts.sum() < 0.8 for counts in by_column.values())
+    both = astride or len({c > middle for c in centres.values()}) == 2
     if spine_x is None and not (both and whole and width > 180.0):
         return None, None
-    if spans:
+    if astride:
         return _split(parts, middle, body.spacing)
     left = np.isin(parts, [n for n, c in centres.items() if c > middle])
     right = np.isin(parts, [n for n, c in centres.items() if c <= middle])
     return (left if left.any() else None), (right if right.any() else None)
-
-
-def _spans(parts: NDArray[np.uint32], labels: NDArray[Any], middle: float, sizes: dict[int, int]) -> list[int]:
-    """Parts of which at least a fifth lies on either side of the middle: two lungs that touch."""
-    column = int(round(middle))
-    found = []
-    for label in labels:
-        right_of = int((parts[:, :, :column] == label).sum())
-        if 0.2 < right_of / sizes[int(label)] < 0.8:
-            found.append(int(label))
-    return found
 
 
 def _split(parts: NDArray[np.uint32], middle: float, spacing: tuple[float, float, float]) -> tuple[Bools, Bools]:
@@ -152,23 +138,38 @@ def _split(parts: NDArray[np.uint32], middle: float, spacing: tuple[float, float
 
 
 def _grown(mask: Bools, spacing: tuple[float, float, float], mm: float) -> Bools:
-    return edt.edt(~mask, anisotropy=spacing) <= mm
+    box = Box.of(mask).padded([int(mm / s) + 1 for s in spacing], mask.shape).slices
+    out = np.zeros_like(mask)
+    out[box] = edt.edt(np.ascontiguousarray(~mask[box]), anisotropy=spacing) <= mm
+    return out
 
 
 def _closed(lung: Bools, within: Bools, spacing: tuple[float, float, float]) -> Bools:
     """Vessels and small consolidations enclosed, plane by plane; specks dropped."""
-    out = np.zeros_like(lung)
-    for k in range(len(lung)):
-        if lung[k].any():
-            far = np.pad(lung[k], 12)
-            grown = edt.edt(np.ascontiguousarray(~far), anisotropy=spacing[1:]) <= VESSEL
-            closed = edt.edt(np.ascontiguousarray(grown), anisotropy=spacing[1:]) > VESSEL
-            out[k] = (ndimage.binary_fill_holes(closed[12:-12, 12:-12]) | lung[k]) & within[k]
+    out = closed(lung, VESSEL, spacing)
+    for k in np.flatnonzero(lung.any(axis=(1, 2))):
+        out[k] = (filled(out[k]) | lung[k]) & within[k]
     labels = cc3d.connected_components(out, connectivity=6)
     counts = np.bincount(labels.ravel()) * np.prod(spacing) / 1000.0
     keep = counts > max(1.0, 0.005 * counts[1:].sum())
     keep[0] = False
     return keep[labels]
+
+
+@dataclass(frozen=True, eq=False)
+class _Spots:
+    """The dark spots of one plane."""
+
+    labels: NDArray[np.int32]
+    counts: NDArray[np.intp]
+    hu: NDArray[np.int16]
+
+    def median(self, label: int) -> float:
+        return float(np.median(self.hu[self.labels == label]))
+
+
+Chain = list[tuple[int, NDArray[np.intp]]]
+"""(plane, labels of its spots), downward."""
 
 
 def _trachea(small: NDArray[np.int16], air: Bools, body: Body, spine: NDArray[np.float64] | None) -> Bools | None:
@@ -177,75 +178,63 @@ def _trachea(small: NDArray[np.int16], air: Bools, body: Body, spine: NDArray[np
     Below the carina it is two spots; where a spot's area jumps, it has leaked into lung and is given up.
     """
     area = body.spacing[1] * body.spacing[2]
-    dark = air & (small < AIRWAY_HU)
-    best: list[tuple[int, Bools]] = []
+    planes = [_spots(plane & (hu < AIRWAY_HU), hu) for plane, hu in zip(air, small, strict=True)]
+    best: Chain = []
     started: set[tuple[int, int]] = set()
-    planes: list[tuple[Any, Any]] = [_labelled(plane) for plane in dark]
-    for k in range(len(dark) - 1, -1, -1):
-        labels, count = planes[k]
-        for label in range(1, count + 1):
-            spot = labels == label
-            if (
-                (k, label) in started
-                or not _is_lumen(spot, small[k], body.solid[k], area)
-                or not _before_spine(spot, k, spine, body.spacing)
-            ):
+    for k in range(len(planes) - 1, -1, -1):
+        sizes = planes[k].counts * area
+        for label in np.flatnonzero((sizes >= AIRWAY_MM2[0]) & (sizes <= AIRWAY_MM2[1])):
+            if (k, int(label)) in started or not _is_lumen(planes[k], int(label), k, body, spine):
                 continue
-            chain = _followed(planes, small, k, spot, area, started)
+            chain = _followed(planes, k, int(label), area, started)
             if len(chain) * body.spacing[0] >= AIRWAY_LENGTH and len(chain) > len(best):
                 best = chain
     if not best:
         return None
     out = np.zeros_like(air)
-    for k, spot in best:
-        out[k] |= ndimage.binary_dilation(spot) & air[k]
+    for k, labels in best:
+        out[k] = ndimage.binary_dilation(np.isin(planes[k].labels, labels)) & air[k]
     return out
 
 
-def _labelled(plane: Bools) -> tuple[Any, Any]:
-    labels, count = cast("tuple[Any, int]", ndimage.label(plane))
-    return labels, count
+def _spots(dark: Bools, hu: NDArray[np.int16]) -> _Spots:
+    found: Any = ndimage.label(dark)
+    counts = np.bincount(found[0].ravel())
+    counts[0] = 0
+    return _Spots(found[0], counts, hu)
 
 
-def _is_lumen(spot: Bools, hu: NDArray[np.int16], solid: Bools, area: float) -> bool:
-    """Round, dark, of a trachea's size, in the middle third of the body."""
-    size = float(spot.sum()) * area
-    if not AIRWAY_MM2[0] <= size <= AIRWAY_MM2[1]:
-        return False
-    rows, columns = np.nonzero(spot)
-    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1) * area
-    across = np.flatnonzero(solid.any(axis=0))
+def _is_lumen(spots: _Spots, label: int, k: int, body: Body, spine: NDArray[np.float64] | None) -> bool:
+    """Round, dark, in the middle third of the body, and where a trachea runs.
+
+    That is 15 to 85 mm in front of the spinal canal, no more than 35 mm to its side.
+    """
+    rows, columns = np.nonzero(spots.labels == label)
+    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+    across = np.flatnonzero(body.solid[k].any(axis=0))
     place = (columns.mean() - across[0]) / max(1.0, float(np.ptp(across)))
-    return size / box > 0.5 and 0.3 < place < 0.7 and float(np.median(hu[spot])) < -900.0
-
-
-def _before_spine(spot: Bools, k: int, spine: NDArray[np.float64] | None, spacing: tuple[float, float, float]) -> bool:
-    """Where a trachea runs: 15 to 85 mm in front of the spinal canal, no more than 35 mm to its side."""
+    if not (len(rows) / box > 0.5 and 0.3 < place < 0.7 and spots.median(label) < -900.0):
+        return False
     if spine is None or not spine[0, 0] <= k <= spine[-1, 0]:
         return True
+    _, dy, dx = body.spacing
     row, column = (np.interp(k, spine[:, 0], spine[:, c]) for c in (1, 2))
-    j, i = np.nonzero(spot)
-    return 15.0 < (row - j.mean()) * spacing[1] < 85.0 and abs(i.mean() - column) * spacing[2] < 35.0
+    return bool(15.0 < (row - rows.mean()) * dy < 85.0 and abs(columns.mean() - column) * dx < 35.0)
 
 
-def _followed(
-    planes: list[tuple[Any, Any]], small: NDArray[np.int16], k: int, spot: Bools, area: float, started: set[tuple[int, int]]
-) -> list[tuple[int, Bools]]:
+def _followed(planes: list[_Spots], k: int, label: int, area: float, started: set[tuple[int, int]]) -> Chain:
     """The spot and what it overlaps in the planes below, until it ends, leaks or loses its shape."""
-    chain = [(k, spot)]
-    usual = float(spot.sum()) * area
+    chain: Chain = [(k, np.array([label]))]
+    usual = float(planes[k].counts[label]) * area
     while k > 0:
+        above = np.isin(planes[k].labels, chain[-1][1])
         k -= 1
-        labels, _ = planes[k]
-        touched = np.unique(labels[chain[-1][1]])
-        nexts = []
-        for label in touched[touched > 0]:
-            part = labels == label
-            if float(part.sum()) * area < max(1.8 * usual, 150.0) and float(np.median(small[k][part])) < -880.0:
-                nexts.append(part)
-                started.add((k, int(label)))
-        if not nexts:
+        touched = np.unique(planes[k].labels[above])
+        narrow = touched[(touched > 0) & (planes[k].counts[touched] * area < max(1.8 * usual, 150.0))]
+        dark = np.array([n for n in narrow if planes[k].median(int(n)) < -880.0], dtype=np.intp)
+        if not dark.size:
             break
-        chain.append((k, np.logical_or.reduce(nexts)))
-        usual = 0.7 * usual + 0.3 * float(chain[-1][1].sum()) * area
+        started.update((k, int(n)) for n in dark)
+        chain.append((k, dark))
+        usual = 0.7 * usual + 0.3 * float(planes[k].counts[dark].sum()) * area
     return chain

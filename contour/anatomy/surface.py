@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from contour.anatomy.planes import Bools, dilated, eroded
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Volume
-
-Bools = NDArray[np.bool_]
 
 RAMP = 700.0
 """HU over which a field goes from 0 to 1 about its threshold: a pixel cut by a sharp edge falls on it."""
@@ -45,22 +44,33 @@ def refined(hu: NDArray[Any], geometry: Geometry, mask: Bools, small: NDArray[np
     part = Box.of(mask)
     (k0, j0, i0), (k1, j1, i1) = part.start, part.stop
     box = Box((k0, j0 * step, i0 * step), (k1, j1 * step, i1 * step)).padded((1, 4, 4), geometry.shape)
+    # Coarse pixels that the box touches; what the picture has beyond the last coarse pixel follows that one.
+    _, rows, columns = (
+        slice(a // step, min(n, -(-b // step))) for a, b, n in zip(box.start, box.stop, mask.shape, strict=True)
+    )
+    pixel = (1.0, 1.0, 1.0)
     values = np.zeros(box.shape, dtype=np.float32)
     for k in range(k0, k1):
-        if not mask[k].any():
+        decided = mask[k : k + 1, rows, columns]
+        if not decided.any():
             continue
-        core = ndimage.binary_erosion(mask[k], iterations=2 if step == 1 else 1, border_value=1)
-        contrary = mask[k] & (edge.sign * (small[k] - edge.threshold) < 0)
-        near = ndimage.binary_dilation(mask[k])
+        core = eroded(decided, 2.0 if step == 1 else 1.0, pixel)[0]
+        core |= decided[0] & (edge.sign * (small[k, rows, columns] - edge.threshold) < 0)
+        near = dilated(decided, 1.0, pixel)[0]
         window = hu[k][box.slices[1:]]
-        plane = np.clip(0.5 + edge.sign * (window.astype(np.float32) - edge.threshold) / RAMP, 0.0, 1.0)
-        plane[~_enlarged(near, step, hu.shape[1:])[box.slices[1:]]] = 0.0
-        plane[_enlarged(core | contrary, step, hu.shape[1:])[box.slices[1:]]] = 1.0
-        values[k - box.start[0]] = ndimage.gaussian_filter(plane, SMOOTH, mode="nearest")
+        plane = np.clip(
+            0.5 + edge.sign * (window.astype(np.float32) - np.float32(edge.threshold)) / np.float32(RAMP), 0.0, 1.0
+        )
+        plane *= _enlarged(near, step, box)
+        np.maximum(plane, _enlarged(core, step, box), out=plane)
+        ndimage.gaussian_filter(plane, SMOOTH, mode="nearest", output=values[k - box.start[0]])
     return Field(Volume(values, geometry.cropped(box)))
 
 
-def _enlarged(mask: Bools, step: int, shape: tuple[int, ...]) -> Bools:
-    large = np.repeat(np.repeat(mask, step, axis=0), step, axis=1)
-    missing = ((0, shape[0] - large.shape[0]), (0, shape[1] - large.shape[1]))
-    return np.pad(large, missing, mode="edge") if any(m[1] for m in missing) else large
+def _enlarged(mask: Bools, step: int, box: Box) -> Bools:
+    """Coarse pixels as the image's own, within the box."""
+    j, i = (
+        np.minimum(np.arange(a, b) // step - a // step, n - 1)
+        for a, b, n in zip(box.start[1:], box.stop[1:], mask.shape, strict=True)
+    )
+    return mask[j][:, i]
