@@ -82,7 +82,10 @@ def find_spine(hu: NDArray[Any], geometry: Geometry, columns: tuple[int, int], r
     around: Floats = ndimage.gaussian_filter1d(seen, 5.0 / (stride * dz), axis=0, mode="nearest")
     ahead = ndimage.gaussian_filter1d(ahead, 12.0 / (stride * dz), axis=0, mode="nearest")
     scores = around * np.clip((ahead - VERTEBRA[0]) / (VERTEBRA[1] - VERTEBRA[0]), 0.0, 1.0)
-    path, values = _best_path(scores, max(1, int(round(STEP * stride * dz / PLANES / GRID))))
+    # Where every direction meets bone over some width, the path is to run in the middle of it.
+    centred = ndimage.gaussian_filter(scores, (0.0, 1.0, 1.0))
+    path = _best_path(centred, max(1, int(round(STEP * stride * dz / PLANES / GRID))))
+    values = scores[np.arange(len(path)), path[:, 0], path[:, 1]]
     run = _longest_run(values > LEAST_SCORE, gap=2)
     if run is None or (run[1] - run[0]) * stride * dz < LEAST_LENGTH:
         return None
@@ -164,8 +167,8 @@ def _mean_ahead(plane: Floats) -> Floats:
     return np.pad(mean, ((back, 0), (0, 0)), mode="edge")[: len(plane)]
 
 
-def _best_path(scores: Floats, reach: int) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
-    """The path of greatest total score that moves at most `reach` pixels aside a plane (dynamic programming)."""
+def _best_path(scores: Floats, reach: int) -> NDArray[np.intp]:
+    """`[planes, 2]`: the path of greatest total score that moves at most `reach` pixels a plane (dynamic programming)."""
     total, window = scores[0].copy(), 2 * reach + 1
     totals = [total]
     for plane in scores[1:]:
@@ -178,8 +181,7 @@ def _best_path(scores: Floats, reach: int) -> tuple[NDArray[np.intp], NDArray[np
         window_at = total[j0:j1, i0:i1] - 1e-6 * _distance(at, j0, i0, total[j0:j1, i0:i1].shape)
         at = np.array(np.unravel_index(int(np.argmax(window_at)), window_at.shape)) + (j0, i0)
         path.append(at)
-    points = np.array(path[::-1])
-    return points, scores[np.arange(len(points)), points[:, 0], points[:, 1]].astype(np.float64)
+    return np.array(path[::-1])
 
 
 def _distance(at: NDArray[Any], j0: int, i0: int, shape: tuple[int, ...]) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 import threading
 from functools import cache
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from contour.engine import Context, Engine, Finding, NotInImage
 from contour.template import load_template
 from data_samples.patient import planes, sample_geometry, truth_masks
 from patient.errors import Cancelled
-from patient.geometry import Geometry
+from patient.geometry import Box, Geometry
 from patient.volume import Field, Volume
 
 SIZE, SLICES = 128, 140
@@ -59,6 +60,14 @@ def test_the_canal_follows_the_truth():
     planes_with_both = truth.any(axis=(1, 2)) & found.any(axis=(1, 2))
     assert planes_with_both.sum() > 0.8 * truth.any(axis=(1, 2)).sum()
     assert (truth & found)[planes_with_both].sum() > 0.85 * truth[planes_with_both].sum()
+
+
+def test_the_canal_is_found_in_the_middle_also_where_all_around_is_bone_over_some_width():
+    planes_of_the_chest = np.stack([hu for hu, _ in islice(planes(250, 512), 100)])
+    image = Volume(planes_of_the_chest, sample_geometry(250, 512).cropped(Box((0, 0, 0), planes_of_the_chest.shape)))
+    canal = _mask(_answers(image, ["SpinalCanal"])["SpinalCanal"], image.geometry)
+    truth = np.stack([truth.canal > 0 for _, truth in islice(planes(250, 512), 100)])
+    assert _dice(canal, truth) > 0.7
 
 
 def test_couch_and_mask_are_no_body():
