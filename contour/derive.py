@@ -74,11 +74,11 @@ def grown(field: Field, whole: Geometry, mm: tuple[float, ...]) -> Field:
 def _shifted(values: Distance, part: Geometry, mm: float) -> Field:
     """The Euclidean distance to the surface, shifted by the margin.
 
-    Distances are taken in each plane and combined over as many planes as the margin reaches: exact within it, and never more
-    than a few planes of distances at once, where a body's would be larger than the image.
+    Distances are taken in each plane and combined over as many planes as the margin reaches, where they are within it: exact
+    there, and never more than a few planes of distances at once, where a body's would be larger than the image.
     """
     outward, dz = mm > 0, part.spacing[0]
-    span = int(np.ceil(abs(mm) / dz)) + 1
+    reach, span = np.float32(abs(mm) + REACH * max(part.spacing)), int(np.ceil(abs(mm) / dz)) + 1
     out = np.empty_like(values)
     with ThreadPoolExecutor(2) as threads:
         planes = threads.map(lambda plane: _in_plane(plane, part.spacing, outward=outward), values)
@@ -90,9 +90,12 @@ def _shifted(values: Distance, part: Geometry, mm: float) -> Field:
                 window.append(plane)
             elif k > span:
                 window.popleft()
-            first = max(0, k - span)
-            far = np.minimum.reduce([_apart(plane, abs(first + n - k) * dz, dz) for n, plane in enumerate(window)])
             side = values[k] >= 0 if outward else values[k] < 0
+            far = np.full(side.size, reach)
+            for n, plane in enumerate(window, start=max(0, k - span)):
+                near = np.flatnonzero(side & (plane < reach))
+                far[near] = np.minimum(far[near], _apart(plane.ravel()[near], abs(n - k) * dz, dz))
+            far = far.reshape(side.shape)
             out[k] = np.where(side, far if outward else -far, values[k]) - np.float32(mm)
     return Field(Volume(out, part), Level.DISTANCE)
 
