@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
+from pydicom.multival import MultiValue
 
 from patient.errors import InputError, NotDicom
 from patient.read.headers import read_header
@@ -15,6 +17,11 @@ from patient.structures import CLOSED_PLANAR, Loop, Structure, StructureSet
 
 CONTOUR_DATA = 0x30060050
 CONTOUR_SEQUENCE = 0x30060040
+CONTOUR_IMAGES = 0x30060016
+GEOMETRIC_TYPE = 0x30060042
+_ITEM = b"\xfe\xff\x00\xe0"
+_REFERENCED_UID = re.compile(rb"\x08\x00\x55\x11(?:UI..|..\x00\x00)([0-9.]{1,64})", re.DOTALL)
+"""Referenced SOP Instance UID, little endian, its VR explicit or implicit: tag, VR and length, value."""
 
 
 def read_structure_set(path: Path) -> StructureSet:
@@ -86,23 +93,35 @@ def _structure(roi: Dataset, contour: Dataset | None, observation: Dataset | Non
 
 def _loops(contour: Dataset, where: str) -> Iterator[Loop]:
     for item in _items(contour, "ContourSequence"):
-        digits = _digits(item)
-        points = _points(digits, where)
-        images = item.get("ContourImageSequence") or []
-        uid = str(images[0].get("ReferencedSOPInstanceUID", "")) if len(images) == 1 else ""
-        yield Loop(points, uid, str(item.get("ContourGeometricType") or CLOSED_PLANAR), digits)
+        digits = _text(item, CONTOUR_DATA)
+        kind = _text(item, GEOMETRIC_TYPE).decode("ascii", "replace").strip()
+        yield Loop(_points(digits, where), _image_uid(item), kind or CLOSED_PLANAR, digits)
 
 
-def _digits(item: Dataset) -> bytes:
-    """Contour Data as its bytes stood in the file; also where an explicit VR could not say its length and became UN."""
-    if CONTOUR_DATA not in item:
+def _text(item: Dataset, tag: int) -> bytes:
+    """A value as its bytes stood in the file; also where an explicit VR could not say its length and became UN.
+
+    A structure set holds thousands of loops: pydicom's own conversion of each element costs more than all else in reading.
+    """
+    if tag not in item:
         return b""
-    value = item.get_item(CONTOUR_DATA).value
+    value = item.get_item(tag).value
     if value is None:
         return b""
     if isinstance(value, bytes):
         return value.rstrip(b"\0 ")
-    return "\\".join(str(v) for v in value).encode("ascii")
+    return ("\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)).encode("ascii", "replace")
+
+
+def _image_uid(item: Dataset) -> str:
+    """The one image that a loop names; empty where it names none or several."""
+    if CONTOUR_IMAGES not in item:
+        return ""
+    raw = item.get_item(CONTOUR_IMAGES).value
+    if isinstance(raw, bytes) and raw.count(_ITEM) == 1 and (found := _REFERENCED_UID.search(raw)) is not None:
+        return found[1].decode("ascii")
+    images = item.get("ContourImageSequence") or []
+    return str(images[0].get("ReferencedSOPInstanceUID", "")) if len(images) == 1 else ""
 
 
 def _points(digits: bytes, where: str) -> NDArray[np.float64]:

@@ -133,6 +133,27 @@ def test_contour_data_that_became_unknown_is_read(written, tmp_path):
     assert any(remark.code == "overflow" for remark in check_file(tmp_path / "un.dcm").errors)
 
 
+@pytest.mark.parametrize(
+    ("syntax", "undefined"),
+    [("1.2.840.10008.1.2", False), ("1.2.840.10008.1.2", True), ("1.2.840.10008.1.2.1", True), ("1.2.840.10008.1.2.2", False)],
+)
+def test_loops_and_the_planes_they_name_are_read_in_every_encoding(written, tmp_path, syntax, undefined):
+    _, path = written
+    dataset = pydicom.dcmread(path)
+    for element in dataset.iterall():
+        if element.VR == "SQ":
+            element.is_undefined_length = undefined
+    dataset.file_meta.TransferSyntaxUID = syntax
+    implicit, little = syntax == "1.2.840.10008.1.2", syntax != "1.2.840.10008.1.2.2"
+    pydicom.dcmwrite(tmp_path / "other.dcm", dataset, implicit_vr=implicit, little_endian=little, force_encoding=True)
+    as_written, other = read_structure_set(path), read_structure_set(tmp_path / "other.dcm")
+    for one, two in zip(as_written.structures, other.structures, strict=True):
+        assert [loop.image_uid for loop in one.loops] == [loop.image_uid for loop in two.loops]
+        assert [loop.digits for loop in one.loops] == [loop.digits for loop in two.loops]
+        assert {loop.kind for loop in two.loops} <= {"CLOSED_PLANAR"}
+    assert all(loop.image_uid for loop in as_written["Ring"].loops)
+
+
 def test_a_loop_on_no_plane_is_not_written(written, tmp_path):
     image, _ = written
     off = Loop(image.geometry.points([(0.5, 1, 1), (0.5, 9, 1), (0.5, 9, 9)]))
