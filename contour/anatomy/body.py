@@ -34,6 +34,10 @@ PIECE_CC = 0.4
 """Smaller pieces that touch the skin are beads of a mask, not ears."""
 MOUTH = 5.0
 """Openings of cavities up to this half width (mm) are closed before cavities are filled: nostrils, lips."""
+SKIN_SHARE = 0.65
+"""Where between the air outside and the tissue inside the skin is drawn: at -350 HU between -1000 and 0."""
+SKIN_LEVELS = (-450.0, -200.0)
+"""HU within which the skin is drawn, whatever lies on it."""
 LUNG_LIKE = -945.0
 """Median HU above which air that leaves the picture is lung cut by the picture's side, not room air."""
 
@@ -98,6 +102,35 @@ def find_body(small: NDArray[np.int16], spacing: Spacing, step: int, threshold: 
         return None
     (k0, j0, i0), (k1, j1, i1) = box.start, box.stop
     return Body(body, step, spacing, Box((k0, j0 * step, i0 * step), (k1, j1 * step, i1 * step)))
+
+
+def skin_levels(small: NDArray[np.int16], body: Body, threshold: float) -> NDArray[np.int16]:
+    """HU at which the skin is drawn on every coarse pixel: between what lies inside and outside it within some 10 mm.
+
+    A fixed level would move the skin where it is fat, where a mask or a cushion lies on it, and with the level chosen.
+
+    Args:
+        small: HU `[z, y, x]`, coarse.
+        body: found on it.
+        threshold: where there is no inside or outside near by.
+    """
+    out = np.full(small.shape, threshold, dtype=np.int16)
+    radius = body.spacing[1] * 1.01
+    inside, outside = eroded(body.solid, radius, body.spacing), dilated(body.solid, radius, body.spacing)
+    np.logical_not(outside, out=outside)
+    for k in np.flatnonzero(body.solid.any(axis=(1, 2))):
+        hu = small[k].astype(np.float32)
+        tissue, air = _mean_near(np.clip(hu, -200, 100), inside[k]), _mean_near(np.clip(hu, -1000, -400), outside[k])
+        level = air + SKIN_SHARE * (tissue - air)
+        out[k] = np.where(np.isfinite(level), np.clip(level, *SKIN_LEVELS), threshold)
+    return out
+
+
+def _mean_near(values: NDArray[np.float32], of: Bools) -> NDArray[np.float32]:
+    """Mean of the mask's pixels in a window of five; NaN where there are none."""
+    share = ndimage.uniform_filter(of.astype(np.float32), 5, mode="constant")
+    total = ndimage.uniform_filter(np.where(of, values, np.float32(0.0)), 5, mode="constant")
+    return np.where(share > 0.02, total / np.maximum(share, np.float32(0.02)), np.float32(np.nan))
 
 
 def _enclosed_lung(matter: Bools, hu: NDArray[np.int16]) -> Bools:

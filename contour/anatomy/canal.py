@@ -85,7 +85,7 @@ def find_spine(hu: NDArray[Any], geometry: Geometry, columns: tuple[int, int], r
     # Where every direction meets bone over some width, the path is to run in the middle of it.
     centred = ndimage.gaussian_filter(scores, (0.0, 1.0, 1.0))
     path = _best_path(centred, max(1, int(round(STEP * stride * dz / PLANES / GRID))))
-    values = scores[np.arange(len(path)), path[:, 0], path[:, 1]]
+    values = ndimage.maximum_filter(scores, (1, 3, 3))[np.arange(len(path)), path[:, 0], path[:, 1]]
     run = _longest_run(values > LEAST_SCORE, gap=2)
     if run is None or (run[1] - run[0]) * stride * dz < LEAST_LENGTH:
         return None

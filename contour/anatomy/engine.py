@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from contour.anatomy.body import THRESHOLD, Body, coarse, find_body
+from contour.anatomy.body import THRESHOLD, Body, coarse, find_body, skin_levels
 from contour.anatomy.bones import DENSE, find_bones
 from contour.anatomy.canal import Spine, canal_field, find_spine
 from contour.anatomy.lungs import Chest, find_chest
@@ -79,7 +79,7 @@ class _Scene:
         if isinstance(self._body, str):
             return self._body
         if name == "External":
-            return self._refined(self._body.solid, Edge(THRESHOLD, 1))
+            return self._refined(self._body.solid, Edge(skin_levels(self._small, self._body, THRESHOLD), 1))
         if name == "SpinalCanal":
             if self._spine is None:
                 return "no run of planes shows soft tissue enclosed by vertebrae"

@@ -15,16 +15,30 @@ from patient.volume import Field, Volume
 
 RAMP = 700.0
 """HU over which a field goes from 0 to 1 about its threshold: a pixel cut by a sharp edge falls on it."""
+CONTRARY = 150.0
+"""HU beyond the edge from which on a pixel was enclosed by a decision, and is no mere part of the edge."""
 SMOOTH = 0.7
 """Pixels of in-plane smoothing: a contour should not follow noise."""
 
 
 @dataclass(frozen=True)
 class Edge:
-    """What a structure's surface is: HU of its edge, and +1 if it is denser than what is around it, -1 if lighter."""
+    """What a structure's surface is.
 
-    threshold: float
+    Args:
+        level: HU where it lies; one number, or one for every coarse pixel `[z, y, x]`.
+        sign: +1 if the structure is denser than what is around it, -1 if lighter.
+    """
+
+    level: float | NDArray[np.int16]
     sign: int
+
+    def on(self, k: int, rows: slice, columns: slice) -> NDArray[np.float32]:
+        """HU on a part of a coarse plane."""
+        level = self.level
+        shape = (rows.stop - rows.start, columns.stop - columns.start)
+        part = level[k, rows, columns] if isinstance(level, np.ndarray) else level
+        return np.broadcast_to(np.asarray(part, dtype=np.float32), shape)
 
 
 def refined(hu: NDArray[Any], geometry: Geometry, mask: Bools, small: NDArray[np.int16], step: int, edge: Edge) -> Field:
@@ -55,22 +69,21 @@ def refined(hu: NDArray[Any], geometry: Geometry, mask: Bools, small: NDArray[np
         if not decided.any():
             continue
         core = eroded(decided, 2.0 if step == 1 else 1.0, pixel)[0]
-        core |= decided[0] & (edge.sign * (small[k, rows, columns] - edge.threshold) < 0)
+        level = edge.on(k, rows, columns)
+        core |= decided[0] & (edge.sign * (small[k, rows, columns] - level) < -CONTRARY)
         near = dilated(decided, 1.0, pixel)[0]
-        window = hu[k][box.slices[1:]]
-        plane = np.clip(
-            0.5 + edge.sign * (window.astype(np.float32) - np.float32(edge.threshold)) / np.float32(RAMP), 0.0, 1.0
-        )
+        contrast = edge.sign * (hu[k][box.slices[1:]].astype(np.float32) - _enlarged(level, step, box))
+        plane = np.clip(np.float32(0.5) + contrast / np.float32(RAMP), 0.0, 1.0)
         plane *= _enlarged(near, step, box)
         np.maximum(plane, _enlarged(core, step, box), out=plane)
         ndimage.gaussian_filter(plane, SMOOTH, mode="nearest", output=values[k - box.start[0]])
     return Field(Volume(values, geometry.cropped(box)))
 
 
-def _enlarged(mask: Bools, step: int, box: Box) -> Bools:
+def _enlarged(coarse: NDArray[Any], step: int, box: Box) -> NDArray[Any]:
     """Coarse pixels as the image's own, within the box."""
     j, i = (
         np.minimum(np.arange(a, b) // step - a // step, n - 1)
-        for a, b, n in zip(box.start[1:], box.stop[1:], mask.shape, strict=True)
+        for a, b, n in zip(box.start[1:], box.stop[1:], coarse.shape, strict=True)
     )
-    return mask[j][:, i]
+    return coarse[j][:, i]

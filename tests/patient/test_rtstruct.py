@@ -135,7 +135,12 @@ def test_contour_data_that_became_unknown_is_read(written, tmp_path):
 
 @pytest.mark.parametrize(
     ("syntax", "undefined"),
-    [("1.2.840.10008.1.2", False), ("1.2.840.10008.1.2", True), ("1.2.840.10008.1.2.1", True), ("1.2.840.10008.1.2.2", False)],
+    [
+        ("1.2.840.10008.1.2", False),
+        ("1.2.840.10008.1.2", True),
+        ("1.2.840.10008.1.2.1", True),
+        ("1.2.840.10008.1.2.2", False),
+    ],
 )
 def test_loops_and_the_planes_they_name_are_read_in_every_encoding(written, tmp_path, syntax, undefined):
     _, path = written
