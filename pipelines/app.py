@@ -269,7 +269,8 @@ def check(
     as_json: Json = False,
 ) -> int:
     """May this be imported? 0: nothing to remark, 3: warnings, 4: errors."""
-    from patient.conformance.check import check_file, deep_difference
+    from patient.conformance.check import check_file
+    from patient.conformance.second_opinion import second_opinions
     from patient.read.images import open_folder
 
     if deep and ct is None:
@@ -278,13 +279,14 @@ def check(
     found: list[dict[str, Any]] = []
     for path in files:
         report = check_file(path, image=image, profile=profile)
-        dice = deep_difference(path, ct, image) if deep and ct is not None and image is not None else {}
+        opinions = second_opinions(path, ct, image) if deep and ct is not None and image is not None else []
+        warnings = [*report.warnings, *(o.remark for o in opinions if o.remark is not None)]
         found.append(
             {
                 "file": path.name,
                 "errors": [vars(r) for r in report.errors],
-                "warnings": [vars(r) for r in report.warnings],
-                **({"rt_utils_dice": dice} if deep else {}),
+                "warnings": [vars(r) for r in warnings],
+                **({"rt_utils_dice": {o.name: round(o.dice, 4) for o in opinions if o.dice is not None}} if deep else {}),
             }
         )
     if as_json:
