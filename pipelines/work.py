@@ -93,12 +93,13 @@ def cluster(workers: int, memory_limit_mib: int, scheduler: str | None) -> Itera
     with dask_config.set(quiet):
         if scheduler:
             try:
-                with Client(scheduler, timeout="10s") as client:
-                    yield client
-            except (OSError, TimeoutError) as error:
+                client = Client(scheduler, timeout="10s")
+            except (OSError, TimeoutError, ValueError) as error:
                 raise InputError(
                     f"No Dask scheduler answers at {scheduler}", remedy="Start one, or leave --scheduler out"
                 ) from error
+            with client:
+                yield client
             return
         threads = max(1, (os.cpu_count() or 1) // workers)
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):
