@@ -98,7 +98,7 @@ def contour(
 ) -> int:
     """Contour one patient, now."""
     from pipelines.case import CaseRequest, contour_case
-    from pipelines.publish import publish
+    from pipelines.publish import disk_watched, publish
 
     if not image.exists():
         raise InputError("No such file or folder", where=image.name)
@@ -106,7 +106,7 @@ def contour(
         raise InputError("The output folder is not empty", where=out.name, remedy="Give a new one")
     made = _beside(out)
     try:
-        with _progress("Contouring") as update:
+        with disk_watched(made.parent), _progress("Contouring") as update:
             if image.is_file() and image.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
                 from pipelines.array_case import contour_array
 

@@ -18,6 +18,12 @@ def succeed(request: CaseRequest) -> CaseResult:
     return CaseResult(case=request.case, verdict=Verdict.PUBLISH, rtstruct_uid=f"1.2.{time.time_ns()}")
 
 
+def large(request: CaseRequest) -> CaseResult:
+    for n in range(4):
+        (Path(request.folder) / f"{n}.bin").write_bytes(os.urandom(100_000))
+    return succeed(request)
+
+
 def slow(request: CaseRequest) -> CaseResult:
     time.sleep(0.15)
     return succeed(request)
