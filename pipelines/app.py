@@ -207,7 +207,7 @@ def nightly(
     if as_json:
         print(record.model_dump_json())
     else:
-        _show_lines([(c.case, c.state, c.reasons) for c in record.cases])
+        _show_lines([(c.case, c.state, (*c.reasons[:4], *([f"log in {c.log}"] if c.log else []))) for c in record.cases])
         people.print(f"{record.unchanged} unchanged. The morning's page: {out / 'index.html'}")
     states = {case.state for case in record.cases}
     return SOME_FAILED if states & {"refused", "failed"} else LOOK if "review" in states else DONE
@@ -218,7 +218,7 @@ def _show_lines(lines: list[tuple[str, str, tuple[str, ...]]]) -> None:
     for heading in ("case", "state", "why"):
         table.add_column(heading)
     for case, state, reasons in lines:
-        table.add_row(case, state, "\n".join(reasons[:4]))
+        table.add_row(case, state, "\n".join(reasons[:5]))
     people.print(table)
 
 

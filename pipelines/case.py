@@ -142,6 +142,7 @@ def contour_case(
     with clock.step("derive"):
         progress(0.75, "deriving")
         made.derive()
+    made.put_in_order()
     result_set = made.structure_set()
     path = folder / "rtstruct.dcm"
     with clock.step("write"):
@@ -268,6 +269,13 @@ class _Made:
                 self._absent(wanted, "not_in_image", made)
             else:
                 self._add(wanted, made, wanted.recipe_text, (), None)
+
+    def put_in_order(self) -> None:
+        """What was there already first, as it came; then the template's order, whoever made what when."""
+        places = {wanted.name: place for place, wanted in enumerate(self.template.structures)}
+        kept = len(self.existing.structures) if self.existing else 0
+        self.records[kept:] = sorted(self.records[kept:], key=lambda record: places[record.name])
+        self.shown[kept:] = sorted(self.shown[kept:], key=lambda structure: places[structure.name])
 
     def structure_set(self) -> StructureSet:
         """All of them, the existing ones first and as they came."""

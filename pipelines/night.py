@@ -166,7 +166,7 @@ class _Night:
         image = self._images[outcome.case]
         names = _name_parts(self._entries[image])
         reasons = tuple(redacted(reason, names) for reason in outcome.reasons)
-        folder = ""
+        folder = log = ""
         made = next((self.outbox / WORK).glob(f"{outcome.case}-*"), None)
         state = outcome.state
         if state in (State.DONE, State.REVIEW) and made is not None:
@@ -178,9 +178,11 @@ class _Night:
             if made is not None:
                 shutil.rmtree(made, ignore_errors=True)
             log = self._keep_log(outcome, names) if outcome.detail else ""
-            reasons = (*reasons, f"log in {log}") if log else reasons
-            self.ledger.end(image, self._attempts[outcome.case], state, reasons)
-        self.lines[image] = CaseLine(case=outcome.case, state=state, reasons=reasons, folder=folder, wall_s=outcome.wall_s)
+            said = (*reasons, f"log in {log}") if log else reasons
+            self.ledger.end(image, self._attempts[outcome.case], state, said)
+        self.lines[image] = CaseLine(
+            case=outcome.case, state=state, reasons=reasons, folder=folder, log=log, wall_s=outcome.wall_s
+        )
 
     def _publish(self, image: str, made: Path, outcome: Outcome, reasons: tuple[str, ...]) -> str:
         name = free_name(self.outbox, outcome.case)

@@ -13,12 +13,15 @@ WORST_FIRST = ("failed", "refused", "review", "held", "running", "ready", "done"
 
 
 class CaseLine(Record):
-    """One case of a night. `folder` is relative to the outbox, empty where nothing was published."""
+    """One case of a night."""
 
     case: str
     state: str
     reasons: tuple[str, ...] = ()
     folder: str = ""
+    """Relative to the outbox; empty where nothing was published."""
+    log: str = ""
+    """File of what went wrong, relative to the outbox; empty where none was kept."""
     wall_s: float = 0.0
 
 

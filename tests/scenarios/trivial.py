@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from patient.errors import IncompleteSeries
-from pipelines.case import CaseRequest
+from pipelines.case import CaseRequest, contour_case
 from pipelines.result import CaseResult, Verdict
 
 
@@ -46,3 +46,8 @@ def by_rows(request: CaseRequest) -> CaseResult:
             hoard.append(np.ones(16 << 20, np.uint8))
             time.sleep(0.02)
     return succeed(request)
+
+
+def real_or_raise(request: CaseRequest) -> CaseResult:
+    """A case as it is, but for the one whose folder says otherwise."""
+    return by_rows(request) if Path(request.files[0]).parent.name == "raise" else contour_case(request)
