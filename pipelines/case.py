@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contour.checks import centroid, check
+from contour.clean import clean
 from contour.derive import derive
 from contour.engine import Context, Engine, Flag, NotInImage
 from contour.template import Template, Wanted, load_template
@@ -323,6 +324,12 @@ class _Made:
             )
 
     def _add(self, wanted: Wanted, found: Field, engine: str, flags: tuple[Flag, ...], confidence: float | None) -> None:
+        if wanted.clean is not None:
+            cleaned = clean(found, wanted.clean)
+            if isinstance(cleaned, str):
+                self._absent(wanted, "not_in_image", cleaned)
+                return
+            found, flags = cleaned.field, (*flags, *cleaned.flags)
         self._fields[wanted.name] = found
         self._centres[wanted.name] = centre = centroid(found)
         flags = (*flags, *check(wanted, found, self.image.geometry, self._centres))
