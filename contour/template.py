@@ -12,6 +12,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from contour.clean import Clean
 from contour.recipe import Recipe, ingredients, parse
 from patient.errors import TemplateError
 from patient.names import lookup
@@ -29,6 +30,7 @@ class _Entry(BaseModel):
     type: str = ""
     color: tuple[Channel, Channel, Channel] | None = None
     volume_cc: tuple[float, float] | None = None
+    clean: Clean | None = None
     source: str = ""
     """Where a margin or limit comes from."""
 
@@ -49,6 +51,7 @@ class Wanted:
         engine: name of the engine that shall find it, "any", or empty for a derived structure.
         recipe: how it is derived; None for a found one.
         required: its absence sends the case to review.
+        clean: what is done to it before it is used; None for nothing.
         interpreted_type, color, code, volume_cc: as `patient.names`, unless the template says otherwise.
     """
 
@@ -61,6 +64,7 @@ class Wanted:
     color: tuple[int, int, int]
     code: Code | None
     volume_cc: tuple[float, float] | None
+    clean: Clean | None = None
 
 
 @dataclass(frozen=True)
@@ -152,4 +156,5 @@ def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
         color=color,
         code=listed.code if listed else None,
         volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
+        clean=entry.clean,
     )

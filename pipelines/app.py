@@ -98,7 +98,7 @@ def contour(
 ) -> int:
     """Contour one patient, now."""
     from pipelines.case import CaseRequest, contour_case
-    from pipelines.publish import publish
+    from pipelines.publish import disk_watched, publish
 
     if not image.exists():
         raise InputError("No such file or folder", where=image.name)
@@ -106,7 +106,7 @@ def contour(
         raise InputError("The output folder is not empty", where=out.name, remedy="Give a new one")
     made = _beside(out)
     try:
-        with _progress("Contouring") as update:
+        with disk_watched(made.parent), _progress("Contouring") as update:
             if image.is_file() and image.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
                 from pipelines.array_case import contour_array
 
@@ -207,7 +207,7 @@ def nightly(
     if as_json:
         print(record.model_dump_json())
     else:
-        _show_lines([(c.case, c.state, c.reasons) for c in record.cases])
+        _show_lines([(c.case, c.state, (*c.reasons[:4], *([f"log in {c.log}"] if c.log else []))) for c in record.cases])
         people.print(f"{record.unchanged} unchanged. The morning's page: {out / 'index.html'}")
     states = {case.state for case in record.cases}
     return SOME_FAILED if states & {"refused", "failed"} else LOOK if "review" in states else DONE
@@ -218,7 +218,7 @@ def _show_lines(lines: list[tuple[str, str, tuple[str, ...]]]) -> None:
     for heading in ("case", "state", "why"):
         table.add_column(heading)
     for case, state, reasons in lines:
-        table.add_row(case, state, "\n".join(reasons[:4]))
+        table.add_row(case, state, "\n".join(reasons[:5]))
     people.print(table)
 
 
@@ -269,7 +269,8 @@ def check(
     as_json: Json = False,
 ) -> int:
     """May this be imported? 0: nothing to remark, 3: warnings, 4: errors."""
-    from patient.conformance.check import check_file, deep_difference
+    from patient.conformance.check import check_file
+    from patient.conformance.second_opinion import second_opinions
     from patient.read.images import open_folder
 
     if deep and ct is None:
@@ -278,13 +279,14 @@ def check(
     found: list[dict[str, Any]] = []
     for path in files:
         report = check_file(path, image=image, profile=profile)
-        dice = deep_difference(path, ct, image) if deep and ct is not None and image is not None else {}
+        opinions = second_opinions(path, ct, image) if deep and ct is not None and image is not None else []
+        warnings = [*report.warnings, *(o.remark for o in opinions if o.remark is not None)]
         found.append(
             {
                 "file": path.name,
                 "errors": [vars(r) for r in report.errors],
-                "warnings": [vars(r) for r in report.warnings],
-                **({"rt_utils_dice": dice} if deep else {}),
+                "warnings": [vars(r) for r in warnings],
+                **({"rt_utils_dice": {o.name: round(o.dice, 4) for o in opinions if o.dice is not None}} if deep else {}),
             }
         )
     if as_json:

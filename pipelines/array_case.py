@@ -11,8 +11,9 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
 from contour.checks import centroid, check
+from contour.clean import clean
 from contour.derive import derive
-from contour.engine import Context, NotInImage
+from contour.engine import Context, Flag, NotInImage
 from contour.template import load_template
 from patient.errors import InputError
 from patient.geometry import Geometry
@@ -65,7 +66,12 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
     numbers: dict[str, int] = {}
     for wanted in template.structures:
         made = fields.get(wanted.name) if wanted.recipe is None else derive(wanted.recipe, fields, volume.geometry)
+        flags: tuple[Flag, ...] = ()
+        if wanted.clean is not None and isinstance(made, Field):
+            cleaned = clean(made, wanted.clean)
+            made, flags = (cleaned, ()) if isinstance(cleaned, str) else (cleaned.field, cleaned.flags)
         if made is None or isinstance(made, str):
+            fields.pop(wanted.name, None)
             reason = made or absent.get(wanted.name, "no installed engine offers it")
             records.append(StructureRecord(name=wanted.name, state="not_in_image", required=wanted.required, reason=reason))
             continue
@@ -73,7 +79,7 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
         mask = made.mask()
         numbers[wanted.name] = len(numbers) + 1
         labels[volume.geometry.box_of(mask.geometry).slices][mask.array] = numbers[wanted.name]
-        flags = check(wanted, made, volume.geometry, centres)
+        flags = (*flags, *check(wanted, made, volume.geometry, centres))
         records.append(
             StructureRecord(
                 name=wanted.name,

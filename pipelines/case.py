@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from contour.checks import centroid, check
+from contour.clean import clean
 from contour.derive import derive
 from contour.engine import Context, Engine, Flag, NotInImage
 from contour.template import Template, Wanted, load_template
@@ -142,6 +143,7 @@ def contour_case(
     with clock.step("derive"):
         progress(0.75, "deriving")
         made.derive()
+    made.put_in_order()
     result_set = made.structure_set()
     path = folder / "rtstruct.dcm"
     with clock.step("write"):
@@ -269,6 +271,13 @@ class _Made:
             else:
                 self._add(wanted, made, wanted.recipe_text, (), None)
 
+    def put_in_order(self) -> None:
+        """What was there already first, as it came; then the template's order, whoever made what when."""
+        places = {wanted.name: place for place, wanted in enumerate(self.template.structures)}
+        kept = len(self.existing.structures) if self.existing else 0
+        self.records[kept:] = sorted(self.records[kept:], key=lambda record: places[record.name])
+        self.shown[kept:] = sorted(self.shown[kept:], key=lambda structure: places[structure.name])
+
     def structure_set(self) -> StructureSet:
         """All of them, the existing ones first and as they came."""
         label = "recontour"
@@ -315,6 +324,12 @@ class _Made:
             )
 
     def _add(self, wanted: Wanted, found: Field, engine: str, flags: tuple[Flag, ...], confidence: float | None) -> None:
+        if wanted.clean is not None:
+            cleaned = clean(found, wanted.clean)
+            if isinstance(cleaned, str):
+                self._absent(wanted, "not_in_image", cleaned)
+                return
+            found, flags = cleaned.field, (*flags, *cleaned.flags)
         self._fields[wanted.name] = found
         self._centres[wanted.name] = centre = centroid(found)
         flags = (*flags, *check(wanted, found, self.image.geometry, self._centres))

@@ -6,6 +6,7 @@ States and their ways out are one table, the same as in the design; an illegal s
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from urllib.parse import quote
 
 MOST_ATTEMPTS = 3
 
@@ -74,8 +76,10 @@ class Ledger:
     """Open with `with`; every step is one transaction, on disk when it returns."""
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        address = f"file:{path}?mode=ro" if read_only else f"file:{path}"
-        self._db = sqlite3.connect(address, uri=True, isolation_level=None, timeout=30.0)
+        how = "?mode=ro" if read_only else ""
+        if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
+            how = "?immutable=1"  # WAL needs a file beside, which a read-only disk has no place for.
+        self._db = sqlite3.connect(f"file:{quote(str(path))}{how}", uri=True, isolation_level=None, timeout=30.0)
         self._db.row_factory = sqlite3.Row
         if not read_only:
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -93,10 +97,11 @@ class Ledger:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield self._db
+            self._db.execute("COMMIT")
         except BaseException:
-            self._db.execute("ROLLBACK")
+            if self._db.in_transaction:  # A full disk has rolled it back already.
+                self._db.execute("ROLLBACK")
             raise
-        self._db.execute("COMMIT")
 
     def job(self, image: str) -> Job | None:
         """The job of an image, if there is one."""

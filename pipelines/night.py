@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from pipelines.case import VERSION, CaseRequest, installed_engines
 from pipelines.configuration import Configuration
 from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Ledger, State
 from pipelines.night_record import CaseLine, NightRecord
-from pipelines.publish import CASES, WORK, free_name, locked, publish, sweep
+from pipelines.publish import CASES, WORK, disk_watched, free_name, locked, publish, sweep, write_whole
 from pipelines.report.page import write_index
 from pipelines.work import CASE_FUNCTION, Outcome, cluster, run_all
 
@@ -48,10 +49,11 @@ def run_night(
     Raises:
         NightBusy: another night holds the outbox.
         InputError: no such inbox, an outbox that cannot be written, a template that is wrong.
+        OutOfResources: the disk has no room even for the ledger; the next night goes on from what it says.
     """
     if not inbox.is_dir():
         raise InputError("No such inbox", where=inbox.name)
-    with locked(outbox), Ledger(outbox / "ledger.sqlite") as ledger:
+    with locked(outbox), disk_watched(outbox), Ledger(outbox / "ledger.sqlite") as ledger:
         sweep(outbox)
         ledger.recover(outbox / CASES)
         night = _Night(inbox, outbox, configuration, ledger, function)
@@ -164,20 +166,23 @@ class _Night:
         image = self._images[outcome.case]
         names = _name_parts(self._entries[image])
         reasons = tuple(redacted(reason, names) for reason in outcome.reasons)
-        folder = ""
+        folder = log = ""
         made = next((self.outbox / WORK).glob(f"{outcome.case}-*"), None)
-        try:
-            if outcome.state in (State.DONE, State.REVIEW) and made is not None:
+        state = outcome.state
+        if state in (State.DONE, State.REVIEW) and made is not None:
+            try:
                 folder = self._publish(image, made, outcome, reasons)
-            else:
-                if outcome.detail:
-                    reasons = (*reasons, f"log in {self._keep_log(outcome, names)}")
-                self.ledger.end(image, self._attempts[outcome.case], outcome.state, reasons)
-            state = outcome.state
-        except OutOfResources as error:
-            state, reasons, folder = State.FAILED, (str(error),), ""
-            self.ledger.end(image, self._attempts[outcome.case], state, reasons)
-        self.lines[image] = CaseLine(case=outcome.case, state=state, reasons=reasons, folder=folder, wall_s=outcome.wall_s)
+            except OutOfResources as error:
+                state, reasons = State.FAILED, (str(error),)
+        if not folder:
+            if made is not None:
+                shutil.rmtree(made, ignore_errors=True)
+            log = self._keep_log(outcome, names) if outcome.detail else ""
+            said = (*reasons, f"log in {log}") if log else reasons
+            self.ledger.end(image, self._attempts[outcome.case], state, said)
+        self.lines[image] = CaseLine(
+            case=outcome.case, state=state, reasons=reasons, folder=folder, log=log, wall_s=outcome.wall_s
+        )
 
     def _publish(self, image: str, made: Path, outcome: Outcome, reasons: tuple[str, ...]) -> str:
         name = free_name(self.outbox, outcome.case)
@@ -187,12 +192,16 @@ class _Night:
         return f"{CASES}/{name}"
 
     def _keep_log(self, outcome: Outcome, names: Sequence[str]) -> str:
-        """The traceback of an unexpected error, in a folder of the case's own; nothing else of it."""
+        """The traceback of an unexpected error, in a folder of the case's own; empty where there is no room for it."""
         folder = self.outbox / WORK / f"{outcome.case}-log"
-        folder.mkdir(exist_ok=True)
-        (folder / "log.txt").write_text(redacted(outcome.detail, names), encoding="utf-8")
         name = free_name(self.outbox, f"{outcome.case}-failed")
-        publish(folder, self.outbox / CASES / name)
+        try:
+            folder.mkdir(exist_ok=True)
+            (folder / "log.txt").write_text(redacted(outcome.detail, names), encoding="utf-8")
+            publish(folder, self.outbox / CASES / name)
+        except (OSError, OutOfResources):
+            shutil.rmtree(folder, ignore_errors=True)
+            return ""
         return f"{CASES}/{name}/log.txt"
 
     def close(self) -> NightRecord:
@@ -206,9 +215,7 @@ class _Night:
             problems=tuple(self.problems),
         )
         nights = [*read_nights(self.outbox), record][-NIGHTS_SHOWN:]
-        beside = self.outbox / ".night.json"
-        beside.write_text("[" + ",\n".join(night.model_dump_json() for night in nights) + "]", encoding="utf-8")
-        beside.replace(self.outbox / "night.json")
+        write_whole(self.outbox / "night.json", "[" + ",\n".join(night.model_dump_json() for night in nights) + "]")
         write_index(self.outbox, nights)
         return record
 

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field
+
+from pipelines.result import SCHEMA_VERSION, Record
 
 WORST_FIRST = ("failed", "refused", "review", "held", "running", "ready", "done")
 
 
-class CaseLine(BaseModel):
-    """One case of a night. `folder` is relative to the outbox, empty where nothing was published."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class CaseLine(Record):
+    """One case of a night."""
 
     case: str
     state: str
     reasons: tuple[str, ...] = ()
     folder: str = ""
+    """Relative to the outbox; empty where nothing was published."""
+    log: str = ""
+    """File of what went wrong, relative to the outbox; empty where none was kept."""
     wall_s: float = 0.0
 
 
-class NightRecord(BaseModel):
+class NightRecord(Record):
     """One night, whole or still going on."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: str = "1.0"
+    schema_version: Literal["1.0"] = Field(default=SCHEMA_VERSION, alias="schema")
     started: str
     """ISO 8601, local time."""
     finished: str = ""

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from patient.errors import InputError, NightBusy, OutOfResources
 
 WORK = ".work"
 CASES = "cases"
+NO_ROOM = 64 << 10
+"""Bytes: with less, whatever cannot be written cannot for lack of room; SQLite has several words for it."""
 
 
 @contextmanager
@@ -46,9 +49,45 @@ def locked(outbox: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def disk_watched(outbox: Path) -> Iterator[None]:
+    """Say a full disk in a sentence, whoever came upon it: a file or the ledger.
+
+    Raises:
+        OutOfResources: no room was left.
+    """
+    try:
+        yield
+    except (OSError, sqlite3.OperationalError) as error:
+        if not is_full(error) and shutil.disk_usage(outbox).free > NO_ROOM:
+            raise
+        raise OutOfResources(
+            "The disk is full", where=outbox.name, remedy="Make room and start the night again: it goes on where it was"
+        ) from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether something failed because there was no room on a disk."""
+    if isinstance(error, sqlite3.OperationalError):
+        return error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_FULL
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Put a file in the place of the one before, or leave that one as it was."""
+    beside = path.with_name(f".{path.name}")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        _sync(beside)
+        beside.replace(path)
+    except OSError:
+        beside.unlink(missing_ok=True)
+        raise
+
+
 def sweep(outbox: Path) -> None:
     """Remove what nights that died left half made. Only with the outbox locked."""
-    for left in (outbox / WORK).iterdir():
+    for left in (*(outbox / WORK).iterdir(), *(outbox / CASES).glob(".*.part")):
         shutil.rmtree(left, ignore_errors=True)
 
 
@@ -67,7 +106,7 @@ def publish(made: Path, target: Path) -> None:
     Raises:
         OutOfResources: the disk is full; nothing is left at the target.
     """
-    try:
+    with disk_watched(target.parent):
         _sync_tree(made)
         try:
             os.rename(made, target)  # noqa: PTH104 - the one call that is atomic
@@ -77,7 +116,7 @@ def publish(made: Path, target: Path) -> None:
             beside = target.with_name(f".{target.name}.part")
             shutil.rmtree(beside, ignore_errors=True)
             try:
-                shutil.copytree(made, beside)
+                _copy(made, beside)
                 _sync_tree(beside)
                 os.rename(beside, target)  # noqa: PTH104
             except OSError:
@@ -85,12 +124,16 @@ def publish(made: Path, target: Path) -> None:
                 raise
             shutil.rmtree(made, ignore_errors=True)
         _sync(target.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutOfResources(
-                "The disk is full", where=target.parent.name, remedy="Make room and start the night again"
-            ) from error
-        raise
+
+
+def _copy(made: Path, beside: Path) -> None:
+    """Copy a folder; the first error is raised as it is, not in a list with the others."""
+    beside.mkdir()
+    for entry in made.iterdir():
+        if entry.is_dir():
+            _copy(entry, beside / entry.name)
+        else:
+            shutil.copy2(entry, beside / entry.name)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = "1.0"
 
@@ -18,18 +18,27 @@ class Verdict(StrEnum):
     REFUSE = "refuse"
 
 
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class Record(BaseModel):
+    """What is written as JSON: keys are as named, nothing else is accepted, docstrings become the schema's descriptions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        validate_by_name=True,
+        serialize_by_alias=True,
+        use_attribute_docstrings=True,
+        json_schema_serialization_defaults_required=True,
+    )
 
 
-class FlagRecord(_Record):
+class FlagRecord(Record):
     """Something a person should know, with a word that scripts can match."""
 
     code: str
     detail: str
 
 
-class StructureRecord(_Record):
+class StructureRecord(Record):
     """One line of the report's table: what the template wanted and what came of it."""
 
     name: str
@@ -50,7 +59,7 @@ class StructureRecord(_Record):
     flags: tuple[FlagRecord, ...] = ()
 
 
-class ImageRecord(_Record):
+class ImageRecord(Record):
     """The image that was contoured. The patient's id stays inside the case's folder; name and birth date stand nowhere."""
 
     patient_id: str
@@ -67,7 +76,7 @@ class ImageRecord(_Record):
     notes: tuple[str, ...] = ()
 
 
-class Provenance(_Record):
+class Provenance(Record):
     """From what, with what: enough to make it again."""
 
     version: str
@@ -82,7 +91,7 @@ class Provenance(_Record):
     seed: int = 0
 
 
-class Timing(_Record):
+class Timing(Record):
     """Wall seconds by step, and the process's peak memory."""
 
     steps_s: dict[str, float]
@@ -90,10 +99,10 @@ class Timing(_Record):
     peak_memory_mib: float
 
 
-class CaseResult(_Record):
+class CaseResult(Record):
     """result.json."""
 
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.0"] = Field(default=SCHEMA_VERSION, alias="schema")
     case: str
     verdict: Verdict
     reasons: tuple[str, ...] = ()

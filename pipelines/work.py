@@ -22,6 +22,7 @@ from distributed.scheduler import KilledWorker
 from patient.errors import Cancelled, InputError, OutOfResources, OutputRefused, RecontourError
 from pipelines.case import CaseRequest
 from pipelines.ledger import State
+from pipelines.publish import is_full
 from pipelines.result import CaseResult, Verdict
 
 CASE_FUNCTION = "pipelines.case:contour_case"
@@ -59,9 +60,8 @@ def run_case(request: CaseRequest, function: str = CASE_FUNCTION) -> Outcome:
     except (InputError, OutputRefused) as error:
         return Outcome(request.case, State.REFUSED, (f"{type(error).__name__}: {error}",), wall_s=time.monotonic() - started)
     except (OutOfResources, MemoryError, OSError) as error:
-        said = (
-            str(error) if isinstance(error, RecontourError) else f"{type(error).__name__}: {getattr(error, 'strerror', '')}"
-        )
+        said = "The disk is full" if is_full(error) else f"{type(error).__name__}: {getattr(error, 'strerror', '')}"
+        said = str(error) if isinstance(error, RecontourError) else said
         return Outcome(request.case, State.FAILED, (said,), detail=traceback.format_exc(), wall_s=time.monotonic() - started)
     except Exception as error:
         return Outcome(
@@ -93,12 +93,13 @@ def cluster(workers: int, memory_limit_mib: int, scheduler: str | None) -> Itera
     with dask_config.set(quiet):
         if scheduler:
             try:
-                with Client(scheduler, timeout="10s") as client:
-                    yield client
-            except (OSError, TimeoutError) as error:
+                client = Client(scheduler, timeout="10s")
+            except (OSError, TimeoutError, ValueError) as error:
                 raise InputError(
                     f"No Dask scheduler answers at {scheduler}", remedy="Start one, or leave --scheduler out"
                 ) from error
+            with client:
+                yield client
             return
         threads = max(1, (os.cpu_count() or 1) // workers)
         for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"):

@@ -16,7 +16,6 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTStructureSetStorage
 
 from patient.conformance.profile import Profile, load_profile
-from patient.errors import InputError
 from patient.read.headers import Header, read_header
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
@@ -277,27 +276,3 @@ def _on_planes(loops: tuple[Loop, ...], where: str, image: ImageSeries) -> Itera
     unknown = sum(bool(loop.image_uid) and loop.image_uid not in known for loop in closed)
     if wrong or unknown:
         yield Remark("reference", f"{max(wrong, unknown)} loops refer to another image than the plane they lie on", where)
-
-
-def deep_difference(path: Path, image_folder: Path, image: ImageSeries) -> dict[str, float]:
-    """Dice of each structure's mask as we read it against rt-utils' reading: a second opinion on our own files.
-
-    Raises:
-        InputError: rt-utils is not installed, or cannot read the pair.
-    """
-    try:
-        from rt_utils import RTStructBuilder
-    except ImportError as error:
-        raise InputError("rt-utils is not installed", remedy="Install it, or leave --deep out") from error
-    try:
-        other = RTStructBuilder.create_from(dicom_series_path=str(image_folder), rt_struct_path=str(path))
-    except Exception as error:
-        raise InputError(f"rt-utils cannot read it: {type(error).__name__}", where=path.name) from error
-    dice: dict[str, float] = {}
-    for structure in read_structure_set(path).structures:
-        if structure.drawn:
-            ours = structure.mask(image.geometry).placed_in(image.geometry).array
-            theirs = other.get_roi_mask_by_name(structure.name).transpose(2, 0, 1)
-            same = 2.0 * float((ours & theirs).sum())
-            dice[structure.name] = same / max(1.0, float(ours.sum() + theirs.sum())) if ours.shape == theirs.shape else 0.0
-    return dice

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from patient.structures import Structure
 from patient.volume import Volume
 from pipelines.night_record import WORST_FIRST, NightRecord
+from pipelines.publish import write_whole
 from pipelines.report.pictures import Layer, layers, three_planes
 from pipelines.result import CaseResult
 
@@ -87,9 +88,7 @@ def write_index(outbox: Path, nights: Sequence[NightRecord]) -> None:
         n.model_copy(update={"cases": tuple(sorted(n.cases, key=lambda c: WORST_FIRST.index(c.state)))}) for n in ordered
     ]
     page = _templates().get_template("index.html").render(nights=sorted_nights, names=_NAMES, style=_style())
-    beside = outbox / ".index.html"
-    beside.write_text(page, encoding="utf-8")
-    beside.replace(outbox / "index.html")
+    write_whole(outbox / "index.html", page)
 
 
 def _templates() -> Environment:

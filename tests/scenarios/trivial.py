@@ -9,13 +9,19 @@ from pathlib import Path
 import numpy as np
 
 from patient.errors import IncompleteSeries
-from pipelines.case import CaseRequest
+from pipelines.case import CaseRequest, contour_case
 from pipelines.result import CaseResult, Verdict
 
 
 def succeed(request: CaseRequest) -> CaseResult:
     (Path(request.folder) / "report.html").write_text("fine")
     return CaseResult(case=request.case, verdict=Verdict.PUBLISH, rtstruct_uid=f"1.2.{time.time_ns()}")
+
+
+def large(request: CaseRequest) -> CaseResult:
+    for n in range(4):
+        (Path(request.folder) / f"{n}.bin").write_bytes(os.urandom(100_000))
+    return succeed(request)
 
 
 def slow(request: CaseRequest) -> CaseResult:
@@ -40,3 +46,8 @@ def by_rows(request: CaseRequest) -> CaseResult:
             hoard.append(np.ones(16 << 20, np.uint8))
             time.sleep(0.02)
     return succeed(request)
+
+
+def real_or_raise(request: CaseRequest) -> CaseResult:
+    """A case as it is, but for the one whose folder says otherwise."""
+    return by_rows(request) if Path(request.files[0]).parent.name == "raise" else contour_case(request)

@@ -1,0 +1,40 @@
+"""JSON Schemas of what a night writes, made from the types: `python -m pipelines.schemas docs/schemas`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from pipelines.night_record import NightRecord
+from pipelines.result import CaseResult
+
+DOCUMENTS: dict[str, TypeAdapter[CaseResult] | TypeAdapter[list[NightRecord]]] = {
+    "result": TypeAdapter(CaseResult),
+    "night": TypeAdapter(list[NightRecord]),
+}
+"""By the name of the JSON file."""
+
+
+def schema_text(document: str) -> str:
+    """The schema of result.json or night.json, as it is written: every key stands in the file, also where it is empty.
+
+    Raises:
+        KeyError: no such document.
+    """
+    schema = DOCUMENTS[document].json_schema(mode="serialization")
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{document}.json"}
+    return json.dumps({**schema, **head}, indent=1, sort_keys=True) + "\n"
+
+
+def write_schemas(folder: Path) -> None:
+    """Write <document>.schema.json of every document."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for document in DOCUMENTS:
+        (folder / f"{document}.schema.json").write_text(schema_text(document), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_schemas(Path(sys.argv[1]))
