@@ -77,6 +77,7 @@ def _wrong_side(name: str, found: dict[str, tuple[float, float, float]]) -> str:
 def centroid(field: Field) -> tuple[float, float, float]:
     """Centre of mass of the voxels inside, LPS mm."""
     mask = field.mask()
-    k, j, i = (float(v.mean()) for v in np.nonzero(mask.array))
+    counts = [mask.array.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    k, j, i = (float(np.average(np.arange(len(n)), weights=n)) for n in counts)
     x, y, z = (float(v) for v in field.geometry.points((k, j, i)))
     return x, y, z

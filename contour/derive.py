@@ -10,10 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 import edt
 import numpy as np
 from numpy.typing import NDArray
-from scipy.signal import fftconvolve
 
 from contour.recipe import Combined, Margin, Named, Recipe, ingredients
 from patient.geometry import Box, Geometry
+from patient.parallel import threads
 from patient.volume import Field, Level, Volume
 
 Distance = NDArray[np.float32]
@@ -80,8 +80,8 @@ def _shifted(values: Distance, part: Geometry, mm: float) -> Field:
     outward, dz = mm > 0, part.spacing[0]
     reach, span = np.float32(abs(mm) + REACH * max(part.spacing)), int(np.ceil(abs(mm) / dz)) + 1
     out = np.empty_like(values)
-    with ThreadPoolExecutor(2) as threads:
-        planes = threads.map(lambda plane: _in_plane(plane, part.spacing, outward=outward), values)
+    with ThreadPoolExecutor(threads()) as pool:
+        planes = pool.map(lambda plane: _in_plane(plane, part.spacing, outward=outward), values)
         window: deque[Distance] = deque(maxlen=2 * span + 1)
         ahead = iter(planes)
         window.extend(plane for _, plane in zip(range(span), ahead, strict=False))
@@ -153,6 +153,8 @@ def _ellipsoid(values: Distance, part: Geometry, mm: tuple[float, ...]) -> Field
 
 def _dilated(mask: NDArray[np.bool_], kernel: NDArray[np.bool_], centre: list[int]) -> NDArray[np.bool_]:
     """Dilation by any kernel, through its Fourier transform: the kernel may be large and off its centre."""
+    from scipy.signal import fftconvolve  # slow to import, and few templates have margins that differ by side
+
     full = fftconvolve(mask.astype(np.float32), kernel.astype(np.float32), mode="full")
     window = tuple(slice(c, c + n) for c, n in zip(centre, mask.shape, strict=True))
     return full[window] > 0.5

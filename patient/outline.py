@@ -7,7 +7,7 @@ Holes are keyholes: one loop with a channel of no width (PS3.3 C.8.8.6.3), which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from patient.errors import FrameMismatch
 from patient.geometry import Box, Geometry
+from patient.parallel import each
 from patient.structures import Loop
 from patient.volume import Field, Level, Mask, Volume
 
@@ -45,15 +46,16 @@ def loops_of_mask(mask: Mask) -> tuple[Loop, ...]:
     Args:
         mask: bool `[z, y, x]`, usually cropped to its own box.
     """
-    return _loops(_inset_planes(mask.array), mask.geometry, 0.0)
+    return _loops(lambda k: _inset_plane(mask.array[k]), mask.geometry, 0.0)
 
 
-def _inset_planes(array: NDArray[np.bool_]) -> Iterator[tuple[int, Points]]:
+def _inset_plane(mask: NDArray[np.bool_]) -> Points | None:
     """Less positive inside than negative outside, so that the zero level runs `INSET` inside the pixel edge; framed."""
-    for k in np.flatnonzero(array.any(axis=(1, 2))):
-        plane = np.full((array.shape[1] + 2, array.shape[2] + 2), -(0.5 + INSET))
-        plane[1:-1, 1:-1] += array[k]
-        yield int(k), plane
+    if not mask.any():
+        return None
+    plane = np.full((mask.shape[0] + 2, mask.shape[1] + 2), -(0.5 + INSET))
+    plane[1:-1, 1:-1] += mask
+    return plane
 
 
 def loops_of_field(field: Field) -> tuple[Loop, ...]:
@@ -62,32 +64,36 @@ def loops_of_field(field: Field) -> tuple[Loop, ...]:
     Args:
         field: cropped with a voxel of margin; where the surface leaves the array it is closed half a voxel outside.
     """
-    return _loops(_mirrored_planes(field), field.geometry, SMOOTH_MM / min(field.geometry.spacing[1:]))
+    sign, level = np.float32(1.0 if field.level is Level.PROBABILITY else -1.0), np.float32(field.level.value)
+    tolerance = SMOOTH_MM / min(field.geometry.spacing[1:])
+    return _loops(lambda k: _mirrored_plane(sign * (field.volume.array[k] - level)), field.geometry, tolerance)
 
 
-def _mirrored_planes(field: Field) -> Iterator[tuple[int, Points]]:
+def _mirrored_plane(values: NDArray[np.float32]) -> Points | None:
     """Positive inside; framed by the border's own values with their sign turned, where positive."""
-    sign = np.float32(1.0 if field.level is Level.PROBABILITY else -1.0)
-    for k, stored in enumerate(field.volume.array):
-        values = sign * (stored - np.float32(field.level.value))
-        values[np.isnan(values)] = -1.0
-        if (values > 0).any():
-            plane = np.pad(values.astype(np.float64), 1, mode="edge")
-            for border in (plane[0], plane[-1], plane[:, 0], plane[:, -1]):
-                np.negative(np.abs(border), out=border)
-            yield k, plane
+    values[np.isnan(values)] = -1.0
+    if not (values > 0).any():
+        return None
+    plane = np.pad(values.astype(np.float64), 1, mode="edge")
+    for border in (plane[0], plane[-1], plane[:, 0], plane[:, -1]):
+        np.negative(np.abs(border), out=border)
+    return plane
 
 
-def _loops(planes: Iterable[tuple[int, Points]], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
-    """Zero level of framed planes that hold something, kept within `tolerance` pixels."""
-    loops: list[Loop] = []
-    for k, values in planes:
-        for outer, holes in _polygons(values, tolerance):
+def _loops(plane_of: Callable[[int], Points | None], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
+    """Zero level of framed planes (None where they hold nothing), kept within `tolerance` pixels."""
+
+    def on(k: int) -> list[Loop]:
+        loops: list[Loop] = []
+        values = plane_of(k)
+        for outer, holes in _polygons(values, tolerance) if values is not None else ():
             ring = _keyholed(outer, holes) if holes else outer
             kji = np.full((len(ring), 3), float(k))
             kji[:, 1:] = ring[:, ::-1] - 1.0
             loops.append(Loop(geometry.points(kji)))
-    return tuple(loops)
+        return loops
+
+    return tuple(loop for loops in each(on, range(geometry.shape[0])) for loop in loops)
 
 
 _NO_MASK = np.asarray(False)

@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from contour.anatomy.planes import Bools, Spacing, dilated, eroded, filled, holes
 from patient.geometry import Box
+from patient.parallel import each
 
 THRESHOLD = -350.0
 """Between air and skin."""
@@ -118,11 +119,14 @@ def skin_levels(small: NDArray[np.int16], body: Body, threshold: float) -> NDArr
     radius = body.spacing[1] * 1.01
     inside, outside = eroded(body.solid, radius, body.spacing), dilated(body.solid, radius, body.spacing)
     np.logical_not(outside, out=outside)
-    for k in np.flatnonzero(body.solid.any(axis=(1, 2))):
+
+    def fill(k: int) -> None:
         hu = small[k].astype(np.float32)
         tissue, air = _mean_near(np.clip(hu, -200, 100), inside[k]), _mean_near(np.clip(hu, -1000, -400), outside[k])
         level = air + SKIN_SHARE * (tissue - air)
         out[k] = np.where(np.isfinite(level), np.clip(level, *SKIN_LEVELS), threshold)
+
+    each(fill, np.flatnonzero(body.solid.any(axis=(1, 2))).tolist())
     return out
 
 

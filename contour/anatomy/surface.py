@@ -11,6 +11,7 @@ from scipy import ndimage
 
 from contour.anatomy.planes import Bools, dilated, eroded
 from patient.geometry import Box, Geometry
+from patient.parallel import each
 from patient.volume import Field, Volume
 
 RAMP = 700.0
@@ -64,10 +65,11 @@ def refined(hu: NDArray[Any], geometry: Geometry, mask: Bools, small: NDArray[np
     )
     pixel = (1.0, 1.0, 1.0)
     values = np.zeros(box.shape, dtype=np.float32)
-    for k in range(k0, k1):
+
+    def fill(k: int) -> None:
         decided = mask[k : k + 1, rows, columns]
         if not decided.any():
-            continue
+            return
         core = eroded(decided, 2.0 if step == 1 else 1.0, pixel)[0]
         level = edge.on(k, rows, columns)
         core |= decided[0] & (edge.sign * (small[k, rows, columns] - level) < -CONTRARY)
@@ -77,6 +79,8 @@ def refined(hu: NDArray[Any], geometry: Geometry, mask: Bools, small: NDArray[np
         plane *= _enlarged(near, step, box)
         np.maximum(plane, _enlarged(core, step, box), out=plane)
         ndimage.gaussian_filter(plane, SMOOTH, mode="nearest", output=values[k - box.start[0]])
+
+    each(fill, range(k0, k1))
     return Field(Volume(values, geometry.cropped(box)))
 
 
