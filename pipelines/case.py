@@ -144,6 +144,12 @@ def contour_case(
         progress(0.75, "deriving")
         made.derive()
     made.put_in_order()
+    if not made.shown:
+        raise InputError(
+            "Nothing that the template asks for is in the image",
+            why="; ".join(f"{record.name}: {record.reason}" for record in made.records[:4]),
+            remedy="Look at the image, or give another template",
+        )
     result_set = made.structure_set()
     path = folder / "rtstruct.dcm"
     with clock.step("write"):

@@ -62,6 +62,7 @@ def run_night(
             night.work(scheduler, progress)
         finally:
             record = night.close()
+            sweep(outbox)
     return record
 
 
@@ -136,7 +137,7 @@ class _Night:
         total = len(requests)
         progress(0, total, "starting workers")
         workers = min(self.configuration.workers, total)
-        with cluster(workers, self.configuration.memory_limit_mib, scheduler) as client:
+        with cluster(workers, self.configuration.memory_limit_mib, scheduler, self.outbox / WORK) as client:
             outcomes = run_all(client, requests, self.configuration.time_limit, self.function, self._start, self._beat)
             for done, outcome in enumerate(outcomes, start=1):
                 self._record(outcome)

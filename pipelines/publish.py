@@ -86,7 +86,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def sweep(outbox: Path) -> None:
-    """Remove what nights that died left half made. Only with the outbox locked."""
+    """Remove what a night left half made, also one that died. Only with the outbox locked."""
     for left in (*(outbox / WORK).iterdir(), *(outbox / CASES).glob(".*.part")):
         shutil.rmtree(left, ignore_errors=True)
 

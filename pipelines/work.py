@@ -76,8 +76,8 @@ def run_case(request: CaseRequest, function: str = CASE_FUNCTION) -> Outcome:
 
 
 @contextmanager
-def cluster(workers: int, memory_limit_mib: int, scheduler: str | None) -> Iterator[Client]:
-    """A local cluster of worker processes, or an existing one by its scheduler's address.
+def cluster(workers: int, memory_limit_mib: int, scheduler: str | None, scratch: Path) -> Iterator[Client]:
+    """A local cluster of worker processes, which keep their own files in `scratch`; or an existing one by its address.
 
     Raises:
         InputError: no scheduler answers at the address.
@@ -89,6 +89,7 @@ def cluster(workers: int, memory_limit_mib: int, scheduler: str | None) -> Itera
         "distributed.worker.memory.pause": False,
         "distributed.worker.daemon": False,
         "distributed.logging.distributed": "critical",
+        "temporary-directory": str(scratch),
     }
     with dask_config.set(quiet):
         if scheduler:

@@ -1,8 +1,10 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.making import phantom, write_ct
@@ -36,6 +38,27 @@ def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path):
         assert done.stderr.strip()
         assert "Traceback" not in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_an_image_of_air_is_refused_with_what_was_looked_for(tmp_path):
+    air = np.full((12, 40, 48), -1000, dtype=np.int16)
+    air[:, :2] = -900
+    done = _run("contour", write_ct(tmp_path / "air", air), "-o", tmp_path / "o")
+    assert done.returncode == 2
+    assert "Nothing that the template asks for is in the image" in done.stderr
+    assert "External" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_night_keeps_its_own_files_in_its_outbox(tmp_path, ct_folder):
+    elsewhere = tmp_path / "temporary"
+    elsewhere.mkdir()
+    done = _run(
+        "nightly", ct_folder, "-o", tmp_path / "out", "--settle-minutes", "0", env={**os.environ, "TMPDIR": str(elsewhere)}
+    )
+    assert done.returncode == 3, done.stderr
+    assert list(elsewhere.iterdir()) == []
+    assert list((tmp_path / "out" / ".work").iterdir()) == []
 
 
 def test_one_patient_is_contoured_with_json_on_stdout_and_nothing_else(tmp_path, ct_folder):
