@@ -27,7 +27,7 @@ def whole() -> None:
         def started(case: str) -> None:
             attempts[case] = ledger.start(case)
 
-        with cluster(2, 2000, None) as client:
+        with cluster(2, 2000, None, outbox / WORK) as client:
             warm = [CaseRequest(f"warm{n}", (), "1", str(outbox / WORK / f"warm{n}")) for n in range(4)]
             list(run_all(client, warm, 60, "tests.scenarios.trivial:succeed", lambda case: None, lambda cases: None))
             begun = time.perf_counter()
