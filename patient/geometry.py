@@ -79,6 +79,8 @@ class Geometry:
         origin: LPS mm of the centre of voxel (0, 0, 0).
         axes: unit vectors (x, y, z), one row an array axis k, j, i; orthonormal, of either handedness.
         frame_of_reference: DICOM UID, empty where the image has none.
+        image: whose grid it is (Series Instance UID, or a file's name); empty where nobody said. Two images may share a
+            frame of reference because somebody registered them: that does not make them one.
 
     Raises:
         UnsupportedGeometry: axes are not orthonormal (within 1e-3), or a size or spacing is not positive.
@@ -89,6 +91,7 @@ class Geometry:
     origin: Triple = (0.0, 0.0, 0.0)
     axes: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
     frame_of_reference: str = ""
+    image: str = ""
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not min(self.spacing) > 0:

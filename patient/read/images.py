@@ -86,6 +86,7 @@ def open_image(entry: SeriesEntry) -> ImageSeries:
         origin=_triple(first.position),
         axes=(_triple(first.normal), _triple(first.axes[0]), _triple(first.axes[1])),
         frame_of_reference=entry.frame_of_reference,
+        image=entry.uid,
     )
     instances = tuple(
         Instance(p.header.path, p.header.text("SOPClassUID"), p.header.text("SOPInstanceUID"), _triple(p.position), p.frame)

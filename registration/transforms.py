@@ -1,0 +1,374 @@
+"""Where a point of one image lies in another.
+
+A transform knows the two images it joins and its direction: `b_from_a` takes points of a (its `source`) to points of b (its
+`target`), both LPS mm. To see b's voxels on a's grid, they are pulled: the value at a point p of a is b's value at
+`b_from_a(p)`. Nothing is pushed, so nothing has holes. Use on a third image raises FrameMismatch; that two images share a
+frame of reference says nothing about where one lies in the other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk  # noqa: N813 - as everybody writes it
+from numpy.typing import ArrayLike, NDArray
+
+from patient.errors import FrameMismatch, UnsupportedGeometry
+from patient.geometry import Geometry
+from patient.volume import Field, Level, Mask, Volume
+
+Points = NDArray[np.float64]
+ORTHONORMAL = 1e-4
+"""A rotation read from decimals may be off by this; more is scaling or shear."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """One image's own coordinates: LPS mm as its header places them.
+
+    Args:
+        image: Series Instance UID, or a file's name.
+        frame_of_reference: its UID; empty where the image has none.
+    """
+
+    image: str
+    frame_of_reference: str = ""
+
+    @staticmethod
+    def of(geometry: Geometry) -> Space:
+        """Of the image that a grid belongs to."""
+        return Space(geometry.image, geometry.frame_of_reference)
+
+    def admit(self, other: Space, what: str) -> None:
+        """Raises FrameMismatch where `other` is not this image."""
+        if other != self:
+            raise FrameMismatch(
+                f"{what} is of image {other.image or '(unnamed)'}, not of {self.image or '(unnamed)'}",
+                why="A transform joins two images and says nothing of a third",
+                remedy="Register that image, or apply the transform that was made for it",
+            )
+
+
+class Transform(ABC):
+    """`target_from_source`: takes points of `source` to points of `target`."""
+
+    source: Space
+    target: Space
+
+    def points(self, points: ArrayLike, of: Space) -> Points:
+        """Where points lie in the target.
+
+        Args:
+            points: `[..., 3]` (x, y, z) LPS mm.
+            of: the image they are of.
+
+        Raises:
+            FrameMismatch: they are not of this transform's source.
+        """
+        self.source.admit(of, "The point")
+        return self._mapped(np.asarray(points, dtype=np.float64))
+
+    @abstractmethod
+    def _mapped(self, points: Points) -> Points: ...
+
+    @abstractmethod
+    def itk(self) -> sitk.Transform:
+        """The same map as ITK's resampling wants it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Transform):
+    """A matrix.
+
+    Args:
+        matrix: `[4, 4]`, target_from_source, homogeneous.
+
+    Raises:
+        UnsupportedGeometry: not invertible, or its last row is not 0 0 0 1.
+    """
+
+    matrix: NDArray[np.float64]
+    source: Space
+    target: Space
+
+    def __post_init__(self) -> None:
+        matrix = np.asarray(self.matrix, dtype=np.float64)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
+            raise UnsupportedGeometry("A transformation matrix is not a 4 x 4 affine one")
+        if abs(np.linalg.det(matrix[:3, :3])) < 1e-6:
+            raise UnsupportedGeometry("A transformation matrix cannot be inverted")
+        object.__setattr__(self, "matrix", matrix)
+
+    @property
+    def rotation(self) -> NDArray[np.float64]:
+        """The upper left `[3, 3]`."""
+        return self.matrix[:3, :3]
+
+    @property
+    def translation(self) -> NDArray[np.float64]:
+        """mm (x, y, z), of the origin."""
+        return self.matrix[:3, 3]
+
+    def inverse(self) -> Affine:
+        """`source_from_target`, exactly; a Rigid's is rigid."""
+        return type(self)(np.linalg.inv(self.matrix), self.target, self.source)
+
+    def _mapped(self, points: Points) -> Points:
+        return points @ self.rotation.T + self.translation
+
+    def itk(self) -> sitk.Transform:
+        transform = sitk.AffineTransform(3)
+        transform.SetMatrix(self.rotation.ravel().tolist())
+        transform.SetTranslation(self.translation.tolist())
+        return transform
+
+
+@dataclass(frozen=True, eq=False)
+class Rigid(Affine):
+    """A rotation and a translation. What decimals took from the rotation is given back (nearest orthonormal, by SVD).
+
+    Raises:
+        UnsupportedGeometry: scaled, sheared or mirrored.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        u, _, vt = np.linalg.svd(self.rotation)
+        nearest = u @ vt
+        if np.linalg.det(nearest) < 0 or np.abs(nearest - self.rotation).max() > ORTHONORMAL:
+            raise UnsupportedGeometry(
+                f"A matrix is not rigid (determinant {np.linalg.det(self.rotation):.4f})",
+                why="A patient is not scaled, sheared or mirrored by a couch",
+            )
+        matrix = self.matrix.copy()
+        matrix[:3, :3] = nearest
+        object.__setattr__(self, "matrix", matrix)
+
+    @staticmethod
+    def of(rotation: ArrayLike, translation: ArrayLike, source: Space, target: Space) -> Rigid:
+        """From a rotation `[3, 3]` and a translation `[3]` (mm): p -> R p + t."""
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = np.asarray(rotation), np.asarray(translation)
+        return Rigid(matrix, source, target)
+
+    @staticmethod
+    def identity(source: Space, target: Space) -> Rigid:
+        """The same numbers in both images: as headers place them."""
+        return Rigid(np.eye(4), source, target)
+
+    def degrees(self) -> float:
+        """The whole angle of the rotation."""
+        return float(np.degrees(np.arccos(np.clip((np.trace(self.rotation) - 1) / 2, -1, 1))))
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement(Transform):
+    """p -> p + D(p), D interpolated between nodes; nothing beyond the outermost nodes.
+
+    Args:
+        vectors: `[z, y, x, 3]` float32, mm (x, y, z) in LPS, whatever the grid's axes.
+        grid: where the nodes lie, in the source's space.
+    """
+
+    vectors: NDArray[np.float32]
+    grid: Geometry
+    source: Space
+    target: Space
+
+    def __post_init__(self) -> None:
+        if self.vectors.shape != (*self.grid.shape, 3):
+            raise ValueError(f"vectors of shape {self.vectors.shape} on a grid of {self.grid.shape}")
+        if not np.isfinite(self.vectors).all():
+            raise UnsupportedGeometry("A displacement is no number")
+
+    def _mapped(self, points: Points) -> Points:
+        return points + sampled(self.vectors, self.grid, points)
+
+    def itk(self) -> sitk.Transform:
+        image = sitk.GetImageFromArray(self.vectors.astype(np.float64), isVector=True)
+        placed(image, self.grid)
+        return sitk.DisplacementFieldTransform(image)
+
+
+@dataclass(frozen=True, eq=False)
+class Chain(Transform):
+    """One transform after the other, the first given applied first.
+
+    Raises:
+        FrameMismatch: one does not begin where the one before it ends.
+    """
+
+    parts: tuple[Transform, ...]
+
+    def __post_init__(self) -> None:
+        for before, after in zip(self.parts, self.parts[1:], strict=False):
+            after.source.admit(before.target, "A chain's link")
+
+    @property
+    def source(self) -> Space:  # type: ignore[override]
+        return self.parts[0].source
+
+    @property
+    def target(self) -> Space:  # type: ignore[override]
+        return self.parts[-1].target
+
+    def _mapped(self, points: Points) -> Points:
+        for part in self.parts:
+            points = part._mapped(points)
+        return points
+
+    def itk(self) -> sitk.Transform:
+        chain = sitk.CompositeTransform(3)
+        for part in reversed(self.parts):
+            chain.AddTransform(part.itk())
+        return chain
+
+
+def composed(c_from_b: Transform, b_from_a: Transform) -> Transform:
+    """`c_from_a`; two matrices become one.
+
+    Raises:
+        FrameMismatch: the two do not meet in one image.
+    """
+    if isinstance(c_from_b, Affine) and isinstance(b_from_a, Affine):
+        c_from_b.source.admit(b_from_a.target, "The first transform's end")
+        kind = Rigid if isinstance(c_from_b, Rigid) and isinstance(b_from_a, Rigid) else Affine
+        return kind(c_from_b.matrix @ b_from_a.matrix, b_from_a.source, c_from_b.target)
+    return Chain((*_parts(b_from_a), *_parts(c_from_b)))
+
+
+def _parts(transform: Transform) -> tuple[Transform, ...]:
+    return transform.parts if isinstance(transform, Chain) else (transform,)
+
+
+def displacements(b_from_a: Transform, grid: Geometry) -> NDArray[np.float32]:
+    """`[z, y, x, 3]` float32: `b_from_a(p) - p` (mm, x y z) at the nodes of a grid in a's space."""
+    out = np.empty((*grid.shape, 3), dtype=np.float32)
+    inner = np.moveaxis(np.indices(grid.shape[1:], dtype=np.float64), 0, -1)
+    for k in range(grid.shape[0]):
+        at = grid.points(np.concatenate([np.full((*grid.shape[1:], 1), float(k)), inner], axis=-1))
+        out[k] = b_from_a._mapped(at) - at
+    return out
+
+
+def inverted(b_from_a: Transform, grid: Geometry, rounds: int = 30) -> tuple[Transform, float]:
+    """`a_from_b` by fixed-point iteration (Chen 2008, Med Phys 35:81), and what is left of it.
+
+    Args:
+        b_from_a: to be inverted; a matrix is inverted exactly.
+        grid: in b's space; where the inverse is made.
+        rounds: of the iteration.
+
+    Returns:
+        The inverse and the 95th percentile over the nodes of |b_from_a(a_from_b(p)) - p| in mm.
+    """
+    if isinstance(b_from_a, Affine):
+        return b_from_a.inverse(), 0.0
+    linear = _linear(b_from_a)
+    turn = np.asarray(np.linalg.inv(linear.rotation), dtype=np.float64)
+    at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
+    back = linear.inverse()._mapped(at)
+    missed = b_from_a._mapped(back) - at
+    for _ in range(rounds):
+        if float(np.abs(missed).max()) < 0.01:
+            break
+        back = back - missed @ turn.T
+        missed = b_from_a._mapped(back) - at
+    left = float(np.percentile(np.linalg.norm(missed, axis=-1), 95))
+    return Displacement((back - at).astype(np.float32), grid, b_from_a.target, b_from_a.source), left
+
+
+def _linear(transform: Transform) -> Affine:
+    """The product of a chain's matrices: what turns space, without what bends it."""
+    matrix = np.eye(4)
+    for part in _parts(transform):
+        if isinstance(part, Affine):
+            matrix = part.matrix @ matrix
+    return Affine(matrix, transform.source, transform.target)
+
+
+def jacobian(b_from_a: Transform, grid: Geometry) -> Volume[np.float32]:
+    """Determinant of the derivative at the nodes of a grid in a's space: 1 keeps volume, less shrinks, 0 or less folds."""
+    if min(grid.shape) < 2:
+        raise UnsupportedGeometry("A Jacobian needs two nodes along each axis")
+    vectors = displacements(b_from_a, grid).astype(np.float64)
+    by_index = np.stack([np.gradient(vectors, axis=axis) for axis in range(3)], axis=-1)
+    derivative = by_index @ np.linalg.inv(grid.steps).T + np.eye(3)
+    return Volume(np.linalg.det(derivative).astype(np.float32), grid)
+
+
+def pulled(b_from_a: Transform, volume: Volume[Any], onto: Geometry, outside: float) -> Volume[np.float32]:
+    """b's values on a grid of a (linear between voxels), float32: HU, probabilities, Gy.
+
+    Args:
+        b_from_a: from the grid's image to the volume's.
+        volume: of b.
+        onto: a grid of a.
+        outside: value where b has none.
+
+    Raises:
+        FrameMismatch: the volume is not of b, or the grid not of a.
+    """
+    b_from_a.target.admit(Space.of(volume.geometry), "The volume")
+    b_from_a.source.admit(Space.of(onto), "The grid")
+    image = sitk.GetImageFromArray(volume.array.astype(np.float32))
+    placed(image, volume.geometry)
+    resampler = sitk.ResampleImageFilter()
+    resampler.SetTransform(b_from_a.itk())
+    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetDefaultPixelValue(float(outside))
+    resampler.SetOutputPixelType(sitk.sitkFloat32)
+    resampler.SetReferenceImage(_empty(onto))
+    return Volume(sitk.GetArrayFromImage(resampler.Execute(image)), onto)
+
+
+def pulled_field(b_from_a: Transform, field: Field, onto: Geometry) -> Field:
+    """A structure of b on a grid of a, as a field: its surface stays finer than voxels. Raises as `pulled`."""
+    outside = 0.0 if field.level is Level.PROBABILITY else float(max(field.volume.array.max(), 1.0))
+    return Field(pulled(b_from_a, field.volume, onto, outside), field.level)
+
+
+def pulled_mask(b_from_a: Transform, mask: Mask, onto: Geometry) -> Mask:
+    """A mask of b on a grid of a: voxels of which half or more lies inside. Raises as `pulled`."""
+    return pulled_field(b_from_a, Field.of_mask(mask), onto).mask()
+
+
+def sampled(array: NDArray[Any], grid: Geometry, points: Points) -> NDArray[np.float64]:
+    """An array's values `[..., c]` between its nodes at LPS points `[..., 3]`; 0 beyond the outermost nodes.
+
+    Args:
+        array: `[z, y, x]` or `[z, y, x, c]`.
+        grid: where its nodes lie.
+        points: (x, y, z) mm.
+    """
+    indices = grid.indices(points)
+    top = np.asarray(grid.shape) - 1
+    inside = ((indices >= -1e-6) & (indices <= top + 1e-6)).all(axis=-1)
+    place = np.clip(indices[inside], 0, top)
+    low = np.minimum(place.astype(np.intp), np.maximum(top - 1, 0))
+    high, part = np.minimum(low + 1, top), place - low
+    channels = array.shape[3:]
+    total = np.zeros((len(place), *channels))
+    for corner in range(8):
+        at = [high[:, n] if corner >> n & 1 else low[:, n] for n in range(3)]
+        weight = np.prod([part[:, n] if corner >> n & 1 else 1 - part[:, n] for n in range(3)], axis=0)
+        total += array[at[0], at[1], at[2]] * weight.reshape(-1, *(1,) * len(channels))
+    out = np.zeros((*points.shape[:-1], *channels))
+    out[inside] = total
+    return out
+
+
+def placed(image: sitk.Image, grid: Geometry) -> sitk.Image:
+    """Give an ITK image a grid's place; ITK counts axes from the fastest (i, j, k)."""
+    image.SetOrigin(grid.origin)
+    image.SetSpacing(grid.spacing[::-1])
+    image.SetDirection(np.asarray(grid.axes)[::-1].T.ravel().tolist())
+    return image
+
+
+def _empty(grid: Geometry) -> sitk.Image:
+    i, j, k = grid.shape[::-1]
+    return placed(sitk.Image([i, j, k], sitk.sitkUInt8), grid)
