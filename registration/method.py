@@ -19,8 +19,8 @@ class RegistrationContext:
     """What a method may know besides the two images.
 
     Args:
-        fixed_mask: where the fixed image is to be believed and looked at (a body without couch, lungs, the valid field of view
-            of a CBCT), on its own grid or a crop of it; None for everywhere.
+        fixed_mask: where the fixed image is to be believed and looked at (a body without couch, lungs, the valid field of
+            view of a CBCT), on its own grid or a crop of it; None for everywhere.
         moving_mask: the same of the moving image.
         weight: a region of the fixed image that counts most (bone, a target); None for none.
         rigid: structures of the fixed image that move as one piece (bone); None for none.

@@ -268,7 +268,7 @@ def inverted(b_from_a: Transform, grid: Geometry, rounds: int = 30) -> tuple[Tra
     if isinstance(b_from_a, Affine):
         return b_from_a.inverse(), 0.0
     linear = _linear(b_from_a)
-    turn = np.asarray(np.linalg.inv(linear.rotation), dtype=np.float64)
+    turn = linear.inverse().rotation
     at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
     back = linear.inverse()._mapped(at)
     missed = b_from_a._mapped(back) - at
