@@ -114,7 +114,8 @@ class Affine(Transform):
 
     def inverse(self) -> Affine:
         """`source_from_target`, exactly; a Rigid's is rigid."""
-        return type(self)(np.linalg.inv(self.matrix), self.target, self.source)
+        back = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
+        return type(self)(back, self.target, self.source)
 
     def _mapped(self, points: Points) -> Points:
         return points @ self.rotation.T + self.translation
