@@ -91,7 +91,9 @@ class RigidByIntensity:
         overlap = judge.overlap(best)
         if overlap < LEAST_OVERLAP:
             raise _nothing_in_common(overlap)
-        return Fit(frame.rigid(best), Evidence(notes=(f"{overlap:.0%} of the fixed image's samples lie in the moving image",)))
+        return Fit(
+            frame.rigid(best), Evidence(notes=(f"{overlap:.0%} of the fixed image's samples lie in the moving image",))
+        )
 
 
 def _nothing_in_common(overlap: float) -> NotTrusted:
@@ -299,9 +301,15 @@ class _Judge:
             at = at[np.sort(rng.choice(len(at), SAMPLES // 4, replace=False))]
         values = _classes(fixed.image.array, fixed.mask.array)[tuple(at.T)]
         classes = _classes(moving.image.array, moving.mask.array).astype(np.float32)
-        share = min(1.0, moving.mask.array.sum() * moving.image.geometry.voxel_cc
-                    / (fixed.mask.array.sum() * fixed.image.geometry.voxel_cc))
-        return _Judge(fixed.image.geometry.points(at), values, classes, moving.image.geometry, moving.mask.array, frame, share)
+        share = min(
+            1.0,
+            moving.mask.array.sum()
+            * moving.image.geometry.voxel_cc
+            / (fixed.mask.array.sum() * fixed.image.geometry.voxel_cc),
+        )
+        return _Judge(
+            fixed.image.geometry.points(at), values, classes, moving.image.geometry, moving.mask.array, frame, share
+        )
 
     def _there(self, six: Vector) -> tuple[Vector, NDArray[np.bool_]]:
         rotation, shift = self.frame.map(six)
