@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from importlib.metadata import entry_points, version
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set
 from pipelines.report.page import write_report
 from pipelines.result import (
+    VERSION,
     CaseResult,
     FlagRecord,
     ImageRecord,
@@ -41,7 +42,6 @@ from pipelines.result import (
     Verdict,
 )
 
-VERSION = version("recontour")
 Progress = Callable[[float, str], None]
 
 

@@ -15,12 +15,13 @@ from pathlib import Path
 from contour.template import load_template
 from patient.errors import InputError, OutOfResources
 from patient.read.index import Index, SeriesEntry, scan
-from pipelines.case import VERSION, CaseRequest, installed_engines
+from pipelines.case import CaseRequest, installed_engines
 from pipelines.configuration import Configuration
 from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Ledger, State
 from pipelines.night_record import CaseLine, NightRecord
 from pipelines.publish import CASES, WORK, disk_watched, free_name, locked, publish, sweep, write_whole
 from pipelines.report.page import write_index
+from pipelines.result import VERSION
 from pipelines.work import CASE_FUNCTION, Outcome, cluster, run_all
 
 Progress = Callable[[int, int, str], None]

@@ -48,10 +48,17 @@ LEAST_VOLUME = 0.1
 
 
 class Deformable:
-    """Rigid start, then a displacement field on the fixed image's grid."""
+    """Rigid start, then a displacement field on the fixed image's grid.
+
+    Args:
+        voxel: mm of the grid on which descriptors are compared; coarser is faster and less exact.
+    """
 
     name = "deformable"
     version = "1.0"
+
+    def __init__(self, voxel: float = VOXEL) -> None:
+        self._voxel = voxel
 
     def fit(self, fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Fit:
         """As `Method.fit`. Without `context.start` it makes its own rigid one.
@@ -60,7 +67,7 @@ class Deformable:
         """
         torch.manual_seed(context.seed)
         start = context.start if context.start is not None else _rigid_start(fixed, moving, context)
-        pair = working_pair(fixed, moving, start, context, VOXEL, MOST_VOXELS)
+        pair = working_pair(fixed, moving, start, context, self._voxel, MOST_VOXELS)
         context.progress(0.3, "descriptors")
         with torch.no_grad():
             here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))

@@ -150,7 +150,9 @@ def upright(geometry: Geometry) -> Geometry:
     i, j, k = (int(v) for v in np.floor((high - low) / SPACING + 1e-6) + 1)
     rest = (high - low) - (np.array([i, j, k]) - 1) * SPACING
     x, y, z = (float(v) for v in low + rest / 2)
-    return Geometry((k, j, i), (SPACING,) * 3, (x, y, z), frame_of_reference=geometry.frame_of_reference, image=geometry.image)
+    return Geometry(
+        (k, j, i), (SPACING,) * 3, (x, y, z), frame_of_reference=geometry.frame_of_reference, image=geometry.image
+    )
 
 
 def _body(array: NDArray[np.float32]) -> NDArray[np.bool_]:

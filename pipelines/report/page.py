@@ -57,7 +57,9 @@ def write_report(folder: Path, result: CaseResult, image: Volume[Any], structure
         (figures / f"{len(pictures) + 1:02d}.png").write_bytes(png)
         alt = f"{name}: axial, coronal and sagittal plane with contours"
         pictures.append(_Picture(base64.b64encode(png).decode("ascii"), alt, caption))
-    page = _templates().get_template("case.html").render(result=result, pictures=pictures, words=_WORDS, style=_style())
+    page = (
+        page_templates().get_template("case.html").render(result=result, pictures=pictures, words=_WORDS, style=page_style())
+    )
     (folder / "report.html").write_text(page, encoding="utf-8")
 
 
@@ -87,14 +89,15 @@ def write_index(outbox: Path, nights: Sequence[NightRecord]) -> None:
     sorted_nights = [
         n.model_copy(update={"cases": tuple(sorted(n.cases, key=lambda c: WORST_FIRST.index(c.state)))}) for n in ordered
     ]
-    page = _templates().get_template("index.html").render(nights=sorted_nights, names=_NAMES, style=_style())
+    page = page_templates().get_template("index.html").render(nights=sorted_nights, names=_NAMES, style=page_style())
     write_whole(outbox / "index.html", page)
 
 
-def _templates() -> Environment:
+def page_templates() -> Environment:
+    """Of all pages."""
     return Environment(loader=PackageLoader("pipelines.report", "."), autoescape=True, undefined=StrictUndefined)
 
 
-def _style() -> str:
-
+def page_style() -> str:
+    """One look for all pages, put into each."""
     return Markup(files("pipelines.report").joinpath("style.css").read_text(encoding="utf-8"))

@@ -1,0 +1,380 @@
+"""What a registration is worth: the measures that a physicist must look at (AAPM TG-132), and a verdict by a policy.
+
+Nothing here stands on what the fit itself minimised alone: points are matched anew, the way back is registered by itself, and
+structures that the caller knows in both images are compared.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import edt
+import numpy as np
+from numpy.typing import NDArray
+
+from patient.errors import NotTrusted, PolicyError, RecontourError
+from patient.geometry import Box, Geometry
+from patient.volume import Field, Mask, Volume
+from registration.features import RigidByFeatures, find_matches
+from registration.method import Fit, RegistrationContext
+from registration.transforms import (
+    Affine,
+    Chain,
+    Displacement,
+    Rigid,
+    Transform,
+    displacements,
+    jacobian,
+    pulled,
+    pulled_field,
+)
+from registration.working import Working, foreground, reduced, working_pair
+
+VOXEL = 4.0
+"""mm of the grid on which a whole registration is looked at."""
+AGREES = 4.0
+"""mm: a matched point this near to where the result puts it agrees with it."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Limits of trust, from TOML; names as in `policy.toml`.
+
+    Raises:
+        PolicyError: a key is unknown or missing, or a value no number.
+    """
+
+    overlap: float
+    folded: float
+    inverse_consistency_p95: float
+    feature_error_median: float
+    matches_share: float
+    matches: float
+    agreement_mm: float
+    agreement_degrees: float
+    structure_dice: float
+    version: str = ""
+
+    @staticmethod
+    def read(path: Path | None = None) -> Policy:
+        """The policy of a file; without one, the one that comes with the package."""
+        path = path or Path(__file__).with_name("policy.toml")
+        try:
+            with path.open("rb") as file:
+                said = tomllib.load(file)
+        except OSError as error:
+            raise PolicyError("The policy cannot be read", where=path.name) from error
+        except tomllib.TOMLDecodeError as error:
+            raise PolicyError(f"The policy is no TOML: {error}", where=path.name) from error
+        limits = said.get("limits", {})
+        known = {f.name for f in fields(Policy)} - {"version"}
+        if wrong := sorted(set(limits) ^ known | set(said) - {"schema", "version", "limits"}):
+            raise PolicyError(f"Unknown or missing in the policy: {', '.join(wrong)}", where=path.name)
+        if bad := sorted(k for k, v in limits.items() if isinstance(v, bool) or not isinstance(v, int | float)):
+            raise PolicyError(f"No numbers in the policy: {', '.join(bad)}", where=path.name)
+        return Policy(**{k: float(v) for k, v in limits.items()}, version=str(said.get("version", "")))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A structure that the caller knows in both images."""
+
+    name: str
+    fixed: Mask
+    moving: Mask
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A structure of the moving image, pulled through the result, beside the fixed image's own.
+
+    Args:
+        name: of the structure.
+        volume_cc: of the fixed image's.
+        dice: overlap, 0 to 1.
+        mean_surface_distance, hd95: mm, symmetric.
+    """
+
+    name: str
+    volume_cc: float
+    dice: float
+    mean_surface_distance: float
+    hd95: float
+
+
+@dataclass(frozen=True)
+class RegistrationQuality:
+    """What was measured; None where it could not be.
+
+    Args:
+        similarity_before, similarity_after: normalised mutual information (Studholme 1999) inside the fixed mask, 1 to 2.
+        overlap: part of the fixed mask that the moving image shows.
+        displacement_mean, displacement_max: mm inside the fixed mask, of the whole transform beyond its rigid part.
+        jacobian_min, jacobian_max: volume change inside the fixed mask.
+        folded: part of the fixed mask with a Jacobian of 0 or less.
+        inverse_consistency_mean, inverse_consistency_p95: mm there by this result and back by a registration of its own.
+        feature_error_mean, feature_error_median, feature_error_p95: mm at matched points that the fit did not use and that agree.
+        matches: points matched anew around the result.
+        agreeing: of them, how many lie within 4 mm of where the result puts them.
+        features_mm, features_degrees: how far the rigid part is from a rigid registration by features alone.
+        structures: agreement of what the caller knows in both images.
+        notes: what could not be measured and why.
+    """
+
+    similarity_before: float | None = None
+    similarity_after: float | None = None
+    overlap: float | None = None
+    displacement_mean: float | None = None
+    displacement_max: float | None = None
+    jacobian_min: float | None = None
+    jacobian_max: float | None = None
+    folded: float | None = None
+    inverse_consistency_mean: float | None = None
+    inverse_consistency_p95: float | None = None
+    feature_error_mean: float | None = None
+    feature_error_median: float | None = None
+    feature_error_p95: float | None = None
+    matches: int | None = None
+    agreeing: int | None = None
+    features_mm: float | None = None
+    features_degrees: float | None = None
+    structures: tuple[Agreement, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a registration may be used without a person's eye, and why not."""
+
+    trusted: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Registered:
+    """A transform with what it is worth."""
+
+    moving_from_fixed: Transform
+    quality: RegistrationQuality
+    verdict: Verdict
+
+
+def judged(
+    fit: Fit,
+    fixed: Volume[Any],
+    moving: Volume[Any],
+    context: RegistrationContext,
+    *,
+    structures: Sequence[Pair] = (),
+    way_back: Transform | None = None,
+    policy: Policy | None = None,
+) -> Registered:
+    """A fit with its quality and verdict.
+
+    Args:
+        fit: from a method.
+        fixed, moving: the two images.
+        context: with which it was made.
+        structures: known in both images.
+        way_back: `fixed_from_moving`, registered by itself; None leaves inverse consistency out.
+        policy: limits of trust; the package's own where None.
+    """
+    transform = fit.moving_from_fixed
+    rigid = rigid_part(transform)
+    pair = working_pair(fixed, moving, rigid, replace(context, start=None), VOXEL, 3_000_000)
+    quality = RegistrationQuality(notes=(*fit.evidence.notes, *pair.notes))
+    quality = _with_similarity(quality, pair, transform, fixed, moving)
+    quality = _with_shape(quality, pair, transform, rigid)
+    if way_back is not None:
+        quality = _with_way_back(quality, pair, transform, way_back)
+    quality = _with_features(quality, fixed, moving, context, transform, rigid)
+    quality = replace(quality, structures=tuple(_agreement(s, transform) for s in structures))
+    return Registered(transform, quality, verdict_on(quality, policy or Policy.read()))
+
+
+def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
+    """What in a quality is beyond a policy's limits, in sentences."""
+    reasons: list[str] = []
+
+    def most(value: float | None, limit: float, what: str, unit: str) -> None:
+        if value is not None and value > limit:
+            reasons.append(f"{what} is {value:.3g}{unit}, more than {limit:g}{unit}")
+
+    def least(value: float | None, limit: float, what: str) -> None:
+        if value is not None and value < limit:
+            reasons.append(f"{what} is {value:.3g}, less than {limit:g}")
+
+    least(quality.overlap, policy.overlap, "the part of the fixed image that the moving one shows")
+    most(quality.folded, policy.folded, "the folded part of the body", "")
+    most(quality.inverse_consistency_p95, policy.inverse_consistency_p95, "the way there and back (95th percentile)", " mm")
+    if quality.matches is None:
+        reasons.append("no points could be matched, so that nothing independent speaks for the result")
+    else:
+        least(quality.agreeing, policy.matches, "the number of matched points that agree with the result")
+        least(
+            (quality.agreeing or 0) / max(1, quality.matches), policy.matches_share, "the share of matched points that agree"
+        )
+        most(quality.feature_error_median, policy.feature_error_median, "the median distance at matched points", " mm")
+    most(quality.features_mm, policy.agreement_mm, "the distance to the rigid result by features", " mm")
+    most(quality.features_degrees, policy.agreement_degrees, "the angle to the rigid result by features", "°")
+    for structure in quality.structures:
+        if structure.volume_cc > 5.0:
+            least(structure.dice, policy.structure_dice, f"the Dice of {structure.name}")
+    return Verdict(not reasons, tuple(reasons))
+
+
+def rigid_part(transform: Transform) -> Affine:
+    """The product of a chain's matrices; the transform itself where it is one."""
+    matrix = np.eye(4)
+    for part in transform.parts if isinstance(transform, Chain) else (transform,):
+        if isinstance(part, Affine):
+            matrix = part.matrix @ matrix
+        elif not isinstance(part, Displacement):
+            raise TypeError(f"a {type(part).__name__} has no rigid part")
+    return (
+        Rigid(matrix, transform.source, transform.target)
+        if _is_rigid(matrix)
+        else Affine(matrix, transform.source, transform.target)
+    )
+
+
+def _is_rigid(matrix: NDArray[np.float64]) -> bool:
+    turn = matrix[:3, :3]
+    return bool(np.allclose(turn @ turn.T, np.eye(3), atol=1e-6) and np.linalg.det(turn) > 0)
+
+
+def _with_similarity(
+    quality: RegistrationQuality, pair: Working, transform: Transform, fixed: Volume[Any], moving: Volume[Any]
+) -> RegistrationQuality:
+    """Before: as the headers place the two; after: through the whole transform."""
+    small = reduced(moving, VOXEL)
+    low = float(small.array.min())
+    header = Rigid.identity(transform.source, transform.target)
+    look = pair.fixed_valid
+    before, after = (
+        _information(pair.fixed[look], pulled(t, small, pair.grid, low).array[look]) for t in (header, transform)
+    )
+    shown = float((pair.fixed_valid & pair.moving_valid).sum() / max(1, pair.fixed_valid.sum()))
+    return replace(quality, similarity_before=before, similarity_after=after, overlap=shown)
+
+
+def _information(a: NDArray[np.float32], b: NDArray[np.float32], bins: int = 48) -> float:
+    """Normalised mutual information (H(a) + H(b)) / H(a, b); 1 says nothing of each other (Studholme 1999, Pattern Recogn 32:71)."""
+    clipped = [np.clip(v, *np.percentile(v, (1, 99))) for v in (a, b)]
+    joint, _, _ = np.histogram2d(*clipped, bins=bins)
+    share = joint / joint.sum()
+
+    def entropy(p: NDArray[np.float64]) -> float:
+        p = p[p > 0]
+        return float(-(p * np.log(p)).sum())
+
+    both = entropy(share.ravel())
+    return (entropy(share.sum(axis=0)) + entropy(share.sum(axis=1))) / both if both > 0 else 1.0
+
+
+def _with_shape(quality: RegistrationQuality, pair: Working, transform: Transform, rigid: Affine) -> RegistrationQuality:
+    inside = pair.fixed_valid
+    beyond = np.linalg.norm(displacements(transform, pair.grid) - displacements(rigid, pair.grid), axis=-1)[inside]
+    volume = jacobian(transform, pair.grid).array[inside]
+    return replace(
+        quality,
+        displacement_mean=float(beyond.mean()),
+        displacement_max=float(beyond.max()),
+        jacobian_min=float(volume.min()),
+        jacobian_max=float(volume.max()),
+        folded=float((volume <= 0).mean()),
+    )
+
+
+def _with_way_back(
+    quality: RegistrationQuality, pair: Working, transform: Transform, way_back: Transform
+) -> RegistrationQuality:
+    at = pair.grid.points(np.argwhere(pair.fixed_valid & pair.moving_valid)[::7])
+    if not len(at):
+        return quality
+    there = transform.points(at, transform.source)
+    off = np.linalg.norm(way_back.points(there, transform.target) - at, axis=-1)
+    return replace(
+        quality, inverse_consistency_mean=float(off.mean()), inverse_consistency_p95=float(np.percentile(off, 95))
+    )
+
+
+def _with_features(
+    quality: RegistrationQuality,
+    fixed: Volume[Any],
+    moving: Volume[Any],
+    context: RegistrationContext,
+    transform: Transform,
+    rigid: Affine,
+) -> RegistrationQuality:
+    """Points matched anew around the result, and the rigid result by features alone as its referee."""
+    alone = replace(context, start=None)
+    try:
+        found = find_matches(fixed, moving, alone, transform)
+    except RecontourError as error:
+        return replace(quality, notes=(*quality.notes, f"Points could not be matched: {error.what}"))
+    off = np.linalg.norm(transform.points(found.fixed, transform.source) - found.moving, axis=-1)
+    agree = off < AGREES
+    quality = replace(quality, matches=len(off), agreeing=int(agree.sum()))
+    if agree.any():
+        near = off[agree]
+        quality = replace(
+            quality,
+            feature_error_mean=float(near.mean()),
+            feature_error_median=float(np.median(near)),
+            feature_error_p95=float(np.percentile(near, 95)),
+        )
+    try:
+        other = RigidByFeatures().fit(fixed, moving, alone).moving_from_fixed
+    except NotTrusted as error:
+        return replace(quality, notes=(*quality.notes, f"By features alone there is no answer: {error.what}"))
+    assert isinstance(other, Affine)
+    middle = found.fixed.mean(axis=0) if len(found.fixed) else fixed.geometry.points(np.array(fixed.geometry.shape) / 2.0)
+    apart = other.points(middle, other.source) - rigid.points(middle, rigid.source)
+    turn = other.rotation @ np.linalg.inv(rigid.rotation)
+    degrees = np.degrees(np.arccos(np.clip((np.trace(turn) - 1) / 2, -1, 1)))
+    return replace(quality, features_mm=float(np.linalg.norm(apart)), features_degrees=float(degrees))
+
+
+def foreground_box(image: Volume[Any]) -> Box:
+    """The box of the body in an image's grid, with some room."""
+    small = reduced(image, VOXEL)
+    body = Box.of(foreground(small).array)
+    if body.empty:
+        return image.geometry.box
+    ratio = [a / b for a, b in zip(small.geometry.spacing, image.geometry.spacing, strict=True)]
+    start = tuple(int(a * r) for a, r in zip(body.start, ratio, strict=True))
+    stop = tuple(int(np.ceil(b * r)) for b, r in zip(body.stop, ratio, strict=True))
+    return Box(start, stop).padded(5, image.geometry.shape)  # type: ignore[arg-type]
+
+
+def _agreement(pair: Pair, transform: Transform) -> Agreement:
+    """Dice and symmetric surface distances on the fixed structure's own voxels, with room around."""
+    grid = _with_room(pair.fixed.geometry, 25.0)
+    mine = pair.fixed.placed_in(grid).array
+    theirs = pulled_field(transform, Field.of_mask(pair.moving), grid).mask().array
+    together = float(mine.sum() + theirs.sum())
+    dice = 2 * float((mine & theirs).sum()) / together if together else 0.0
+    cc = float(mine.sum()) * grid.voxel_cc
+    if not mine.any() or not theirs.any():
+        return Agreement(pair.name, cc, dice, float("inf"), float("inf"))
+    both = np.concatenate([_distances(mine, theirs, grid.spacing), _distances(theirs, mine, grid.spacing)])
+    return Agreement(pair.name, cc, dice, float(both.mean()), float(np.percentile(both, 95)))
+
+
+def _with_room(grid: Geometry, mm: float) -> Geometry:
+    room = [int(np.ceil(mm / s)) for s in grid.spacing]
+    start = tuple(-r for r in room)
+    stop = tuple(n + r for n, r in zip(grid.shape, room, strict=True))
+    return grid.cropped(Box(start, stop))  # type: ignore[arg-type]
+
+
+def _distances(of: NDArray[np.bool_], to: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
+    """mm from the surface voxels of one mask to the other's surface."""
+    edge = of & (edt.edt(np.ascontiguousarray(of), anisotropy=spacing, black_border=True) <= max(spacing))
+    surface = to & (edt.edt(np.ascontiguousarray(to), anisotropy=spacing, black_border=True) <= max(spacing))
+    return edt.edt(np.ascontiguousarray(~surface), anisotropy=spacing)[edge]
