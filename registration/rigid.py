@@ -30,14 +30,18 @@ from registration.transforms import Rigid, Space, placed
 
 FINE, MIDDLE, COARSE = 2.0, 4.0, 7.0
 """mm: about what a voxel measures on each level; never finer than the image."""
-BINS = 40
+BINS = 32
 ROOM = 24.0
 """mm around the body that belong to its picture: without air there is no skin."""
 FOLLOWED = 4
 """How many of the places tried are followed to their optimum on the coarse level."""
 LEAST_OVERLAP = 0.25
 """Of the smaller body: with less in common, two images say nothing of each other."""
-SAMPLES = 60_000
+SAMPLES = 40_000
+SMOOTH = 1.0
+RADIUS = 80.0
+"""mm: where a turn is felt as much as a shift."""
+ROUNDS = 100
 
 Vector = NDArray[np.float64]
 
@@ -79,15 +83,16 @@ class RigidByIntensity:
         judge = _Judge.of(still, moved, frame, context)
         places = _tried(judge, _starts(frame, still, moved, context), context)[: self.starts]
 
-        def followed(place: Vector) -> Vector:
-            return _refined(place, still, moved, frame, COARSE, context)
+        coarse, middle = (_Stage.of(still, moved, frame, mm, context) for mm in (COARSE, MIDDLE))
+
+        def followed(place: Vector) -> tuple[float, Vector]:
+            return middle.climbed(coarse.climbed(place)[1])
 
         with ThreadPoolExecutor(self.workers) as pool:
-            ends = list(pool.map(followed, places))
-        best = max([*ends, *places], key=judge.score)
-        for share, level in ((0.5, MIDDLE), (0.7, FINE)):
-            context.progress(share, f"rigid: voxels of {level:.0f} mm")
-            best = _refined(best, still, moved, frame, level, context)
+            ends = sorted(pool.map(followed, places), key=lambda end: -end[0])
+            context.progress(0.7, "rigid: refining")
+            fine = _Stage.of(still, moved, frame, FINE, context)
+            best = max(pool.map(fine.climbed, [end for _, end in ends[:2]]), key=lambda end: end[0])[1]
         overlap = judge.overlap(best)
         if overlap < LEAST_OVERLAP:
             raise _nothing_in_common(overlap)
@@ -140,6 +145,12 @@ class _Level:
 
     image: Volume[np.float32]
     mask: Mask
+
+    def smooth(self, mm: float) -> _Level:
+        """Blurred by SMOOTH voxels of `mm`: else places half a voxel off, where interpolation blurs, seem to agree better."""
+        grid = self.image.geometry
+        array = ndimage.gaussian_filter(self.image.array, [SMOOTH * mm / s for s in grid.spacing], mode="nearest")
+        return replace(self, image=Volume(array, grid))
 
     def itk(self) -> tuple[sitk.Image, sitk.Image]:
         grid = self.image.geometry
@@ -297,8 +308,8 @@ class _Judge:
         fixed, moving = still.level(COARSE, ROOM / 2), moved.level(COARSE, 2 * ROOM)
         at = np.argwhere(fixed.mask.array)
         rng = np.random.default_rng(context.seed)
-        if len(at) > SAMPLES // 4:
-            at = at[np.sort(rng.choice(len(at), SAMPLES // 4, replace=False))]
+        if len(at) > 10_000:
+            at = at[np.sort(rng.choice(len(at), 10_000, replace=False))]
         values = _classes(fixed.image.array, fixed.mask.array)[tuple(at.T)]
         classes = _classes(moving.image.array, moving.mask.array).astype(np.float32)
         share = min(
@@ -315,7 +326,7 @@ class _Judge:
         rotation, shift = self.frame.map(six)
         indices = self.grid.indices(self.points @ rotation.T + shift)
         nearest = np.rint(indices).astype(np.intp)
-        inside = ((nearest >= 0) & (nearest < np.asarray(self.grid.shape))).all(axis=1)
+        inside = np.all((nearest >= 0) & (nearest < np.asarray(self.grid.shape)), axis=1, keepdims=False)
         inside[inside] = self.seen[tuple(nearest[inside].T)]
         return indices, inside
 
@@ -383,40 +394,53 @@ def _go_on(context: RegistrationContext) -> None:
         raise Cancelled("The registration was cancelled")
 
 
-def _refined(
-    start: Vector, still: _Pyramid, moved: _Pyramid, frame: _Frame, mm: float, context: RegistrationContext
-) -> Vector:
-    """Up the gradient of Mattes mutual information on one level; the start again where ITK finds no samples."""
-    _go_on(context)
-    room = 12.0 if mm == COARSE else 8.0
-    fixed = still.level(mm, room) if mm == COARSE else still.sharp(mm, room)
-    moving = moved.level(mm, 2 * ROOM) if mm == COARSE else moved.sharp(mm, ROOM)
-    look = _weighted(fixed.mask, context)
-    image, mask = replace(fixed, mask=look).itk()
-    other, other_mask = moving.itk()
-    method = sitk.ImageRegistrationMethod()
-    method.SetNumberOfThreads(1)
-    method.SetNumberOfWorkUnits(1)
-    method.SetMetricAsMattesMutualInformation(BINS)
-    method.SetMetricFixedMask(mask)
-    method.SetMetricMovingMask(other_mask)
-    method.SetMetricSamplingStrategy(method.RANDOM)
-    method.SetMetricSamplingPercentage(min(1.0, SAMPLES / max(int(look.array.sum()), 1)), context.seed + 1)
-    method.SetInterpolator(sitk.sitkLinear)
-    radius = 80.0
-    method.SetOptimizerScales([radius**2] * 3 + [1.0] * 3)
-    method.SetOptimizerAsRegularStepGradientDescent(
-        learningRate=mm / 2, minStep=mm / 200, numberOfIterations=60, relaxationFactor=0.6
-    )
-    transform = frame.euler(start)
-    method.SetInitialTransform(transform, inPlace=True)
-    method.AddCommand(sitk.sitkIterationEvent, lambda: method.Abort() if context.cancelled.is_set() else None)
-    try:
-        method.Execute(image, other)
-    except RuntimeError:
-        return start
-    _go_on(context)
-    return np.asarray(transform.GetParameters())
+@dataclass(frozen=True)
+class _Stage:
+    """Both images on one level, ready to be optimised; a climb shares nothing with another that runs beside it."""
+
+    fixed: _Level
+    moving: _Level
+    frame: _Frame
+    mm: float
+    context: RegistrationContext
+
+    @staticmethod
+    def of(still: _Pyramid, moved: _Pyramid, frame: _Frame, mm: float, context: RegistrationContext) -> _Stage:
+        _go_on(context)
+        if mm == COARSE:
+            fixed, moving = still.level(mm, ROOM / 2), moved.level(mm, 2 * ROOM)
+        else:
+            fixed, moving = still.sharp(mm, ROOM / 3), moved.sharp(mm, ROOM)
+        look = _weighted(fixed.mask, context)
+        return _Stage(replace(fixed, mask=look).smooth(mm), moving.smooth(mm), frame, mm, context)
+
+    def climbed(self, start: Vector) -> tuple[float, Vector]:
+        """Up the gradient of Mattes mutual information: how much (nats), and where; 0 where ITK finds no samples."""
+        _go_on(self.context)
+        method, transform = sitk.ImageRegistrationMethod(), self.frame.euler(start)
+        method.SetNumberOfThreads(1)
+        method.SetNumberOfWorkUnits(1)
+        (fixed, fixed_mask), (moving, moving_mask) = self.fixed.itk(), self.moving.itk()
+        method.SetMetricAsMattesMutualInformation(BINS)
+        method.SetMetricFixedMask(fixed_mask)
+        method.SetMetricMovingMask(moving_mask)
+        method.SetMetricSamplingStrategy(method.RANDOM)
+        share = SAMPLES / max(int(self.fixed.mask.array.sum()), 1)
+        method.SetMetricSamplingPercentage(min(1.0, share), self.context.seed % 2**31 + 1)
+        method.SetInterpolator(sitk.sitkLinear)
+        method.SetOptimizerScales([RADIUS**2] * 3 + [1.0] * 3)
+        method.SetOptimizerAsRegularStepGradientDescent(
+            learningRate=self.mm / 2, minStep=self.mm / 400, numberOfIterations=ROUNDS, relaxationFactor=0.8
+        )
+        method.SetInitialTransform(transform, inPlace=True)
+        cancelled = self.context.cancelled
+        method.AddCommand(sitk.sitkIterationEvent, lambda: method.Abort() if cancelled.is_set() else None)
+        try:
+            method.Execute(fixed, moving)
+        except RuntimeError:
+            return 0.0, start
+        _go_on(self.context)
+        return -method.GetMetricValue(), np.asarray(transform.GetParameters())
 
 
 def _weighted(look: Mask, context: RegistrationContext) -> Mask:
