@@ -73,7 +73,9 @@ THICK = replace(FRACTION, shape=(22, 54, 54), spacing=(6.0, 2.5, 2.5), image="th
 THIN = replace(FRACTION, shape=(200, 48, 48), spacing=(0.5, 2.5, 2.5), origin=(-50.0, -66.0, -46.0), image="thin")
 
 
-@pytest.mark.parametrize("grid", [FRACTION, FLIPPED, SAGITTAL, THICK, THIN], ids=["same", "flipped", "sagittal", "6mm", "0.5mm"])
+@pytest.mark.parametrize(
+    "grid", [FRACTION, FLIPPED, SAGITTAL, THICK, THIN], ids=["same", "flipped", "sagittal", "6mm", "0.5mm"]
+)
 def test_a_known_move_is_found_on_any_grid(grid: Geometry) -> None:
     truth = move(grid)
     fit = registered(phantom(GRID), phantom(grid, truth, seed=1))
