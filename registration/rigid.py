@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+import edt
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from numpy.typing import NDArray
@@ -208,8 +209,7 @@ class _Pyramid:
         factors = _factors(grid, mm)
         image = _binned(self.fine, factors)
         body = _binned(Volume(self.body.astype(np.float32), grid), factors).array >= 0.5
-        away = ndimage.distance_transform_edt(~body, sampling=image.geometry.spacing)
-        look = body if self.given else np.asarray(away) <= room
+        look = body if self.given else _away(~body, image.geometry) <= room
         return _Level(image, Volume(look, image.geometry))
 
     def sharp(self, mm: float, room: float) -> _Level:
@@ -231,7 +231,7 @@ def _numbers(volume: Volume[Any], which: str) -> None:
 
 def _factors(grid: Geometry, mm: float) -> tuple[int, int, int]:
     """How many voxels along k, j, i make one of about `mm`."""
-    k, j, i = (max(1, min(round(mm / s), n // 4)) for s, n in zip(grid.spacing, grid.shape, strict=True))
+    k, j, i = (max(1, min(int(mm / s + 0.65), n // 4)) for s, n in zip(grid.spacing, grid.shape, strict=True))
     return k, j, i
 
 
@@ -269,21 +269,23 @@ def _body(fine: Volume[np.float32]) -> NDArray[np.bool_]:
         otsu.Execute(sitk.GetImageFromArray(values))
         threshold = 0.5 * (otsu.GetThreshold() + float(np.percentile(values, 1)))
     foreground = values > threshold
-    spacing = np.asarray(image.geometry.spacing)
-    core = ndimage.distance_transform_edt(np.pad(foreground, 1, mode="edge"), sampling=spacing)
-    core = np.asarray(core)[1:-1, 1:-1, 1:-1] > 10.0
+    core = _away(foreground, image.geometry) > 10.0
     if not core.any():
         core = foreground
     pieces, count = ndimage.label(core)  # type: ignore[misc]
     if count > 1:
         core = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
-    away = np.asarray(ndimage.distance_transform_edt(~core, sampling=spacing))
-    body = foreground & (away <= 12.0)
+    body = foreground & (_away(~core, image.geometry) <= 12.0)
     for k in range(len(body)):
         body[k] = ndimage.binary_fill_holes(body[k])
     whole = np.repeat(np.repeat(np.repeat(body, factors[0], 0), factors[1], 1), factors[2], 2)
     short = [(0, n - m) for n, m in zip(fine.geometry.shape, whole.shape, strict=True)]
     return np.pad(whole, short, mode="edge")
+
+
+def _away(inside: NDArray[np.bool_], grid: Geometry) -> NDArray[np.float32]:
+    """mm from each voxel inside to the nearest outside; the image's own edge is no outside."""
+    return edt.edt(np.ascontiguousarray(inside), anisotropy=grid.spacing, black_border=False, parallel=1)
 
 
 def _filling(values: NDArray[np.float32]) -> NDArray[np.bool_]:
