@@ -190,7 +190,7 @@ def _coupled(here: Tensor, there: Tensor, known: Tensor, seen: Tensor, cell: int
 
 
 def _held(cost: Tensor, steps: Tensor, mean: Tensor, strength: float) -> Tensor:
-    """For every cell the displacement of least cost plus squared distance to the neighbours' mean, in planes to save memory."""
+    """For every cell the displacement of least cost plus squared distance to its neighbours' mean; by planes, for memory."""
     out = torch.empty_like(mean)
     length = steps.square().sum(dim=0)[:, None]
     for k in range(mean.shape[1]):

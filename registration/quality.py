@@ -1,7 +1,7 @@
 """What a registration is worth: the measures that a physicist must look at (AAPM TG-132), and a verdict by a policy.
 
-Nothing here stands on what the fit itself minimised alone: points are matched anew, the way back is registered by itself, and
-structures that the caller knows in both images are compared.
+Nothing here stands only on what the fit itself minimised: points are matched anew, the way back is registered by itself,
+and structures that the caller knows in both images are compared.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class RegistrationQuality:
         jacobian_min, jacobian_max: volume change inside the fixed mask.
         folded: part of the fixed mask with a Jacobian of 0 or less.
         inverse_consistency_mean, inverse_consistency_p95: mm there by this result and back by a registration of its own.
-        feature_error_mean, feature_error_median, feature_error_p95: mm at matched points that the fit did not use and that agree.
+        feature_error_mean, feature_error_median, feature_error_p95: mm at points matched anew that agree.
         matches: points matched anew around the result.
         agreeing: of them, how many lie within 4 mm of where the result puts them.
         features_mm, features_degrees: how far the rigid part is from a rigid registration by features alone.
@@ -263,7 +263,7 @@ def _with_similarity(
 
 
 def _information(a: NDArray[np.float32], b: NDArray[np.float32], bins: int = 48) -> float:
-    """Normalised mutual information (H(a) + H(b)) / H(a, b); 1 says nothing of each other (Studholme 1999, Pattern Recogn 32:71)."""
+    """Normalised mutual information (H(a) + H(b)) / H(a, b), 1 to 2 (Studholme 1999, Pattern Recogn 32:71)."""
     clipped = [np.clip(v, *np.percentile(v, (1, 99))) for v in (a, b)]
     joint, _, _ = np.histogram2d(*clipped, bins=bins)
     share = joint / joint.sum()
