@@ -17,7 +17,7 @@ from registration.keypoints import APART, keypoints, scene
 from registration.method import Fit, Method, RegistrationContext
 from registration.transforms import Points, Rigid, Space, pulled
 
-GRID = Geometry((56, 64, 64), (3.0, 2.5, 2.5), (-80.0, -80.0, 20.0), image="planning")
+GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="planning")
 OTHER = replace(GRID, image="fraction")
 CENTRE = GRID.points((np.array(GRID.shape) - 1) / 2)
 
@@ -31,7 +31,7 @@ def phantom(seed: int) -> Volume[np.float32]:
         for width in (4, 8)
     )
     texture = 300 * texture / texture.std()
-    inside = (((GRID.points(np.moveaxis(np.indices(GRID.shape), 0, -1)) - CENTRE) / (70, 65, 95)) ** 2).sum(axis=-1) < 1
+    inside = (((GRID.points(np.moveaxis(np.indices(GRID.shape), 0, -1)) - CENTRE) / (60, 56, 85)) ** 2).sum(axis=-1) < 1
     return Volume(np.where(inside, np.clip(texture, -400, 1500), -1000).astype(np.float32), GRID)
 
 
@@ -53,7 +53,7 @@ def fitted(fixed: Volume[np.float32], moving: Volume[np.float32], **context: obj
 
 def off(fit: Fit, truth: Rigid) -> float:
     """mm, the largest at the corners of a box in the body."""
-    corners = CENTRE + 50 * np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1).T
+    corners = CENTRE + 40 * np.array(np.meshgrid(*[(-1, 1)] * 3)).reshape(3, -1).T
     found = fit.moving_from_fixed.points(corners, Space.of(GRID))
     return float(np.linalg.norm(found - truth.points(corners, Space.of(GRID)), axis=1).max())
 
@@ -86,14 +86,14 @@ def test_noise_shading_and_contrast_do_not_matter() -> None:
 
 
 def test_half_of_the_body_is_enough() -> None:
-    fixed = phantom(1).cropped(Box((0, 0, 0), (38, 64, 64)))
-    other = moved(phantom(1), known(), noise=30).cropped(Box((18, 0, 0), (56, 64, 64)))
+    fixed = phantom(1).cropped(Box((0, 0, 0), (32, 54, 54)))
+    other = moved(phantom(1), known(), noise=30).cropped(Box((14, 0, 0), (46, 54, 54)))
     assert off(fitted(fixed, other), known()) < 2.5
 
 
 def test_axes_that_run_another_way_change_nothing() -> None:
     other = moved(phantom(1), known())
-    last = tuple(float(v) for v in OTHER.points((55, 0, 63)))
+    last = tuple(float(v) for v in OTHER.points((45, 0, 53)))
     (k, j, i), size = OTHER.axes, OTHER.shape
     axes = (tuple(-v for v in k), tuple(-v for v in i), j)
     grid = replace(
@@ -129,7 +129,7 @@ def test_only_what_a_mask_holds_is_looked_at() -> None:
     """Half of the image moves otherwise: the mask says which half counts."""
     left, right = known(5, (8.0, 0.0, 0.0)), known(-5, (-8.0, 6.0, 0.0))
     one, two = moved(phantom(1), left).array, moved(phantom(1), right).array
-    half = np.arange(GRID.shape[0])[:, None, None] < 28
+    half = np.arange(GRID.shape[0])[:, None, None] < 23
     other = Volume(np.where(half, one, two), OTHER)
     for mask, truth in ((half, left), (~half, right)):
         wanted: Mask = Volume(np.broadcast_to(mask, GRID.shape).copy(), GRID)
