@@ -248,17 +248,17 @@ def sharpened(a: Scene, b: Scene, points: Points, guess: Points, reach: int) -> 
         `[n, 3]` LPS mm in b, and the correlation there, -1 to 1; -1 where the best lies on the rim of what was searched.
     """
     at_a, at_b = (np.rint(s.image.geometry.indices(p)).astype(np.intp) for s, p in ((a, points), (b, guess)))
-    block = np.indices((2 * BLOCK + 1,) * 3).reshape(3, -1).T - BLOCK
-    from_a = _blocks(a, at_a, block)
-    length_a = (from_a**2).sum(axis=1)
-    width = 2 * reach + 1
-    steps = np.indices((width,) * 3).reshape(3, -1).T - reach
+    side, width = 2 * BLOCK + 1, 2 * reach + 1
+    from_a, around = _blocks(a, at_a, BLOCK), _blocks(b, at_b, BLOCK + reach)
+    length_a = np.einsum("nczyx,nczyx->n", from_a, from_a)
 
-    def like(step: NDArray[np.intp]) -> NDArray[np.float32]:
-        from_b = _blocks(b, at_b + step, block)
-        return (from_a * from_b).sum(axis=1) / np.sqrt(np.maximum(length_a * (from_b**2).sum(axis=1), 1e-6))
+    def like(step: tuple[int, ...]) -> NDArray[np.float32]:
+        from_b = around[(..., *(slice(n, n + side) for n in step))]
+        lengths = length_a * np.einsum("nczyx,nczyx->n", from_b, from_b)
+        return np.einsum("nczyx,nczyx->n", from_a, from_b) / np.sqrt(np.maximum(lengths, 1e-6))
 
-    found = np.stack(each(like, list(steps)), axis=-1).reshape(-1, width, width, width)
+    steps = list(np.ndindex(width, width, width))
+    found = np.stack(each(like, steps), axis=-1).reshape(-1, width, width, width)
     padded = np.pad(found, ((0, 0), *((1, 1),) * 3), constant_values=-1)
     best = np.stack(np.unravel_index(found.reshape(len(found), -1).argmax(axis=1), found.shape[1:]), axis=-1)
     top = found[(np.arange(len(found)), *best.T)]
@@ -268,10 +268,13 @@ def sharpened(a: Scene, b: Scene, points: Points, guess: Points, reach: int) -> 
     return points + moved, np.where(rim, -1, top).astype(np.float32)
 
 
-def _blocks(scene: Scene, at: NDArray[np.intp], block: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Gradients around voxels, `[n, block * 3]`; the outermost voxels go on outside."""
-    k, j, i = (np.clip(at[:, None, axis] + block[:, axis], 0, n - 1) for axis, n in enumerate(scene.image.geometry.shape))
-    return scene.gradient[:, k, j, i].transpose(1, 0, 2).reshape(len(at), -1)
+def _blocks(scene: Scene, at: NDArray[np.intp], half: int) -> NDArray[np.float32]:
+    """Gradients around voxels, `[n, 3, z, y, x]`, `half` voxels to each side; the outermost voxels go on outside."""
+    k, j, i = (
+        np.clip(at[:, axis, None] + np.arange(-half, half + 1), 0, n - 1)
+        for axis, n in enumerate(scene.image.geometry.shape)
+    )
+    return scene.gradient[:, k[:, :, None, None], j[:, None, :, None], i[:, None, None, :]].swapaxes(0, 1)
 
 
 def _described(
