@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -50,7 +49,8 @@ def ours(kind: str, number: str) -> dict[str, Any]:
     from registration.transforms import Affine
 
     pair = pairs_of(kind)[int(number)]()
-    at_rest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peers.forget_peak()
+    at_rest = peers.peak_mib()
     known = {"fixed_mask": pair.fixed_masks["Body"], "moving_mask": pair.moving_masks["FieldOfView"]}
     began = time.perf_counter()
     start = RigidByIntensity().fit(pair.fixed, pair.moving, RegistrationContext(**known)).moving_from_fixed
@@ -58,14 +58,14 @@ def ours(kind: str, number: str) -> dict[str, Any]:
     halfway = time.perf_counter()
     fit = Deformable().fit(pair.fixed, pair.moving, RegistrationContext(**known, start=start))
     ended = time.perf_counter()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peers.peak_mib()
     points = fit.moving_from_fixed.points(pair.fixed_points, Space.of(pair.fixed.geometry))
     return {
         **judged(pair, points, fit.moving_from_fixed),
         "seconds": round(ended - began, 1),
         "seconds_rigid": round(halfway - began, 1),
-        "peak_mib": round(peak),
-        "peak_mib_before": round(at_rest),
+        "peak_mib": peak,
+        "peak_mib_before": at_rest,
     }
 
 
