@@ -1,0 +1,306 @@
+"""Deformable registration by self-similarity: a coupled discrete search, then gradient refinement.
+
+Descriptors are MIND-SSC (Heinrich 2013, MICCAI 8149:187): each voxel says how alike its neighbours are to each other, which
+survives other scanners, noise, shading and contrast. Large motion is found by testing every displacement of a window at once
+and coupling neighbours convexly (Heinrich 2014, MICCAI 8674:57; Siebert 2022, LNCS 13166:174); what is left, to a fraction
+of a voxel, by gradient descent on control points. Folding is excluded by construction of the last step: where a cell of the
+control grid would come near it, the field is smoothed there until none does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as nn
+
+from patient.errors import Cancelled
+from patient.geometry import Geometry
+from patient.volume import Volume
+from registration.method import Evidence, Fit, RegistrationContext
+from registration.transforms import Affine, Displacement, Space, composed
+from registration.working import working_pair
+
+Tensor = torch.Tensor
+
+VOXEL = 2.0
+"""mm of the grid on which descriptors are compared, where memory allows."""
+MOST_VOXELS = 9_000_000
+"""Of that grid: 12 descriptors of either image must stay within a gigabyte."""
+SEARCHES = ((4, 4), (3, 2), (2, 1))
+"""(pixels of a cell, steps to either side) of the discrete searches: 32 mm in cells of 8, then 12 in 6, then 4 in 4."""
+COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+"""How strongly a cell is held to its neighbours' mean, from round to round."""
+REFINEMENTS = ((4, 60), (2, 60))
+"""(pixels between control points, steps) of the descent."""
+STRIDE = 3
+"""Pixels between the voxels that are compared in one step of the descent; the next step takes others."""
+UNSEEN = 2.0
+"""What a displacement costs that leads to where nothing is seen: as much as poor likeness of all descriptors together."""
+STIFFNESS = 0.6
+"""Weight of the control points' differences against the descriptors'."""
+RATE = 0.25
+"""Pixels by which a control point moves in one step at first."""
+LEAST_VOLUME = 0.1
+"""No cell of the field shrinks below this part of its volume."""
+
+
+class Deformable:
+    """Rigid start, then a displacement field on the fixed image's grid."""
+
+    name = "deformable"
+    version = "1.0"
+
+    def fit(self, fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Fit:
+        """As `Method.fit`. Without `context.start` it makes its own rigid one.
+
+        The field covers the fixed image's body and fades out beyond what both masks hold.
+        """
+        torch.manual_seed(context.seed)
+        start = context.start if context.start is not None else _rigid_start(fixed, moving, context)
+        pair = working_pair(fixed, moving, start, context, VOXEL, MOST_VOXELS)
+        context.progress(0.3, "descriptors")
+        with torch.no_grad():
+            here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
+            known, seen = (torch.from_numpy(v).to(context.device) for v in (pair.fixed_valid, pair.moving_valid))
+            field = torch.zeros(3, *here.shape[1:], device=context.device)
+            for cell, reach in SEARCHES:
+                _stop_if_asked(context)
+                field = _searched(here, there, known, seen, field, cell, reach)
+        context.progress(0.6, "refining")
+        here, there = (v.flatten(1).T.contiguous().half() for v in (here, there))
+        for spacing, steps in REFINEMENTS:
+            field = _refined(here, there, known, seen, field, spacing, steps, context)
+        nodes, grid = _control(field, pair.grid, REFINEMENTS[-1][0])
+        vectors = _unfolded(nodes, REFINEMENTS[-1][0]).cpu().numpy()
+        millimetres = np.moveaxis(vectors, 0, -1) @ pair.grid.steps
+        warp = Displacement(millimetres.astype(np.float32), grid, Space.of(fixed.geometry), Space.of(fixed.geometry))
+        return Fit(composed(start, warp), Evidence(notes=pair.notes))
+
+
+def _rigid_start(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Affine:
+    from registration.rigid import RigidByIntensity
+
+    found = RigidByIntensity().fit(fixed, moving, context).moving_from_fixed
+    assert isinstance(found, Affine)
+    return found
+
+
+def _stop_if_asked(context: RegistrationContext) -> None:
+    if context.cancelled.is_set():
+        raise Cancelled("Registration was cancelled")
+
+
+_NEIGHBOURS = ((0, 1, 1), (1, 1, 0), (1, 0, 1), (1, 1, 2), (2, 1, 1), (1, 2, 1))
+_PAIRS = ((0, 1), (0, 2), (0, 3), (0, 5), (1, 2), (1, 3), (1, 4), (2, 4), (2, 5), (3, 4), (3, 5), (4, 5))
+"""The twelve pairs of the six neighbours that are not opposite each other: at a distance of a face's diagonal."""
+
+
+def _descriptors(image: Tensor, apart: int = 2) -> Tensor:
+    """MIND-SSC `[12, z, y, x]`, 0 to 1, float16, of an image `[z, y, x]`; neighbours lie `apart` voxels off."""
+    shape = image.shape
+    padded = nn.pad(image[None, None], (apart,) * 6, mode="replicate")[0, 0]
+    around = [
+        padded[tuple(slice(o * apart, o * apart + n) for o, n in zip(offset, shape, strict=True))] for offset in _NEIGHBOURS
+    ]
+    distances = torch.empty(len(_PAIRS), *shape, dtype=torch.float32)
+    for row, (a, b) in zip(distances, _PAIRS, strict=True):
+        square = (around[a] - around[b]).square_()
+        row.copy_(nn.avg_pool3d(nn.pad(square[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0])
+    distances -= distances.amin(dim=0, keepdim=True)
+    noise = distances.mean(dim=0, keepdim=True)
+    middle = float(noise.mean())
+    distances /= noise.clamp_(0.001 * middle, 1000.0 * middle)
+    return distances.neg_().exp_()
+
+
+def _pooled(values: Tensor, cell: int) -> Tensor:
+    return nn.avg_pool3d(values[None], cell, stride=cell, ceil_mode=True)[0]
+
+
+def _grown(field: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A field `[3, ...]` on nodes at cell centres, on more or fewer of them."""
+    if tuple(field.shape[1:]) == tuple(shape):
+        return field
+    return nn.interpolate(field[None], size=tuple(shape), mode="trilinear", align_corners=False)[0]
+
+
+def _at(values: Tensor, places: Tensor) -> Tensor:
+    """Values `[c, z, y, x]` at fractional indices `[3, ...]`, linear; the border's beyond it."""
+    size = torch.tensor(values.shape[1:], dtype=places.dtype, device=places.device).view(3, *(1,) * (places.dim() - 1))
+    unit = (2.0 * places / (size - 1).clamp(min=1) - 1.0).flip(0).movedim(0, -1)
+    flat = unit.reshape(1, 1, 1, -1, 3)
+    found = nn.grid_sample(values[None], flat, mode="bilinear", padding_mode="border", align_corners=True)
+    return found.reshape(values.shape[0], *places.shape[1:])
+
+
+def _indices(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    return torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32, device=device) for n in shape), indexing="ij"))
+
+
+def _smooth(field: Tensor, times: int = 1) -> Tensor:
+    for _ in range(times):
+        field = nn.avg_pool3d(nn.pad(field[None], (1,) * 6, mode="replicate"), 3, stride=1)[0]
+    return field
+
+
+def _searched(here: Tensor, there: Tensor, known: Tensor, seen: Tensor, field: Tensor, cell: int, reach: int) -> Tensor:
+    """The field (pixels) after a discrete search around it, there and back, made consistent."""
+    places = _indices(here.shape[1:], here.device)
+    warped, valid = there, seen
+    if bool(field.any()):
+        warped, valid = _at(there, places + field), _at(seen.float()[None], places + field)[0] > 0.5
+    forth = _coupled(here, warped, known, valid, cell, reach)
+    back = _coupled(warped, here, valid, known, cell, reach)
+    forth, back = _consistent(forth, back)
+    found = cell * _grown(forth, here.shape[1:])
+    # p is found at q = p + found(p) in the warped image, which is the moving one at q + field(q).
+    return found + _at(field, places + found)
+
+
+def _coupled(here: Tensor, there: Tensor, known: Tensor, seen: Tensor, cell: int, reach: int) -> Tensor:
+    """Displacements `[3, ...]` in cells: the best of a window for every cell, held to its neighbours' ever more strongly."""
+    weight, other = _pooled(known.float()[None], cell)[0], _pooled(seen.float()[None], cell)[0]
+    a, b = (_pooled(v * m, cell) / w.clamp(min=0.01) for v, m, w in ((here, known, weight), (there, seen, other)))
+    shape, side = a.shape[1:], 2 * reach + 1
+    padded = nn.pad(b[None], (reach,) * 6, mode="replicate")[0]
+    present = nn.pad(other[None, None], (reach,) * 6)[0, 0]
+    steps = _indices((side,) * 3, here.device).reshape(3, -1) - reach
+    cost = torch.empty(steps.shape[1], *shape, device=here.device)
+    for n, offset in enumerate((steps + reach).long().T.tolist()):
+        part = tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True))
+        both = weight * present[part]
+        unlike = (a - padded[(slice(None), *part)]).abs_().sum(dim=0)
+        cost[n] = _smooth(((unlike - UNSEEN) * both)[None])[0]
+    best = steps[:, cost.argmin(dim=0)]
+    mean = _smooth(best)
+    for strength in COUPLINGS:
+        best = _held(cost, steps, mean, strength)
+        mean = _smooth(best)
+    return mean
+
+
+def _held(cost: Tensor, steps: Tensor, mean: Tensor, strength: float) -> Tensor:
+    """For every cell the displacement of least cost plus squared distance to the neighbours' mean, in planes to save memory."""
+    out = torch.empty_like(mean)
+    length = steps.square().sum(dim=0)[:, None]
+    for k in range(mean.shape[1]):
+        apart = torch.addmm(length, steps.T, mean[:, k].reshape(3, -1), alpha=-2.0)
+        best = (cost[:, k].reshape(len(apart), -1) + strength * apart).argmin(dim=0)
+        out[:, k] = steps[:, best].reshape(mean[:, k].shape)
+    return out
+
+
+def _consistent(forth: Tensor, back: Tensor, rounds: int = 10) -> tuple[Tensor, Tensor]:
+    """Two fields (cells) brought to be each other's inverse (Christensen 2001, IEEE TMI 20:568)."""
+    places = _indices(forth.shape[1:], forth.device)
+    for _ in range(rounds):
+        forth, back = 0.5 * (forth - _at(back, places + forth)), 0.5 * (back - _at(forth, places + back))
+    return forth, back
+
+
+def _refined(
+    here: Tensor,
+    there: Tensor,
+    known: Tensor,
+    seen: Tensor,
+    field: Tensor,
+    spacing: int,
+    steps: int,
+    context: RegistrationContext,
+) -> Tensor:
+    """The field after descent on control points: likeness at voxels of the mask, others in every step, and smoothness.
+
+    Args:
+        here, there: descriptors as rows `[voxels, 12]`: what is read together lies together.
+    """
+    shape = tuple(field.shape[1:])
+    control = _grown(field, tuple(-(-n // spacing) for n in shape)).clone().requires_grad_(True)
+    optimiser = torch.optim.Adam([control], lr=RATE)
+    chance = torch.Generator(device="cpu").manual_seed(context.seed)
+    visible = seen.float()[None]
+    for step in range(steps):
+        _stop_if_asked(context)
+        for group in optimiser.param_groups:
+            group["lr"] = RATE * (1.0 - 0.8 * step / steps)
+        offset = torch.randint(STRIDE, (3,), generator=chance).tolist()
+        lattice = tuple(slice(o, None, STRIDE) for o in offset)
+        at = known[lattice].nonzero() * STRIDE + torch.tensor(offset, device=known.device)
+        places = at.T.float()
+        found = places + _at(control, (places + 0.5) / spacing - 0.5)
+        with torch.no_grad():
+            weight = _at(visible, found)[0]
+        unlike = (_rows_at(there, shape, found) - here[_row(at.T, shape)]).square().sum(dim=1)
+        loss = (unlike * weight).sum() / weight.sum().clamp(min=1.0) + STIFFNESS * _roughness(control, spacing)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return _grown(control.detach(), shape)
+
+
+def _row(at: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return (at[0] * shape[1] + at[1]) * shape[2] + at[2]
+
+
+def _rows_at(rows: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
+    """Rows `[n, c]` between voxels at fractional indices `[3, n]`, linear; the border's beyond it."""
+    top = torch.tensor(shape, device=places.device)[:, None] - 1
+    inside = torch.minimum(places.clamp(min=0.0), top)
+    low = torch.minimum(inside.detach().long(), (top - 1).clamp(min=0))
+    part = inside - low
+    total = torch.zeros(places.shape[1], rows.shape[1], device=rows.device)
+    for corner in range(8):
+        ahead = [corner >> n & 1 for n in range(3)]
+        share = torch.stack([part[n] if a else 1.0 - part[n] for n, a in enumerate(ahead)]).prod(dim=0)
+        at = torch.minimum(low + torch.tensor(ahead, device=low.device)[:, None], top)
+        total = total + share[:, None] * rows[_row(at, shape)].float()
+    return total
+
+
+def _roughness(control: Tensor, spacing: int) -> Tensor:
+    """Mean squared slope (pixels a pixel) between neighbouring control points."""
+    slopes = [control.diff(dim=axis).square().mean() for axis in (1, 2, 3)]
+    return torch.stack(slopes).sum() / spacing**2
+
+
+def _control(field: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
+    """The field on every `spacing`-th node, and where these lie: the transform is stored coarse."""
+    shape = tuple(-(-n // spacing) for n in field.shape[1:])
+    nodes = _grown(field, shape)
+    steps = [s * n / m for s, n, m in zip(grid.spacing, field.shape[1:], shape, strict=True)]
+    first = [0.5 * n / m - 0.5 for n, m in zip(field.shape[1:], shape, strict=True)]
+    x, y, z = (float(v) for v in grid.points(first))
+    return nodes, replace(grid, shape=shape, spacing=tuple(steps), origin=(x, y, z))
+
+
+def _unfolded(nodes: Tensor, spacing: int, rounds: int = 100) -> Tensor:
+    """The field (pixels) smoothed where a cell's volume, measured at any of its corners, falls below `LEAST_VOLUME`."""
+    for _ in range(rounds):
+        low = _least_volume(nodes / spacing) < LEAST_VOLUME
+        if not bool(low.any()):
+            break
+        near = nn.max_pool3d(low.float()[None, None], 5, stride=1, padding=2)[0]
+        nodes = nodes + near * (_smooth(nodes) - nodes)
+    return nodes
+
+
+def _least_volume(field: Tensor) -> Tensor:
+    """Of each node, the least determinant of the map's derivative in the eight cells around it (field in node distances)."""
+    framed = nn.pad(field[None], (1,) * 6, mode="replicate")[0]
+    inner = slice(1, -1)
+    slopes: list[list[Tensor]] = []
+    for axis in range(3):
+        ahead, behind = [inner] * 3, [inner] * 3
+        ahead[axis], behind[axis] = slice(2, None), slice(None, -2)
+        middle = framed[(slice(None), inner, inner, inner)]
+        slopes.append([framed[(slice(None), *ahead)] - middle, middle - framed[(slice(None), *behind)]])
+    least = torch.full(field.shape[1:], torch.inf)
+    for corner in range(8):
+        a, b, c = (slopes[axis][corner >> axis & 1].clone() for axis in range(3))
+        a[0] += 1.0
+        b[1] += 1.0
+        c[2] += 1.0
+        least = torch.minimum(least, (a * torch.linalg.cross(b, c, dim=0)).sum(dim=0))
+    return least

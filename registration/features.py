@@ -1,0 +1,262 @@
+"""Rigid and affine registration by distinct points: the referee of what was registered by intensities.
+
+Points of both images are described and paired by their descriptors (`registration.keypoints`), pairs that keep one another's
+distances are found, and the turn and shift that most of them share is fitted by least squares (Kabsch 1976). Then the moving
+image is looked at again through that first answer, and points are paired anew near where it puts them: more pairs, described
+without the turn between the images, and a fit finer than the grid. Nothing of a metric of intensities goes in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from patient.errors import Cancelled, NotTrusted
+from patient.volume import Volume
+from registration.keypoints import Keypoints, Scene, keypoints, scene, seen_through
+from registration.method import Evidence, Fit, RegistrationContext
+from registration.transforms import Affine, Points, Rigid, Space, Transform
+
+RATIO = 0.9
+"""A pair's descriptors must be this much nearer than the second best (Lowe 2004, IJCV 60:91)."""
+SHARED = 0.5
+"""Of the pools around a point, as many must be seen in both images."""
+RADIUS = 12.0
+"""mm from where a start puts a point: how far its partner is searched."""
+STRETCH = 5.0
+"""mm: two pairs agree when their distances in the two images differ by less."""
+NEAR = 6.0
+"""mm: a pair agrees with a first answer when it is off by less."""
+CLOSE = 3.0
+"""mm: and with the last one."""
+SEEDS = 60
+LARGEST_TURN = 35.0
+"""Degrees; descriptors do not carry further, so what turns more was matched by chance."""
+FEWEST = 12
+"""Pairs that must agree in the end."""
+SMALLEST_SHARE = 0.3
+"""Of the pairs found near the first answer, as many must agree."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Points of two images that are one and the same place in the patient.
+
+    Args:
+        fixed: `[n, 3]` LPS mm in the fixed image.
+        moving: `[n, 3]` LPS mm in the moving image.
+        score: `[n]`, 0 to 1: likeness of the two descriptors.
+    """
+
+    fixed: Points
+    moving: Points
+    score: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.fixed)
+
+    def where(self, kept: NDArray[np.bool_]) -> Matches:
+        """Some of them."""
+        return Matches(self.fixed[kept], self.moving[kept], self.score[kept])
+
+
+@dataclass(frozen=True)
+class RigidByFeatures:
+    """A `Method`: the rigid (or affine) transform that most matched points agree on.
+
+    Args:
+        affine: fit scaling and shear as well; the answer is an Affine.
+    """
+
+    affine: bool = False
+    name: str = "features"
+    version: str = "1"
+
+    def fit(self, fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Fit:
+        """Where the points of the fixed image lie in the moving one.
+
+        Nothing need be known of where the images lie in one another; they may be turned by some 10 degrees and share 40 % of
+        their length. `context.start`, where given, is looked through from the beginning and need only be near.
+
+        Raises:
+            NotTrusted: too few points agree: another patient, another part of the body, or no overlap.
+            InputError: an image is constant or holds no numbers, or a mask is empty.
+            Cancelled: asked to stop.
+        """
+        here = _scene_of_fixed(fixed, context)
+        found = keypoints(here)
+        first: Affine | None = context.start
+        if first is None:
+            coarse = _matched_anywhere(found, moving, context)
+            first, _ = _consensus(coarse, Space.of(fixed.geometry), Space.of(moving.geometry))
+        context.progress(0.6, "looking again")
+        pairs = _matched_near(found, here, moving, context, first)
+        answer, kept = self._refined(pairs, first)
+        inliers = int(kept.sum())
+        if inliers < FEWEST or inliers < SMALLEST_SHARE * len(pairs):
+            raise _too_few(len(pairs), inliers)
+        off = pairs.moving[kept] - answer._mapped(pairs.fixed[kept])
+        context.progress(1.0, "done")
+        residual = float(np.sqrt((off**2).sum(axis=1).mean()))
+        return Fit(answer, Evidence(len(pairs), inliers, residual))
+
+    def _refined(self, pairs: Matches, first: Affine) -> tuple[Affine, NDArray[np.bool_]]:
+        answer, kept = first, np.zeros(len(pairs), dtype=bool)
+        for reach in (2 * NEAR, NEAR, CLOSE, CLOSE, CLOSE):
+            kept = np.linalg.norm(pairs.moving - answer._mapped(pairs.fixed), axis=1) < reach
+            if kept.sum() < 4:
+                break
+            fitted = _affine if self.affine and kept.sum() >= FEWEST else _rigid
+            answer = fitted(pairs.where(kept), first.source, first.target)
+        return answer, kept
+
+
+def find_matches(
+    fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext, start: Transform | None = None
+) -> Matches:
+    """Points that are one place in the patient: sparse landmarks, or a check of a registration that did not use them.
+
+    Args:
+        fixed: `[z, y, x]`, any numbers.
+        moving: the same.
+        context: masks, cancel.
+        start: `moving_from_fixed`, of any kind; partners are searched within `RADIUS` of where it puts a point, and a pair
+            that moves against its neighbours is dropped. None searches everywhere and drops nothing: some pairs are wrong.
+
+    Raises:
+        InputError: an image is constant or holds no numbers, or a mask is empty.
+        FrameMismatch: the start joins other images.
+        Cancelled: asked to stop.
+    """
+    here = _scene_of_fixed(fixed, context)
+    found = keypoints(here)
+    if start is None:
+        return _matched_anywhere(found, moving, context)
+    pairs = _matched_near(found, here, moving, context, start)
+    return pairs.where(_with_neighbours(pairs.fixed, pairs.moving - start._mapped(pairs.fixed)))
+
+
+def _scene_of_fixed(fixed: Volume[Any], context: RegistrationContext) -> Scene:
+    context.progress(0.0, "looking for points")
+    here = scene(fixed, context.fixed_mask, "fixed")
+    _look(context)
+    return here
+
+
+def _look(context: RegistrationContext) -> None:
+    if context.cancelled.is_set():
+        raise Cancelled("The registration was cancelled")
+
+
+def _matched_anywhere(found: Keypoints, moving: Volume[Any], context: RegistrationContext) -> Matches:
+    _look(context)
+    there = scene(moving, context.moving_mask, "moving")
+    _look(context)
+    return _matched(found, keypoints(there), None)
+
+
+def _matched_near(
+    found: Keypoints, here: Scene, moving: Volume[Any], context: RegistrationContext, start: Transform
+) -> Matches:
+    """Pairs within `RADIUS` of a start, the moving image seen through it."""
+    start.target.admit(Space.of(moving.geometry), "The moving image")
+    start.source.admit(Space.of(here.image.geometry), "The fixed image")
+    _look(context)
+    there = seen_through(start, moving, context.moving_mask, here.image.geometry, "moving")
+    _look(context)
+    pairs = _matched(found, keypoints(there), RADIUS)
+    return Matches(pairs.fixed, start._mapped(pairs.moving), pairs.score)
+
+
+def _matched(fixed: Keypoints, moving: Keypoints, radius: float | None) -> Matches:
+    """Each other's best, and clearly better than the second (`RATIO`)."""
+    like = _likeness(fixed, moving)
+    if radius is not None:
+        like[np.linalg.norm(fixed.points[:, None] - moving.points[None], axis=2) > radius] = -1
+    if min(like.shape) < 2:
+        like = np.pad(like, ((0, 2), (0, 2)), constant_values=-1)
+    best = like.argmax(axis=1)
+    rows = np.arange(len(best))
+    top = like[rows, best]
+    second = np.maximum(np.partition(like, -2, axis=1)[:, -2], np.partition(like, -2, axis=0)[-2][best])
+    clear = (2 - 2 * top) < RATIO**2 * (2 - 2 * second)
+    kept = (like.argmax(axis=0)[best] == rows) & (top > 0) & clear
+    return Matches(fixed.points[rows[kept]], moving.points[best[kept]], top[kept].astype(np.float64))
+
+
+def _likeness(a: Keypoints, b: Keypoints) -> NDArray[np.float32]:
+    """`[n, m]` cosine of descriptors over the pools that are seen in both; -1 where fewer than `SHARED` are."""
+    bins = a.described.shape[2]
+    seen_a, seen_b = (np.repeat(k.seen, bins, axis=1) for k in (a, b))
+    flat_a = a.described.reshape(seen_a.shape) * seen_a
+    flat_b = b.described.reshape(seen_b.shape) * seen_b
+    lengths = (flat_a**2 @ seen_b.T) * (seen_a @ (flat_b**2).T)
+    like = flat_a @ flat_b.T / np.sqrt(np.maximum(lengths, 1e-12))
+    like[a.seen @ b.seen.T < SHARED * a.seen.shape[1]] = -1
+    return like
+
+
+def _consensus(pairs: Matches, source: Space, target: Space) -> tuple[Rigid, NDArray[np.bool_]]:
+    """The rigid transform most pairs agree on, by pairs that keep one another's distances.
+
+    Two pairs support each other by the number of pairs that both are consistent with (second-order compatibility: Chen et al.,
+    SC2-PCR, CVPR 2022); each well-supported pair calls its best supporters, and the transform of theirs that most pairs
+    follow is taken. Nothing is drawn at random.
+    """
+    if len(pairs) < 4:
+        raise _too_few(len(pairs), 0)
+    apart_fixed = np.linalg.norm(pairs.fixed[:, None] - pairs.fixed[None], axis=2)
+    apart_moving = np.linalg.norm(pairs.moving[:, None] - pairs.moving[None], axis=2)
+    consistent = ((np.abs(apart_fixed - apart_moving) < STRETCH) & (apart_fixed > 10)).astype(np.float32)
+    support = consistent * (consistent @ consistent)
+    best: tuple[int, Rigid, NDArray[np.bool_]] | None = None
+    for seed in np.argsort(-support.sum(axis=1), kind="stable")[:SEEDS]:
+        circle = np.zeros(len(pairs), dtype=bool)
+        circle[np.argsort(-support[seed], kind="stable")[:20]] = True
+        circle &= support[seed] > 0
+        circle[seed] = True
+        if circle.sum() < 4:
+            continue
+        guess = _rigid(pairs.where(circle), source, target)
+        follows = np.linalg.norm(pairs.moving - guess._mapped(pairs.fixed), axis=1) < NEAR
+        if guess.degrees() < LARGEST_TURN and (best is None or follows.sum() > best[0]):
+            best = int(follows.sum()), guess, follows
+    if best is None or best[0] < 4:
+        raise _too_few(len(pairs), 0 if best is None else best[0])
+    return _rigid(pairs.where(best[2]), source, target), best[2]
+
+
+def _rigid(pairs: Matches, source: Space, target: Space) -> Rigid:
+    """Least squares (Kabsch 1976, Acta Cryst A32:922)."""
+    a, b = pairs.fixed.mean(axis=0), pairs.moving.mean(axis=0)
+    u, _, vt = np.linalg.svd((pairs.fixed - a).T @ (pairs.moving - b))
+    turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
+    return Rigid.of(turn, b - turn @ a, source, target)
+
+
+def _affine(pairs: Matches, source: Space, target: Space) -> Affine:
+    """Least squares, twelve numbers."""
+    solution, *_ = np.linalg.lstsq(np.c_[pairs.fixed, np.ones(len(pairs))], pairs.moving, rcond=None)
+    matrix = np.eye(4)
+    matrix[:3] = solution.T
+    return Affine(matrix, source, target)
+
+
+def _with_neighbours(points: Points, moved: Points) -> NDArray[np.bool_]:
+    """Which points move as the middle one of their eight nearest does, within `NEAR`."""
+    if len(points) < 9:
+        return np.ones(len(points), dtype=bool)
+    _, near = cKDTree(points).query(points, k=9)
+    return np.linalg.norm(moved - np.median(moved[near[:, 1:]], axis=1), axis=1) < NEAR
+
+
+def _too_few(pairs: int, agree: int) -> NotTrusted:
+    return NotTrusted(
+        f"Of {pairs} matched points {agree} agree on one position",
+        why="Another patient, another part of the body, or images that hardly overlap look like this",
+        remedy="Look at the two images side by side and check that they are of the same patient",
+    )
