@@ -242,7 +242,7 @@ impl=plastimatch
 threading=openmp
 metric=mi
 max_its=60
-regularization_lambda=0.02
+regularization_lambda=0.001
 grid_spac={knots} {knots} {knots}
 res={res}
 """
