@@ -39,8 +39,10 @@ STRIDE = 3
 """Pixels between the voxels that are compared in one step of the descent; the next step takes others."""
 UNSEEN = 2.0
 """What a displacement costs that leads to where nothing is seen: as much as poor likeness of all descriptors together."""
-STIFFNESS = 0.6
+STIFFNESS = 50.0
 """Weight of the control points' differences against the descriptors'."""
+SLIDING = 0.2
+"""Slope from which on a difference is taken for sliding, whose cost grows no faster than it does."""
 RATE = 0.25
 """Pixels by which a control point moves in one step at first."""
 LEAST_VOLUME = 0.1
@@ -115,16 +117,12 @@ def _descriptors(image: Tensor, apart: int = 2) -> Tensor:
     distances = torch.empty(len(_PAIRS), *shape, dtype=torch.float32)
     for row, (a, b) in zip(distances, _PAIRS, strict=True):
         square = (around[a] - around[b]).square_()
-        row.copy_(nn.avg_pool3d(nn.pad(square[None, None], (1,) * 6, mode="replicate"), 3, stride=1)[0, 0])
+        row.copy_(_smooth(square))
     distances -= distances.amin(dim=0, keepdim=True)
     noise = distances.mean(dim=0, keepdim=True)
     middle = float(noise.mean())
     distances /= noise.clamp_(0.001 * middle, 1000.0 * middle)
     return distances.neg_().exp_()
-
-
-def _pooled(values: Tensor, cell: int) -> Tensor:
-    return nn.avg_pool3d(values[None], cell, stride=cell, ceil_mode=True)[0]
 
 
 def _grown(field: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -147,45 +145,54 @@ def _indices(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.stack(torch.meshgrid(*(torch.arange(n, dtype=torch.float32, device=device) for n in shape), indexing="ij"))
 
 
-def _smooth(field: Tensor, times: int = 1) -> Tensor:
-    for _ in range(times):
-        field = nn.avg_pool3d(nn.pad(field[None], (1,) * 6, mode="replicate"), 3, stride=1)[0]
+def _smooth(field: Tensor) -> Tensor:
+    """Mean of each 3 x 3 x 3 block of `[..., z, y, x]`, borders repeated; one axis after the other."""
+    for axis in (-3, -2, -1):
+        last = field.shape[axis] - 1
+        total = field.clone()
+        total.narrow(axis, 1, last).add_(field.narrow(axis, 0, last))
+        total.narrow(axis, 0, last).add_(field.narrow(axis, 1, last))
+        total.narrow(axis, 0, 1).add_(field.narrow(axis, 0, 1))
+        total.narrow(axis, last, 1).add_(field.narrow(axis, last, 1))
+        field = total.div_(3.0)
     return field
 
 
 def _searched(here: Tensor, there: Tensor, known: Tensor, seen: Tensor, field: Tensor, cell: int, reach: int) -> Tensor:
-    """The field (pixels) after a discrete search around it, there and back, made consistent."""
-    places = _indices(here.shape[1:], here.device)
-    warped, valid = there, seen
-    if bool(field.any()):
-        warped, valid = _at(there, places + field), _at(seen.float()[None], places + field)[0] > 0.5
-    forth = _coupled(here, warped, known, valid, cell, reach)
-    back = _coupled(warped, here, valid, known, cell, reach)
-    forth, back = _consistent(forth, back)
-    found = cell * _grown(forth, here.shape[1:])
-    # p is found at q = p + found(p) in the warped image, which is the moving one at q + field(q).
-    return found + _at(field, places + found)
+    """The field (pixels) after a discrete search around it in cells, there and back, made consistent."""
+    a, known_share = _pooled(here, known, cell)
+    b, seen_share = _pooled(there, seen, cell)
+    places = _indices(a.shape[1:], a.device)
+    so_far = _grown(field, a.shape[1:]) / cell
+    if bool(so_far.any()):
+        b, seen_share = _at(b, places + so_far), _at(seen_share[None], places + so_far)[0]
+    forth = _coupled(a, b, known_share, seen_share, reach)
+    back = _coupled(b, a, seen_share, known_share, reach)
+    forth, _ = _consistent(forth, back)
+    # p is found at q = p + forth(p) in the warped image, which is the moving one at q + so_far(q).
+    return _grown(cell * (forth + _at(so_far, places + forth)), field.shape[1:])
 
 
-def _coupled(here: Tensor, there: Tensor, known: Tensor, seen: Tensor, cell: int, reach: int) -> Tensor:
+def _pooled(values: Tensor, valid: Tensor, cell: int) -> tuple[Tensor, Tensor]:
+    """Means over cells of what is valid, and which part of each cell is."""
+    share = nn.avg_pool3d(valid.float()[None, None], cell)[0, 0]
+    return nn.avg_pool3d((values * valid)[None], cell)[0] / share.clamp(min=0.01), share
+
+
+def _coupled(a: Tensor, b: Tensor, known: Tensor, seen: Tensor, reach: int) -> Tensor:
     """Displacements `[3, ...]` in cells: the best of a window for every cell, held to its neighbours' ever more strongly."""
-    weight, other = _pooled(known.float()[None], cell)[0], _pooled(seen.float()[None], cell)[0]
-    a, b = (_pooled(v * m, cell) / w.clamp(min=0.01) for v, m, w in ((here, known, weight), (there, seen, other)))
     shape, side = a.shape[1:], 2 * reach + 1
     padded = nn.pad(b[None], (reach,) * 6, mode="replicate")[0]
-    present = nn.pad(other[None, None], (reach,) * 6)[0, 0]
-    steps = _indices((side,) * 3, here.device).reshape(3, -1) - reach
-    cost = torch.empty(steps.shape[1], *shape, device=here.device)
+    present = nn.pad(seen[None, None], (reach,) * 6)[0, 0]
+    steps = _indices((side,) * 3, a.device).reshape(3, -1) - reach
+    cost = torch.empty(steps.shape[1], *shape, device=a.device)
     for n, offset in enumerate((steps + reach).long().T.tolist()):
         part = tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True))
-        both = weight * present[part]
         unlike = (a - padded[(slice(None), *part)]).abs_().sum(dim=0)
-        cost[n] = _smooth(((unlike - UNSEEN) * both)[None])[0]
-    best = steps[:, cost.argmin(dim=0)]
-    mean = _smooth(best)
+        cost[n] = _smooth((unlike - UNSEEN) * known * present[part])
+    mean = _smooth(steps[:, cost.min(dim=0).indices])
     for strength in COUPLINGS:
-        best = _held(cost, steps, mean, strength)
-        mean = _smooth(best)
+        mean = _smooth(_held(cost, steps, mean, strength))
     return mean
 
 
@@ -195,7 +202,7 @@ def _held(cost: Tensor, steps: Tensor, mean: Tensor, strength: float) -> Tensor:
     length = steps.square().sum(dim=0)[:, None]
     for k in range(mean.shape[1]):
         apart = torch.addmm(length, steps.T, mean[:, k].reshape(3, -1), alpha=-2.0)
-        best = (cost[:, k].reshape(len(apart), -1) + strength * apart).argmin(dim=0)
+        best = (cost[:, k].reshape(len(apart), -1) + strength * apart).min(dim=0).indices
         out[:, k] = steps[:, best].reshape(mean[:, k].shape)
     return out
 
@@ -267,9 +274,11 @@ def _rows_at(rows: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
 
 
 def _roughness(control: Tensor, spacing: int) -> Tensor:
-    """Mean squared slope (pixels a pixel) between neighbouring control points."""
-    slopes = [control.diff(dim=axis).square().mean() for axis in (1, 2, 3)]
-    return torch.stack(slopes).sum() / spacing**2
+    """Mean slope (pixels a pixel) between neighbouring control points: squared where small, linear where organs slide."""
+    slopes = torch.stack(
+        [control.diff(dim=axis).div(spacing).square().sum(dim=0).add(SLIDING**2).sqrt().mean() for axis in (1, 2, 3)]
+    )
+    return 2.0 * SLIDING * (slopes.sum() - 3.0 * SLIDING)
 
 
 def _control(field: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
