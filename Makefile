@@ -8,8 +8,10 @@ setup: $(STAMP)
 
 # rt-utils (the second opinion of `recontour check --deep`) asks for an OpenCV that needs a screen's libraries;
 # it goes without its own requirements, and the headless build is pinned beside it.
+# torch goes first and alone: asked for by another package, pip may choose a build with several GB for GPUs.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rt-utils opencv-python-headless
 	touch $(STAMP)

@@ -43,9 +43,8 @@ def pairs_of(kind: str) -> list[Callable[[], Pair]]:
 def ours(kind: str, number: str) -> dict[str, Any]:
     """One pair by ours: rigid by intensity, then deformable, as a night does it. In a process of its own."""
     from registration.deformable import Deformable
-    from registration.rigid import RigidByIntensity
-
     from registration.method import RegistrationContext
+    from registration.rigid import RigidByIntensity
     from registration.transforms import Affine
 
     pair = pairs_of(kind)[int(number)]()

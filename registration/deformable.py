@@ -15,18 +15,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as nn
+from numpy.typing import NDArray
 
 from patient.errors import Cancelled
 from patient.geometry import Geometry
 from patient.volume import Volume
 from registration.method import Evidence, Fit, RegistrationContext
 from registration.transforms import Affine, Displacement, Space, composed
-from registration.working import working_pair
+from registration.working import Working, working_pair
 
 Tensor = torch.Tensor
 
 VOXEL = 2.0
 """mm of the grid on which descriptors are compared, where memory allows."""
+FINEST = 0.75
+"""Of the fixed image's own voxels: a finer grid would compare its noise."""
 MOST_VOXELS = 9_000_000
 """Of that grid: 12 descriptors of either image must stay within a gigabyte."""
 SEARCHES = ((4, 4), (3, 2), (2, 1))
@@ -39,10 +42,14 @@ STRIDE = 3
 """Pixels between the voxels that are compared in one step of the descent; the next step takes others."""
 UNSEEN = 2.0
 """What a displacement costs that leads to where nothing is seen: as much as poor likeness of all descriptors together."""
-STIFFNESS = 50.0
+STIFFNESS = 20.0
 """Weight of the control points' differences against the descriptors'."""
 SLIDING = 0.2
-"""Slope from which on a difference is taken for sliding, whose cost grows no faster than it does."""
+"""Of the way from air to soft tissue: neighbours that differ by more may slide along each other."""
+SHEAR = 0.05
+"""Slope of the field from which on it costs no more than in proportion."""
+LOOSE = 0.02
+"""What holds them still."""
 RATE = 0.25
 """Pixels by which a control point moves in one step at first."""
 LEAST_VOLUME = 0.1
@@ -69,7 +76,8 @@ class Deformable:
         """
         torch.manual_seed(context.seed)
         start = context.start if context.start is not None else _rigid_start(fixed, moving, context)
-        pair = working_pair(fixed, moving, start, context, self._voxel, MOST_VOXELS)
+        voxel = max(self._voxel, FINEST * float(np.cbrt(np.prod(fixed.geometry.spacing))))
+        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS)
         context.progress(0.3, "descriptors")
         with torch.no_grad():
             here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
@@ -79,14 +87,22 @@ class Deformable:
                 _stop_if_asked(context)
                 field = _searched(here, there, known, seen, field, cell, reach)
         context.progress(0.6, "refining")
+        tissue = torch.from_numpy(_tissue(pair)).to(context.device)
         here, there = (v.flatten(1).T.contiguous().half() for v in (here, there))
         for spacing, steps in REFINEMENTS:
-            field = _refined(here, there, known, seen, field, spacing, steps, context)
+            field = _refined(here, there, known, seen, tissue, field, spacing, steps, context)
         nodes, grid = _control(field, pair.grid, REFINEMENTS[-1][0])
         vectors = _unfolded(nodes, REFINEMENTS[-1][0]).cpu().numpy()
         millimetres = np.moveaxis(vectors, 0, -1) @ pair.grid.steps
         warp = Displacement(millimetres.astype(np.float32), grid, Space.of(fixed.geometry), Space.of(fixed.geometry))
         return Fit(composed(start, warp), Evidence(notes=pair.notes))
+
+
+def _tissue(pair: Working) -> NDArray[np.float32]:
+    """The fixed image from air (0) to soft tissue (1); by its own range where it is no CT."""
+    inside = pair.fixed[pair.fixed_valid]
+    low, high = (-1000.0, 0.0) if pair.fixed.min() < -700 else (float(v) for v in np.percentile(inside, (0.5, 50.0)))
+    return np.clip((pair.fixed - low) / max(high - low, 1.0), 0.0, 1.0).astype(np.float32)
 
 
 def _rigid_start(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Affine:
@@ -220,6 +236,7 @@ def _refined(
     there: Tensor,
     known: Tensor,
     seen: Tensor,
+    tissue: Tensor,
     field: Tensor,
     spacing: int,
     steps: int,
@@ -229,12 +246,18 @@ def _refined(
 
     Args:
         here, there: descriptors as rows `[voxels, 12]`: what is read together lies together.
+        known, seen: where either image is to be believed.
+        tissue: the fixed image, 0 (air) to 1 (soft tissue).
+        field: pixels, to begin with.
+        spacing: pixels between control points.
+        steps: of the descent.
+        context: seed and cancel.
     """
     shape = tuple(field.shape[1:])
     control = _grown(field, tuple(-(-n // spacing) for n in shape)).clone().requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=RATE)
     chance = torch.Generator(device="cpu").manual_seed(context.seed)
-    visible = seen.float()[None]
+    visible, links = seen.float()[None], _links(tissue, tuple(control.shape[1:]))
     for step in range(steps):
         _stop_if_asked(context)
         for group in optimiser.param_groups:
@@ -247,7 +270,7 @@ def _refined(
         with torch.no_grad():
             weight = _at(visible, found)[0]
         unlike = (_rows_at(there, shape, found) - here[_row(at.T, shape)]).square().sum(dim=1)
-        loss = (unlike * weight).sum() / weight.sum().clamp(min=1.0) + STIFFNESS * _roughness(control, spacing)
+        loss = (unlike * weight).sum() / weight.sum().clamp(min=1.0) + STIFFNESS * _roughness(control, links, spacing)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -273,12 +296,26 @@ def _rows_at(rows: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
     return total
 
 
-def _roughness(control: Tensor, spacing: int) -> Tensor:
-    """Mean slope (pixels a pixel) between neighbouring control points: squared where small, linear where organs slide."""
-    slopes = torch.stack(
-        [control.diff(dim=axis).div(spacing).square().sum(dim=0).add(SLIDING**2).sqrt().mean() for axis in (1, 2, 3)]
-    )
-    return 2.0 * SLIDING * (slopes.sum() - 3.0 * SLIDING)
+def _roughness(control: Tensor, links: list[Tensor], spacing: int) -> Tensor:
+    """Mean slope (pixels a pixel) between neighbouring control points, each link by its weight; squared where small."""
+    total = torch.zeros((), device=control.device)
+    for axis, weight in zip((1, 2, 3), links, strict=True):
+        steep = control.diff(dim=axis).div(spacing).square().sum(dim=0).add(SHEAR**2).sqrt() - SHEAR
+        total = total + 2.0 * SHEAR * (steep * weight).mean()
+    return total
+
+
+def _links(image: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
+    """Along each axis how firmly neighbouring control points hold to each other: hardly where air or lung meets tissue.
+
+    There organs slide. Differences among tissues do not count: muscle, fat and bone move together.
+
+    Args:
+        image: of the fixed image, 0 (air) to 1 (soft tissue and denser).
+        shape: of the control points.
+    """
+    coarse = nn.adaptive_avg_pool3d(image[None, None], shape)[0, 0]
+    return [(-(coarse.diff(dim=axis) / SLIDING).square()).exp().clamp(min=LOOSE) for axis in range(3)]
 
 
 def _control(field: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
