@@ -207,15 +207,15 @@ def test_the_body_is_found_with_its_lungs() -> None:
 
 @pytest.mark.parametrize("row", [32, 35], ids=["touching", "below"])
 def test_a_couch_is_no_body(row: int) -> None:
-    """A sheet across the whole image, under the patient or just touching."""
+    """A sheet of two voxels across the whole image, under the patient or touching: what reaches out to the sides is left."""
     image = body()
     sheet = np.zeros(GRID.shape, bool)
-    sheet[:, row] = True
+    sheet[:, row : row + 2] = True
     sheet &= ~inside()
-    image.array[sheet] = -100.0
+    image.array[sheet] = 0.0
     found = foreground(image)
-    assert overlap(found, inside()) > 0.95
-    assert (found.array & sheet).sum() < 0.2 * sheet.sum()
+    assert overlap(found, inside()) > 0.93
+    assert (found.array & sheet).sum() < 0.4 * sheet.sum()
 
 
 def test_the_body_is_found_in_numbers_that_are_no_hounsfield_units() -> None:
