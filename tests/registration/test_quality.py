@@ -1,0 +1,335 @@
+"""The measures of a registration, and the verdict that a policy draws from them."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from patient.errors import PolicyError
+from patient.geometry import Geometry
+from patient.volume import Mask, Volume
+from registration.method import Fit, RegistrationContext
+from registration.quality import Agreement, Pair, Policy, Registered, RegistrationQuality, judged, rigid_part, verdict_on
+from registration.transforms import Affine, Displacement, Points, Rigid, Space, Transform, composed, pulled, pulled_mask
+
+OWN = Path(__file__).parents[2] / "registration" / "policy.toml"
+GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="planning")
+OTHER = replace(GRID, image="fraction")
+HERE, THERE = Space.of(GRID), Space.of(OTHER)
+CENTRE = GRID.points((np.array(GRID.shape) - 1) / 2)
+LIMITS = [f.name for f in fields(Policy) if f.name != "version"]
+
+
+def changed(tmp_path: Path, old: str, new: str) -> Path:
+    """The package's policy with one text replaced."""
+    text = OWN.read_text()
+    assert old in text
+    path = tmp_path / "site.toml"
+    path.write_text(text.replace(old, new))
+    return path
+
+
+def test_the_package_comes_with_a_policy() -> None:
+    policy = Policy.read()
+    assert policy == Policy.read(OWN)
+    assert policy.version
+    assert policy.folded == 0.0
+    assert all(isinstance(getattr(policy, name), float) for name in LIMITS)
+
+
+def test_a_site_sets_its_own_limits(tmp_path: Path) -> None:
+    policy = Policy.read(changed(tmp_path, "agreement_mm = 3.0", "agreement_mm = 2"))
+    assert policy == replace(Policy.read(), agreement_mm=2.0)
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_missing_limit_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PolicyError, match=rf"missing in the policy: {name} \[site.toml\]"):
+        Policy.read(changed(tmp_path, f"\n{name} =", f"\n# {name} ="))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("[limits]", "[limits]\nfoldet = 0.0", "foldet"),
+        ("folded =", "foldet =", "folded, foldet"),
+        ("schema = 1", "schema = 1\nlimit = 3", "limit"),
+        ("[limits]", "[bounds]", "bounds"),
+    ],
+)
+def test_an_unknown_key_is_named(tmp_path: Path, old: str, new: str, named: str) -> None:
+    with pytest.raises(PolicyError, match=named):
+        Policy.read(changed(tmp_path, old, new))
+
+
+@pytest.mark.parametrize("value", ['"3.0"', "true", "[3.0]", "2026-11-01"])
+def test_a_limit_that_is_no_number_is_named(tmp_path: Path, value: str) -> None:
+    with pytest.raises(PolicyError, match="No numbers in the policy: agreement_mm"):
+        Policy.read(changed(tmp_path, "agreement_mm = 3.0", f"agreement_mm = {value}"))
+
+
+def test_what_is_no_toml_or_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"no TOML: .*site.toml"):
+        Policy.read(changed(tmp_path, "schema = 1", "schema is 1"))
+    with pytest.raises(PolicyError, match=r"cannot be read \[nowhere.toml\]"):
+        Policy.read(tmp_path / "nowhere.toml")
+    with pytest.raises(PolicyError, match="cannot be read"):
+        Policy.read(tmp_path)
+
+
+POLICY = Policy(
+    overlap=0.25,
+    folded=0.0,
+    inverse_consistency_p95=5.0,
+    feature_error_median=3.0,
+    matches_share=0.12,
+    matches=20.0,
+    agreement_mm=3.0,
+    agreement_degrees=2.0,
+    structure_dice=0.7,
+)
+LIVER = Agreement("Liver", volume_cc=1400.0, dice=0.7, mean_surface_distance=2.0, hd95=6.0)
+PASSES = RegistrationQuality(
+    overlap=0.25,
+    folded=0.0,
+    inverse_consistency_p95=5.0,
+    feature_error_median=3.0,
+    matches=100,
+    agreeing=20,
+    features_mm=3.0,
+    features_degrees=2.0,
+    structures=(LIVER,),
+)
+
+
+def test_at_every_limit_a_registration_is_still_trusted() -> None:
+    verdict = verdict_on(PASSES, POLICY)
+    assert verdict.trusted
+    assert verdict.reasons == ()
+
+
+FAILING = {
+    "overlap": (
+        replace(PASSES, overlap=0.249),
+        "the part of the fixed image that the moving one shows is 0.249, less than 0.25",
+    ),
+    "folded": (replace(PASSES, folded=0.001), "the folded part of the body is 0.001, more than 0"),
+    "inverse_consistency_p95": (
+        replace(PASSES, inverse_consistency_p95=5.01),
+        "the way there and back (95th percentile) is 5.01 mm, more than 5 mm",
+    ),
+    "feature_error_median": (
+        replace(PASSES, feature_error_median=3.01),
+        "the median distance at matched points is 3.01 mm, more than 3 mm",
+    ),
+    "matches_share": (replace(PASSES, matches=170), "the share of matched points that agree is 0.118, less than 0.12"),
+    "matches": (
+        replace(PASSES, agreeing=19),
+        "the number of matched points that agree with the result is 19, less than 20",
+    ),
+    "agreement_mm": (
+        replace(PASSES, features_mm=3.01),
+        "the distance to the rigid result by features is 3.01 mm, more than 3 mm",
+    ),
+    "agreement_degrees": (
+        replace(PASSES, features_degrees=2.01),
+        "the angle to the rigid result by features is 2.01°, more than 2°",
+    ),
+    "structure_dice": (
+        replace(PASSES, structures=(replace(LIVER, name="Spleen"), replace(LIVER, dice=0.69))),
+        "the Dice of Liver is 0.69, less than 0.7",
+    ),
+}
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_just_beyond_one_limit_one_sentence_says_which(limit: str) -> None:
+    quality, sentence = FAILING[limit]
+    verdict = verdict_on(quality, POLICY)
+    assert not verdict.trusted
+    assert verdict.reasons == (sentence,)
+
+
+def test_every_reason_is_told_not_only_the_first() -> None:
+    verdict = verdict_on(replace(PASSES, overlap=0.1, folded=0.2, features_mm=40.0), POLICY)
+    assert len(verdict.reasons) == 3
+
+
+def test_without_matched_points_nothing_is_trusted() -> None:
+    """However good the rest looks: it is what the fit itself may have minimised."""
+    verdict = verdict_on(replace(PASSES, matches=None, agreeing=None, feature_error_median=None), POLICY)
+    assert not verdict.trusted
+    assert verdict.reasons == ("no points could be matched, so that nothing independent speaks for the result",)
+    none = verdict_on(replace(PASSES, matches=0, agreeing=0, feature_error_median=None), POLICY)
+    assert not none.trusted
+
+
+def test_a_structure_too_small_for_a_dice_is_not_held_against_it() -> None:
+    lens = Agreement("Lens_L", volume_cc=0.2, dice=0.1, mean_surface_distance=1.0, hd95=2.0)
+    assert verdict_on(replace(PASSES, structures=(lens,)), POLICY).trusted
+
+
+def places(grid: Geometry) -> Points:
+    return grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
+
+
+@cache
+def phantom() -> Volume[np.float32]:
+    """An ellipsoid of blobs of all sizes in air, HU."""
+    rng = np.random.default_rng(1)
+    texture = sum(
+        width**1.5 * ndimage.gaussian_filter(rng.normal(size=GRID.shape), [width / s for s in GRID.spacing])
+        for width in (4, 8)
+    )
+    texture = 300 * texture / texture.std()
+    inside = (((places(GRID) - CENTRE) / (60, 56, 85)) ** 2).sum(axis=-1) < 1
+    return Volume(np.where(inside, np.clip(texture, -400, 1500), -1000).astype(np.float32), GRID)
+
+
+@cache
+def truth() -> Rigid:
+    """fraction_from_planning: 7 degrees about z through the middle, then a shift."""
+    c, s = np.cos(np.radians(7.0)), np.sin(np.radians(7.0))
+    turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    return Rigid.of(turn, CENTRE + (12.0, -9.0, 10.0) - turn @ CENTRE, HERE, THERE)
+
+
+@cache
+def moving() -> Volume[np.float32]:
+    other = pulled(truth().inverse(), phantom(), OTHER, -1000.0)
+    noise = np.random.default_rng(9).normal(0, 20, GRID.shape).astype(np.float32)
+    return Volume(other.array + noise, OTHER)
+
+
+def ball(radius: float, grid: Geometry, centre: Points) -> Mask:
+    return Volume(np.linalg.norm(places(grid) - centre, axis=-1) < radius, grid)
+
+
+def of(transform: Transform, **more: object) -> Registered:
+    return judged(Fit(transform), phantom(), moving(), RegistrationContext(), **more)  # type: ignore[arg-type]
+
+
+@cache
+def right() -> Registered:
+    organ = ball(18.0, OTHER, truth().points(CENTRE, HERE))
+    known = Pair("Organ", pulled_mask(truth(), organ, GRID), organ)
+    return of(truth(), structures=(known,), way_back=truth().inverse())
+
+
+def test_the_truth_is_trusted() -> None:
+    result = right()
+    assert result.verdict.reasons == ()
+    assert result.verdict.trusted
+    assert result.moving_from_fixed is truth()
+
+
+def test_the_measures_of_the_truth_are_those_of_a_rigid_move() -> None:
+    quality = right().quality
+    assert quality.similarity_before is not None
+    assert quality.similarity_after is not None
+    assert 1.0 <= quality.similarity_before < quality.similarity_after - 0.05 < 2.0
+    assert quality.overlap is not None
+    assert 0.8 < quality.overlap <= 1.0
+    assert quality.folded == 0.0
+    assert quality.jacobian_min == pytest.approx(1.0, abs=1e-3)
+    assert quality.jacobian_max == pytest.approx(1.0, abs=1e-3)
+    assert quality.displacement_max == pytest.approx(0.0, abs=1e-4)
+    assert quality.inverse_consistency_p95 == pytest.approx(0.0, abs=1e-6)
+
+
+def test_points_matched_anew_agree_with_the_truth() -> None:
+    quality = right().quality
+    assert quality.matches is not None
+    assert quality.agreeing is not None
+    assert quality.agreeing > 100
+    assert quality.agreeing > 0.9 * quality.matches
+    assert quality.feature_error_median is not None
+    assert quality.feature_error_median < 1.0
+    assert quality.features_mm is not None
+    assert quality.features_mm < 1.0
+    assert quality.features_degrees is not None
+    assert quality.features_degrees < 1.0
+
+
+def test_a_structure_pulled_by_the_truth_is_the_same() -> None:
+    (organ,) = right().quality.structures
+    assert organ.name == "Organ"
+    assert organ.volume_cc == pytest.approx(4 / 3 * np.pi * 1.8**3, rel=0.05)
+    assert organ.dice == 1.0
+    assert organ.mean_surface_distance == 0.0
+    assert organ.hd95 == 0.0
+
+
+@cache
+def wrong() -> Registered:
+    """15 mm off, with a way back that does not know of it."""
+    organ = ball(18.0, OTHER, truth().points(CENTRE, HERE))
+    off = composed(Rigid.of(np.eye(3), (0.0, 15.0, 0.0), THERE, THERE), truth())
+    known = (
+        Pair("Organ", pulled_mask(truth(), organ, GRID), organ),
+        Pair("Elsewhere", ball(10.0, GRID, CENTRE), ball(10.0, OTHER, CENTRE + (0.0, 0.0, 50.0))),
+    )
+    return of(off, structures=known, way_back=truth().inverse())
+
+
+def test_what_is_15_mm_off_is_not_trusted_and_the_reasons_say_so() -> None:
+    verdict = wrong().verdict
+    assert not verdict.trusted
+    said = "; ".join(verdict.reasons)
+    assert "the distance to the rigid result by features is 1" in said
+    assert "the way there and back (95th percentile) is 15 mm, more than 5 mm" in said
+    assert "the Dice of Organ" in said
+
+
+def test_what_is_15_mm_off_measures_15_mm() -> None:
+    quality, other = wrong().quality, right().quality
+    assert quality.features_mm == pytest.approx(15.0, abs=1.5)
+    assert quality.inverse_consistency_mean == pytest.approx(15.0, abs=1e-3)
+    assert quality.agreeing is not None
+    assert other.agreeing is not None
+    assert quality.agreeing < other.agreeing / 4
+    assert quality.similarity_after is not None
+    assert other.similarity_after is not None
+    assert quality.similarity_after < other.similarity_after
+
+
+def test_a_structure_that_was_missed_is_far_away_and_one_that_is_lost_infinitely() -> None:
+    organ, elsewhere = wrong().quality.structures
+    assert 0.3 < organ.dice < 0.6
+    assert 5.0 < organ.mean_surface_distance < 15.0
+    assert organ.mean_surface_distance < organ.hd95 < 17.0
+    assert elsewhere.dice == 0.0
+    assert elsewhere.hd95 > 20.0
+
+
+def test_a_field_that_folds_is_seen() -> None:
+    push = np.exp(-((places(GRID) - CENTRE) ** 2).sum(axis=-1) / (2 * 10.0**2)) * 40.0
+    vectors = np.zeros((*GRID.shape, 3), np.float32)
+    vectors[..., 0] = push
+    result = of(composed(truth(), Displacement(vectors, GRID, HERE, HERE)))
+    assert result.quality.folded is not None
+    assert result.quality.folded > 0.002
+    assert result.quality.jacobian_min is not None
+    assert result.quality.jacobian_min < 0.0
+    assert result.quality.jacobian_max is not None
+    assert result.quality.jacobian_max > 2.0
+    assert result.quality.displacement_max == pytest.approx(40.0, abs=2.0)
+    assert result.quality.inverse_consistency_p95 is None
+    assert not result.verdict.trusted
+    assert any(reason.startswith("the folded part of the body is 0.0") for reason in result.verdict.reasons)
+
+
+def test_the_rigid_part_of_a_chain_is_the_product_of_its_matrices() -> None:
+    warp = Displacement(np.ones((*GRID.shape, 3), np.float32), GRID, HERE, HERE)
+    found = rigid_part(composed(truth(), warp))
+    assert isinstance(found, Rigid)
+    assert (found.source, found.target) == (HERE, THERE)
+    np.testing.assert_allclose(found.matrix, truth().matrix, atol=1e-12)
+    scaled = rigid_part(composed(Affine(np.diag((1.1, 1, 1, 1)), THERE, THERE), composed(truth(), warp)))
+    assert not isinstance(scaled, Rigid)
+    np.testing.assert_allclose(scaled.matrix, np.diag((1.1, 1, 1, 1)) @ truth().matrix, atol=1e-12)
