@@ -314,7 +314,7 @@ def _links(image: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
         image: of the fixed image, 0 (air) to 1 (soft tissue and denser).
         shape: of the control points.
     """
-    coarse = nn.adaptive_avg_pool3d(image[None, None], shape)[0, 0]
+    coarse = nn.interpolate(image[None, None], size=shape, mode="area")[0, 0]
     return [(-(coarse.diff(dim=axis) / SLIDING).square()).exp().clamp(min=LOOSE) for axis in range(3)]
 
 

@@ -6,6 +6,7 @@ and structures that the caller knows in both images are compared.
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,8 +16,9 @@ from typing import Any
 import edt
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
-from patient.errors import NotTrusted, PolicyError, RecontourError
+from patient.errors import FrameMismatch, InputError, NotTrusted, PolicyError
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Mask, Volume
 from registration.features import RigidByFeatures, find_matches
@@ -32,10 +34,14 @@ from registration.transforms import (
     pulled,
     pulled_field,
 )
-from registration.working import Working, foreground, reduced, working_pair
+from registration.working import Working, foreground, numbers, reduced, working_pair
 
 VOXEL = 4.0
 """mm of the grid on which a whole registration is looked at."""
+FINE = 1.0
+"""mm of the cubes on which structures are compared, or the fixed image's smallest spacing."""
+ROOM = 25.0
+"""mm around a structure within which the other image's is looked for."""
 AGREES = 4.0
 """mm: a matched point this near to where the result puts it agrees with it."""
 
@@ -50,7 +56,7 @@ class Policy:
 
     overlap: float
     folded: float
-    inverse_consistency_p95: float
+    inverse_consistency: float
     feature_error_median: float
     matches_share: float
     matches: float
@@ -68,13 +74,19 @@ class Policy:
                 said = tomllib.load(file)
         except OSError as error:
             raise PolicyError("The policy cannot be read", where=path.name) from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise PolicyError(f"The policy is no TOML: {error}", where=path.name) from error
+        if said.get("schema") != 1:
+            raise PolicyError(f"The policy is of schema {said.get('schema')}, and 1 is read", where=path.name)
         limits = said.get("limits", {})
+        if not isinstance(limits, dict):
+            raise PolicyError("limits is no table in the policy", where=path.name)
         known = {f.name for f in fields(Policy)} - {"version"}
         if wrong := sorted(set(limits) ^ known | set(said) - {"schema", "version", "limits"}):
             raise PolicyError(f"Unknown or missing in the policy: {', '.join(wrong)}", where=path.name)
-        if bad := sorted(k for k, v in limits.items() if isinstance(v, bool) or not isinstance(v, int | float)):
+        if bad := sorted(
+            k for k, v in limits.items() if isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v)
+        ):
             raise PolicyError(f"No numbers in the policy: {', '.join(bad)}", where=path.name)
         return Policy(**{k: float(v) for k, v in limits.items()}, version=str(said.get("version", "")))
 
@@ -183,9 +195,14 @@ def judged(
         way_back: `fixed_from_moving`, registered by itself; None leaves inverse consistency out.
         policy: limits of trust; the package's own where None.
     """
+    policy = policy or Policy.read()
     transform = fit.moving_from_fixed
     rigid = rigid_part(transform)
-    pair = working_pair(fixed, moving, rigid, replace(context, start=None), VOXEL, 3_000_000)
+    fixed, moving = numbers(fixed, "fixed"), numbers(moving, "moving")
+    try:
+        pair = working_pair(fixed, moving, rigid, replace(context, start=None), VOXEL, 3_000_000)
+    except NotTrusted as error:
+        return Registered(transform, RegistrationQuality(notes=fit.evidence.notes), Verdict(False, (error.what,)))
     quality = RegistrationQuality(notes=(*fit.evidence.notes, *pair.notes))
     quality = _with_similarity(quality, pair, transform, fixed, moving)
     quality = _with_shape(quality, pair, transform, rigid)
@@ -193,7 +210,7 @@ def judged(
         quality = _with_way_back(quality, pair, transform, way_back)
     quality = _with_features(quality, fixed, moving, context, transform, rigid)
     quality = replace(quality, structures=tuple(_agreement(s, transform) for s in structures))
-    return Registered(transform, quality, verdict_on(quality, policy or Policy.read()))
+    return Registered(transform, quality, verdict_on(quality, policy))
 
 
 def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
@@ -201,16 +218,16 @@ def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
     reasons: list[str] = []
 
     def most(value: float | None, limit: float, what: str, unit: str) -> None:
-        if value is not None and value > limit:
+        if value is not None and not value <= limit:
             reasons.append(f"{what} is {value:.3g}{unit}, more than {limit:g}{unit}")
 
     def least(value: float | None, limit: float, what: str) -> None:
-        if value is not None and value < limit:
+        if value is not None and not value >= limit:
             reasons.append(f"{what} is {value:.3g}, less than {limit:g}")
 
     least(quality.overlap, policy.overlap, "the part of the fixed image that the moving one shows")
     most(quality.folded, policy.folded, "the folded part of the body", "")
-    most(quality.inverse_consistency_p95, policy.inverse_consistency_p95, "the way there and back (95th percentile)", " mm")
+    most(quality.inverse_consistency_mean, policy.inverse_consistency, "the way there and back (mean)", " mm")
     if quality.matches is None:
         reasons.append("no points could be matched, so that nothing independent speaks for the result")
     else:
@@ -315,7 +332,9 @@ def _with_features(
     alone = replace(context, start=None)
     try:
         found = find_matches(fixed, moving, alone, transform)
-    except RecontourError as error:
+    except (InputError, NotTrusted) as error:
+        if isinstance(error, FrameMismatch):
+            raise
         return replace(quality, notes=(*quality.notes, f"Points could not be matched: {error.what}"))
     off = np.linalg.norm(transform.points(found.fixed, transform.source) - found.moving, axis=-1)
     agree = off < AGREES
@@ -353,17 +372,32 @@ def foreground_box(image: Volume[Any]) -> Box:
 
 
 def _agreement(pair: Pair, transform: Transform) -> Agreement:
-    """Dice and symmetric surface distances on the fixed structure's own voxels, with room around."""
-    grid = _with_room(pair.fixed.geometry, 25.0)
-    mine = pair.fixed.placed_in(grid).array
-    theirs = pulled_field(transform, Field.of_mask(pair.moving), grid).mask().array
+    """Dice on the fixed image's voxels; surface distances on cubes, since thick slices make terraces of a surface."""
+    still = Rigid.identity(transform.source, transform.source)
+    whole = _with_room(pair.fixed.geometry, ROOM)
+    mine = pair.fixed.placed_in(whole).array
+    theirs = pulled_field(transform, Field.of_mask(pair.moving), whole).mask().array
     together = float(mine.sum() + theirs.sum())
     dice = 2 * float((mine & theirs).sum()) / together if together else 0.0
-    cc = float(mine.sum()) * grid.voxel_cc
+    cc = float(mine.sum()) * whole.voxel_cc
     if not mine.any() or not theirs.any():
         return Agreement(pair.name, cc, dice, float("inf"), float("inf"))
-    both = np.concatenate([_distances(mine, theirs, grid.spacing), _distances(theirs, mine, grid.spacing)])
+    cubes = _with_room(_cubes(pair.fixed.geometry, max(FINE, min(pair.fixed.geometry.spacing))), ROOM)
+    a, b = (
+        pulled_field(by, Field.of_mask(mask), cubes).mask().array
+        for by, mask in ((still, pair.fixed), (transform, pair.moving))
+    )
+    both = np.concatenate([_distances(a, b, cubes.spacing), _distances(b, a, cubes.spacing)])
+    if not both.size:
+        return Agreement(pair.name, cc, dice, float("inf"), float("inf"))
     return Agreement(pair.name, cc, dice, float(both.mean()), float(np.percentile(both, 95)))
+
+
+def _cubes(grid: Geometry, side: float) -> Geometry:
+    """The same place in cubes of a side (mm)."""
+    shape = tuple(max(1, int(np.ceil(n * s / side))) for n, s in zip(grid.shape, grid.spacing, strict=True))
+    x, y, z = (float(v) for v in grid.points([0.5 * (side / s - 1.0) for s in grid.spacing]))
+    return replace(grid, shape=shape, spacing=(side, side, side), origin=(x, y, z))
 
 
 def _with_room(grid: Geometry, mm: float) -> Geometry:
@@ -374,7 +408,6 @@ def _with_room(grid: Geometry, mm: float) -> Geometry:
 
 
 def _distances(of: NDArray[np.bool_], to: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:
-    """mm from the surface voxels of one mask to the other's surface."""
-    edge = of & (edt.edt(np.ascontiguousarray(of), anisotropy=spacing, black_border=True) <= max(spacing))
-    surface = to & (edt.edt(np.ascontiguousarray(to), anisotropy=spacing, black_border=True) <= max(spacing))
+    """mm from the surface voxels of one mask (those with a neighbour outside) to the nearest of the other's."""
+    edge, surface = (mask & ~ndimage.binary_erosion(mask) for mask in (of, to))
     return edt.edt(np.ascontiguousarray(~surface), anisotropy=spacing)[edge]

@@ -95,7 +95,7 @@ class Affine(Transform):
     target: Space
 
     def __post_init__(self) -> None:
-        matrix = np.asarray(self.matrix, dtype=np.float64)
+        matrix = np.array(self.matrix, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all() or not np.allclose(matrix[3], (0, 0, 0, 1)):
             raise UnsupportedGeometry("A transformation matrix is not a 4 x 4 affine one")
         if abs(np.linalg.det(matrix[:3, :3])) < 1e-6:
@@ -167,7 +167,7 @@ class Rigid(Affine):
 
 @dataclass(frozen=True, eq=False)
 class Displacement(Transform):
-    """p -> p + D(p), D interpolated between nodes; nothing beyond the outermost nodes.
+    """p -> p + D(p), D interpolated between nodes, the outermost's for half a step beyond them, and then nothing.
 
     Args:
         vectors: `[z, y, x, 3]` float32, mm (x, y, z) in LPS, whatever the grid's axes.
@@ -338,7 +338,7 @@ def pulled_mask(b_from_a: Transform, mask: Mask, onto: Geometry) -> Mask:
 
 
 def sampled(array: NDArray[Any], grid: Geometry, points: Points) -> NDArray[np.float64]:
-    """An array's values `[..., c]` between its nodes at LPS points `[..., 3]`; 0 beyond the outermost nodes.
+    """An array's values `[..., c]` between its nodes at LPS points `[..., 3]`; 0 more than half a step beyond the outermost.
 
     Args:
         array: `[z, y, x]` or `[z, y, x, c]`.
@@ -347,7 +347,7 @@ def sampled(array: NDArray[Any], grid: Geometry, points: Points) -> NDArray[np.f
     """
     indices = grid.indices(points)
     top = np.asarray(grid.shape) - 1
-    inside = ((indices >= -1e-6) & (indices <= top + 1e-6)).all(axis=-1)
+    inside = ((indices >= -0.5) & (indices <= top + 0.5)).all(axis=-1)
     place = np.clip(indices[inside], 0, top)
     low = np.minimum(place.astype(np.intp), np.maximum(top - 1, 0))
     high, part = np.minimum(low + 1, top), place - low
@@ -366,7 +366,8 @@ def placed(image: sitk.Image, grid: Geometry) -> sitk.Image:
     """Give an ITK image a grid's place; ITK counts axes from the fastest (i, j, k)."""
     image.SetOrigin(grid.origin)
     image.SetSpacing(grid.spacing[::-1])
-    image.SetDirection(np.asarray(grid.axes)[::-1].T.ravel().tolist())
+    axes = np.asarray(grid.axes)[::-1].T
+    image.SetDirection(np.where(np.abs(axes) < 1e-12, 0.0, axes).ravel().tolist())
     return image
 
 

@@ -49,7 +49,7 @@ class Working:
 def working_pair(
     fixed: Volume[Any], moving: Volume[Any], start: Affine, context: RegistrationContext, voxel: float, most: int
 ) -> Working:
-    """Both images on a grid of about `voxel` mm around the fixed image's mask, of no more than `most` voxels.
+    """Both images on a grid of about `voxel` mm around the fixed image's mask, of about `most` voxels at most.
 
     Raises:
         InputError: an image is constant or holds no numbers, or a mask is empty or of another image.
@@ -124,7 +124,10 @@ def reduced(image: Volume[Any], voxel: float) -> Volume[np.float32]:
 
 
 def foreground(image: Volume[np.float32]) -> Mask:
-    """The body, roughly: the largest thing denser than what surrounds it, with what it encloses in each plane."""
+    """The body, roughly: the largest thing denser than what surrounds it, with what it encloses in each plane.
+
+    Thin sheets are left out; a couch of three voxels or more that touches the body is not.
+    """
     array = ndimage.uniform_filter(image.array, 3)
     low, high = np.percentile(array, (1, 99))
     dense = array > (-350.0 if low < -700 else low + 0.15 * (high - low))
@@ -141,13 +144,18 @@ def foreground(image: Volume[np.float32]) -> Mask:
 def measured(image: Volume[Any]) -> Volume[np.float32]:
     """1 where something was measured; 0 where an image holds its padding: one and the same number, from its sides inward."""
     array = image.array
-    corner = array[array.shape[0] // 2, 0, 0]
-    same = array == corner
+    faces = [np.take(array, side, axis=axis) for axis in range(3) for side in (0, -1)]
+    values, counts = np.unique(np.concatenate([face.ravel() for face in faces]), return_counts=True)
+    same = array == values[int(np.argmax(counts))]
     if float(same.mean()) < SAME:
         return Volume(np.ones(array.shape, dtype=np.float32), image.geometry)
     labels = cc3d.connected_components(same, connectivity=6)
-    outside = labels == labels[array.shape[0] // 2, 0, 0]
-    return Volume((~outside).astype(np.float32), image.geometry)
+    outside = np.zeros(int(labels.max()) + 1, dtype=np.bool_)
+    for axis in range(3):
+        for side in (0, -1):
+            outside[np.unique(np.take(labels, side, axis=axis))] = True
+    outside[0] = False
+    return Volume((~outside[labels]).astype(np.float32), image.geometry)
 
 
 def _around(mask: Mask, side: float) -> Geometry:
