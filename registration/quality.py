@@ -40,6 +40,8 @@ VOXEL = 4.0
 """mm of the grid on which a whole registration is looked at."""
 FINE = 1.0
 """mm of the cubes on which structures are compared, or the fixed image's smallest spacing."""
+BENT = 1.0
+"""mm beyond its rigid part from which on a result is a deformable one."""
 ROOM = 25.0
 """mm around a structure within which the other image's is looked for."""
 AGREES = 4.0
@@ -60,6 +62,7 @@ class Policy:
     feature_error_median: float
     matches_share: float
     matches: float
+    matches_settle: float
     agreement_mm: float
     agreement_degrees: float
     structure_dice: float
@@ -236,8 +239,14 @@ def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
             (quality.agreeing or 0) / max(1, quality.matches), policy.matches_share, "the share of matched points that agree"
         )
         most(quality.feature_error_median, policy.feature_error_median, "the median distance at matched points", " mm")
-    most(quality.features_mm, policy.agreement_mm, "the distance to the rigid result by features", " mm")
-    most(quality.features_degrees, policy.agreement_degrees, "the angle to the rigid result by features", "°")
+    share = (quality.agreeing or 0) / max(1, quality.matches or 0)
+    bent = (quality.displacement_max or 0.0) > BENT
+    # Where organs moved against each other, two rigid answers may differ and both be right: then the points decide.
+    if not (bent and share >= policy.matches_settle):
+        most(quality.features_mm, policy.agreement_mm, "the distance to the rigid result by features", " mm")
+        most(quality.features_degrees, policy.agreement_degrees, "the angle to the rigid result by features", "°")
+        if quality.features_mm is None and quality.matches is not None:
+            reasons.append("by features alone there is no rigid answer that could be compared")
     for structure in quality.structures:
         if structure.volume_cc > 5.0:
             least(structure.dice, policy.structure_dice, f"the Dice of {structure.name}")

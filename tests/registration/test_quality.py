@@ -32,7 +32,7 @@ GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="plan
 OTHER = replace(GRID, image="fraction")
 HERE, THERE = Space.of(GRID), Space.of(OTHER)
 CENTRE = GRID.points((np.array(GRID.shape) - 1) / 2)
-LIMITS = [f.name for f in fields(Policy) if f.name != "version"]
+LIMITS = [f.name for f in fields(Policy) if f.name not in ("version", "matches_settle")]
 
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
@@ -99,6 +99,7 @@ POLICY = Policy(
     feature_error_median=3.0,
     matches_share=0.12,
     matches=20.0,
+    matches_settle=0.8,
     agreement_mm=3.0,
     agreement_degrees=2.0,
     structure_dice=0.7,
@@ -293,7 +294,7 @@ def test_what_is_15_mm_off_is_not_trusted_and_the_reasons_say_so() -> None:
     assert not verdict.trusted
     said = "; ".join(verdict.reasons)
     assert "the distance to the rigid result by features is 1" in said
-    assert "the way there and back (95th percentile) is 15 mm, more than 5 mm" in said
+    assert "the way there and back (mean) is 15 mm, more than 3 mm" in said
     assert "the Dice of Organ" in said
 
 
@@ -369,6 +370,17 @@ def test_a_policy_that_would_switch_its_limits_off_is_refused(tmp_path, text):
         Policy.read(path)
 
 
+def test_where_organs_moved_against_each_other_matched_points_outweigh_a_rigid_answer_that_differs():
+    apart = replace(PASSES, features_mm=19.0, displacement_max=25.0)
+    assert not verdict_on(replace(apart, agreeing=79), POLICY).trusted
+    assert verdict_on(replace(apart, agreeing=80), POLICY).trusted
+    assert not verdict_on(replace(apart, agreeing=80, displacement_max=0.0), POLICY).trusted
+
+
+def test_without_an_answer_by_features_a_result_is_looked_at():
+    assert "no rigid answer" in verdict_on(replace(PASSES, features_mm=None, features_degrees=None), POLICY).reasons[0]
+
+
 def test_a_measure_that_is_no_number_is_not_trusted():
-    nothing = RegistrationQuality(folded=float("nan"), overlap=float("nan"), matches=100, agreeing=90)
+    nothing = RegistrationQuality(folded=float("nan"), overlap=float("nan"), matches=100, agreeing=90, features_mm=0.1)
     assert len(verdict_on(nothing, Policy.read()).reasons) == 2
