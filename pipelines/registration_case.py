@@ -30,11 +30,10 @@ from registration.features import RigidByFeatures
 from registration.method import Fit, RegistrationContext
 from registration.quality import Registered, RegistrationQuality, Verdict, judged, rigid_part
 from registration.rigid import RigidByIntensity
-from registration.transforms import Rigid, Space, Transform, displacements, placed, pulled
+from registration.transforms import Rigid, Space, Transform, displacements, placed, pulled, pulled_mask
 
 NODES = 4.0
 """mm between the nodes of the field that is written."""
-VERDICTS = {True: "publish", False: "review"}
 Progress = Callable[[float, str], None]
 
 
@@ -89,8 +88,7 @@ def read_mask(path: Path, of: Image, name: str) -> Mask:
         raise InputError(f"The mask of the {name} image is empty", where=path.name)
     if not grid.same_grid(own):
         space = Space.of(grid)
-        values = Volume(mask.array.astype(np.float32), own)
-        mask = Volume(pulled(Rigid.identity(space, space), values, grid, 0.0).array > 0.5, grid)
+        mask = pulled_mask(Rigid.identity(space, space), mask, grid)
         if not mask.array.any():
             raise InputError(f"The mask of the {name} image lies outside it", where=path.name)
     return mask

@@ -8,13 +8,11 @@ moving one (`moving_from_fixed`, C.20.3.1.1), as given. Reading is in `registrat
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import ArrayLike, NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
@@ -23,7 +21,7 @@ from pydicom.uid import DeformableSpatialRegistrationStorage, SpatialRegistratio
 from patient.errors import InputError, OutputRefused, UnsupportedGeometry
 from patient.geometry import SAME_PLACE_MM, Geometry
 from patient.series import ImageSeries
-from patient.write.identity import keep_raw, new_object
+from patient.write.identity import new_object, write_new
 from registration.transforms import Rigid, Space, Transform, displacements
 
 RIGID_DESCRIPTION = "Rigid registration by software, not approved"
@@ -78,7 +76,7 @@ def write_registration(
         ]
     )
     _refer(dataset, fixed, moving)
-    return _written(path, dataset)
+    return write_new(path, dataset)
 
 
 def write_deformable(
@@ -134,7 +132,7 @@ def write_deformable(
     item.DeformableRegistrationGridSequence = Items([_grid_item(moving_from_fixed, grid)])
     dataset.DeformableRegistrationSequence = Items([item])
     _refer(dataset, fixed, moving)
-    return _written(path, dataset)
+    return write_new(path, dataset)
 
 
 def _admit(moving_from_fixed: Transform, fixed: ImageSeries, moving: ImageSeries) -> None:
@@ -255,12 +253,3 @@ def _series_items(images: Iterable[ImageSeries]) -> list[Dataset]:
         item.ReferencedInstanceSequence = Items(_references(image))
         items.append(item)
     return items
-
-
-def _written(path: Path, dataset: Dataset) -> str:
-    keep_raw(dataset)
-    with path.open("xb") as file:
-        pydicom.dcmwrite(file, dataset, enforce_file_format=True)
-        file.flush()
-        os.fsync(file.fileno())
-    return str(dataset.SOPInstanceUID)

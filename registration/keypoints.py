@@ -22,7 +22,7 @@ from patient.errors import InputError
 from patient.geometry import Box, Geometry
 from patient.parallel import each
 from patient.volume import Mask, Volume
-from registration.transforms import Points, Rigid, Space, Transform, placed, pulled, sampled
+from registration.transforms import Points, Rigid, Space, Transform, placed, pulled, pulled_mask, sampled
 
 SPACING = 2.5
 """mm, of the working grid."""
@@ -112,7 +112,7 @@ def scene(volume: Volume[Any], mask: Mask | None, name: str) -> Scene:
     image = pulled(itself, shrunk(volume), grid, np.nan)
     valid = np.isfinite(image.array)
     image.array[~valid] = array.min()
-    return _framed(image, valid, None if mask is None else _pulled_mask(itself, mask, grid), name)
+    return _framed(image, valid, None if mask is None else pulled_mask(itself, mask, grid).array, name)
 
 
 def seen_through(start: Transform, volume: Volume[Any], mask: Mask | None, onto: Geometry, name: str) -> Scene:
@@ -128,11 +128,7 @@ def seen_through(start: Transform, volume: Volume[Any], mask: Mask | None, onto:
     image = pulled(start, shrunk(volume), onto, np.nan)
     valid = np.isfinite(image.array)
     image.array[~valid] = volume.array.min()
-    return _framed(image, valid, None if mask is None else _pulled_mask(start, mask, onto), name)
-
-
-def _pulled_mask(start: Transform, mask: Mask, onto: Geometry) -> NDArray[np.bool_]:
-    return pulled(start, Volume(mask.array.astype(np.float32), mask.geometry), onto, 0.0).array > 0.5
+    return _framed(image, valid, None if mask is None else pulled_mask(start, mask, onto).array, name)
 
 
 def _framed(image: Volume[np.float32], valid: NDArray[np.bool_], given: NDArray[np.bool_] | None, name: str) -> Scene:

@@ -15,7 +15,7 @@ from patient.errors import InputError, NotTrusted
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
 from registration.method import RegistrationContext
-from registration.transforms import Affine, Rigid, Space, pulled
+from registration.transforms import Affine, Rigid, Space, pulled, pulled_mask
 
 MARGIN = 20.0
 """mm of grid around the fixed image's mask: where it may have moved to."""
@@ -69,9 +69,9 @@ def working_pair(
     there = pulled(start, other, grid, float(other.array.min())).array
     held = pulled(identity, measured(fixed), grid, 0.0).array > 0.5
     seen = pulled(start, measured(moving), grid, 0.0).array > 0.5
-    held &= _pulled_mask(identity, known, grid)
+    held &= pulled_mask(identity, known, grid).array
     if moving_mask is not None:
-        seen &= _pulled_mask(start, moving_mask, grid)
+        seen &= pulled_mask(start, moving_mask, grid).array
     if not held.any():
         raise InputError("The fixed image has nothing to register: its mask is empty, or no body is in it")
     shared = float((held & seen).sum() / held.sum())
@@ -167,7 +167,3 @@ def _around(mask: Mask, side: float) -> Geometry:
     i, j, k = (float(v) for v in old.points(first))
     shape = tuple(DIVISIBLE * max(1, int(np.ceil(v / side / DIVISIBLE))) for v in length)
     return replace(old, shape=shape, spacing=(side, side, side), origin=(i, j, k))
-
-
-def _pulled_mask(transform: Affine, mask: Mask, grid: Geometry) -> NDArray[np.bool_]:
-    return pulled(transform, Volume(mask.array.astype(np.float32), mask.geometry), grid, 0.0).array > 0.5

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime
+from pathlib import Path
 
+import pydicom
 from pydicom.charset import convert_encodings, default_encoding
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sequence import Sequence
@@ -114,3 +117,17 @@ def keep_raw(dataset: Dataset) -> None:
         if isinstance(element.value, Sequence):
             for item in element.value:
                 keep_raw(item)
+
+
+def write_new(path: Path, dataset: Dataset) -> str:
+    """Write a new object whole and synced to disk, what was read in the bytes it was read in; its SOP Instance UID.
+
+    Raises:
+        FileExistsError: something is there already.
+    """
+    keep_raw(dataset)
+    with path.open("xb") as file:
+        pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+        file.flush()
+        os.fsync(file.fileno())
+    return str(dataset.SOPInstanceUID)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
@@ -20,7 +18,7 @@ from patient.errors import FrameMismatch
 from patient.series import ImageSeries
 from patient.structures import Code, Loop, Structure, StructureSet
 from patient.write.contour_data import contour_sequence, digits, image_items
-from patient.write.identity import frame_of_reference, keep_raw, new_object
+from patient.write.identity import frame_of_reference, new_object, write_new
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management (retired): what every system writes here
 _CONTOUR_SEQUENCE = Tag(0x3006, 0x0040)
@@ -65,12 +63,7 @@ def write_structure_set(
     dataset.StructureSetROISequence = Items([_roi(s, number, frame) for number, s in numbered])
     dataset.ROIContourSequence = Items([drawing.contour_item(s, number) for number, s in numbered])
     dataset.RTROIObservationsSequence = Items([_observation(s, number, k) for k, (number, s) in enumerate(numbered, 1)])
-    keep_raw(dataset)
-    with path.open("xb") as file:
-        pydicom.dcmwrite(file, dataset, enforce_file_format=True)
-        file.flush()
-        os.fsync(file.fileno())
-    return str(dataset.SOPInstanceUID)
+    return write_new(path, dataset)
 
 
 def _numbered(structures: Sequence[Structure]) -> list[tuple[int, Structure]]:
