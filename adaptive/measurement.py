@@ -1,0 +1,40 @@
+"""One figure about a patient today: what decisions are made of and reports show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A quantity of a structure, or of the patient as a whole, today and in the plan.
+
+    Args:
+        structure: its name in the plan's structure set; empty for the patient as a whole.
+        quantity: "volume", "shift", "dice", "Dmean", "D95%", "V20Gy", "separation", "setup", ...
+        unit: of the value: "cc", "mm", "Gy", "%", "degrees", "" for a ratio.
+        value: today's.
+        planned: the plan's; None where there is nothing to compare with.
+        interval: between which today's value lies with 95 % confidence; None where that is not known.
+        trusted: False where it stands on a step that was not trusted.
+        basis: what it stands on, in words ("plan's dose placed by the couch correction").
+    """
+
+    structure: str
+    quantity: str
+    unit: str
+    value: float
+    planned: float | None = None
+    interval: tuple[float, float] | None = None
+    trusted: bool = True
+    basis: str = ""
+
+    @property
+    def change(self) -> float | None:
+        """Today's less the plan's, in the same unit."""
+        return None if self.planned is None else self.value - self.planned
+
+    @property
+    def relative(self) -> float | None:
+        """The change as part of the plan's value; None where the plan's is 0 or unknown."""
+        return None if not self.planned else (self.value - self.planned) / self.planned
