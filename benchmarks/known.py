@@ -387,7 +387,7 @@ def timing_pair(seed: int = 0) -> Pair:
 
 def cropped_pair(patient_path: Path, seed: int, overlap: float = 0.4) -> Pair:
     """A rigid pair of which each image shows its own part of the patient's length; `overlap` of each is in the other."""
-    whole = rigid_pair(patient_path, seed, 15.0, 8.0, Beam(radius=(180, 200), length=(420, 430)))
+    whole = rigid_pair(patient_path, seed, 20.0, 10.0, Beam(radius=(180, 200), length=(420, 430)))
     shown = np.flatnonzero((whole.fixed.array > -500).mean(axis=(1, 2)) > 0.01)
     low, high = int(shown[0]), int(shown[-1]) + 1
     length = (high - low) / (2 - overlap)

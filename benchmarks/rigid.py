@@ -1,7 +1,8 @@
-"""Rigid registration: how often it is right, by intensity and by features, on pairs of known truth, and what it refuses.
+"""Rigid registration: how often it is right, by intensity and by features, on pairs of known truth.
 
-python benchmarks/rigid.py              every pair
-python benchmarks/rigid.py --pairs 2    a quick look: two of each kind, nothing written
+python benchmarks/rigid.py                        every trial: an hour and more on two cores
+python benchmarks/rigid.py --trials 4             a quick look: four of each kind, nothing written
+python benchmarks/rigid.py --only features        one kind alone; its row replaces the one that is recorded
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -20,26 +21,51 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
-from benchmarks.known import (
-    Pair,
-    cropped_pair,
-    ct_mr_pair,
-    head_neck_ct,
-    head_neck_pair,
-    head_neck_patients,
-    rigid_pair,
-    wrong_pairs,
-)
-from benchmarks.record import DATA, alone, record
+from benchmarks.known import Pair, cropped_pair, ct_mr_pair, head_neck_ct, head_neck_patients, rigid_pair
+from benchmarks.record import DATA, RESULTS, record
 from patient.errors import NotTrusted
+from registration.features import RigidByFeatures
 from registration.method import Method, RegistrationContext
-from registration.transforms import Affine, Space
+from registration.rigid import RigidByIntensity
+from registration.transforms import Affine, Points, Rigid, Space
 
-RIGHT_MM = 2.0
-"""Right is what leaves less than this at the landmarks, in the mean, beyond what the best rigid transform leaves."""
-PAIRS = 12
+LARGEST_MM, LARGEST_DEGREES = 20.0, 10.0
+"""Of the moves that are to be found."""
 LONG_MM = 200.0
 """A patient whose image is cropped in two must show at least so much of its length."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One row of the table.
+
+    Args:
+        trials: how many.
+        mm, degrees: what counts as right, at the middle of the landmarks.
+        make: the pair of a trial.
+        method: ours.
+        peer: one of `peers.NAMES`, tried on the first `peer_trials`; empty for none.
+        peer_trials: how many of the same pairs the peer is given.
+    """
+
+    trials: int
+    mm: float
+    degrees: float
+    make: Callable[[int], Pair]
+    method: Method
+    peer: str = "simpleitk_rigid"
+    peer_trials: int = 40
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How far an answer is off; None where the method refused to give one."""
+
+    pair: str
+    seconds: float
+    mm: float | None = None
+    degrees: float | None = None
+    refused: str = ""
 
 
 def _long_patients() -> list[Path]:
@@ -51,182 +77,118 @@ def _long_patients() -> list[Path]:
     return found
 
 
-def pairs_of(kind: str, count: int) -> list[Callable[[], Pair]]:
-    """What makes the pairs of one kind."""
-    patients = head_neck_patients()
-    if kind == "rigid":
-        return [lambda n=n: rigid_pair(patients[n * 2 % len(patients)], n) for n in range(count)]
-    if kind == "bent":
-        return [lambda n=n: head_neck_pair(patients[n * 2 % len(patients)], n) for n in range(count)]
-    if kind == "cropped":
-        long = _long_patients()
-        return [lambda n=n: cropped_pair(long[n % len(long)], n) for n in range(count)]
-    if kind == "ct_mr":
-        return [lambda n=n: ct_mr_pair(n) for n in range(count)]
-    return [lambda n=n, which=which: wrong_pairs(n)[which] for n in range(count) for which in range(3)]
+def kinds() -> dict[str, Kind]:
+    """Every row by name."""
+    patients, long = head_neck_patients(), _long_patients()
+
+    def whole(n: int) -> Pair:
+        return rigid_pair(patients[n % len(patients)], n, LARGEST_MM, LARGEST_DEGREES)
+
+    def part(n: int) -> Pair:
+        return cropped_pair(long[n % len(long)], n)
+
+    return {
+        "features": Kind(200, 3.0, 1.0, part, RigidByFeatures()),
+        "intensity": Kind(200, 1.5, 0.5, whole, RigidByIntensity()),
+        "ct_mr": Kind(50, 2.0, 1.0, ct_mr_pair, RigidByIntensity(), peer_trials=10),
+    }
 
 
-KINDS = ("rigid", "bent", "cropped", "ct_mr")
+def off(pair: Pair, moving_points: Points) -> tuple[float, float]:
+    """mm at the middle of the landmarks, and degrees, between where the landmarks are put and where they are."""
+    found, true = (_rigid_part(pair.fixed_points, points) for points in (moving_points, pair.moving_points))
+    middle = pair.fixed_points.mean(axis=0)
+    apart = found.points(middle, found.source) - true.points(middle, true.source)
+    return float(np.linalg.norm(apart)), float(Rigid(found.matrix @ np.linalg.inv(true.matrix), AT, AT).degrees())
 
 
-def _method(name: str) -> Method:
-    if name == "intensity":
-        from registration.rigid import RigidByIntensity
-
-        return RigidByIntensity()
-    from registration.features import RigidByFeatures
-
-    return RigidByFeatures()
+AT = Space("landmarks")
 
 
-def _best_rigid(pair: Pair) -> float:
-    """mm: the mean that the best rigid transform leaves at the landmarks (Kabsch 1976)."""
-    a, b = (points - points.mean(axis=0) for points in (pair.fixed_points, pair.moving_points))
-    u, _, vt = np.linalg.svd(a.T @ b)
+def _rigid_part(a: Points, b: Points) -> Rigid:
+    """The rigid map that takes points a nearest to b (Kabsch 1976)."""
+    middle_a, middle_b = a.mean(axis=0), b.mean(axis=0)
+    u, _, vt = np.linalg.svd((a - middle_a).T @ (b - middle_b))
     turn = vt.T @ np.diag((1, 1, np.linalg.det(vt.T @ u.T))) @ u.T
-    return float(np.linalg.norm(a @ turn.T - b, axis=-1).mean())
+    return Rigid.of(turn, middle_b - turn @ middle_a, AT, AT)
 
 
-def _ours(pair: Pair, name: str) -> dict[str, Any]:
+def ours(pair: Pair, method: Method) -> Trial:
+    """One trial of a method of ours."""
     context = RegistrationContext(fixed_mask=pair.fixed_masks["Body"], moving_mask=pair.moving_masks["FieldOfView"])
-    peers.forget_peak()
     began = time.perf_counter()
     try:
-        fit = _method(name).fit(pair.fixed, pair.moving, context)
+        found = method.fit(pair.fixed, pair.moving, context).moving_from_fixed
     except NotTrusted as refusal:
-        return {"refused": str(refusal), "seconds": round(time.perf_counter() - began, 2)}
-    seconds = round(time.perf_counter() - began, 2)
-    evidence = fit.evidence
-    out: dict[str, Any] = {
-        "seconds": seconds,
-        "peak_mib": peers.peak_mib(),
-        "matches": evidence.matches,
-        "inliers": evidence.inliers,
-    }
-    if pair.truth is not None:
-        at = fit.moving_from_fixed.points(pair.fixed_points, Space.of(pair.fixed.geometry))
-        out["tre"] = round(float(pair.distances(at).mean()), 3)
-        out["off"] = _off(pair, at)
-    return out
+        return Trial(pair.name, time.perf_counter() - began, refused=str(refusal))
+    assert isinstance(found, Affine)
+    seconds = time.perf_counter() - began
+    return Trial(pair.name, seconds, *off(pair, found.points(pair.fixed_points, Space.of(pair.fixed.geometry))))
 
 
-def _off(pair: Pair, moving_points: np.ndarray) -> list[float]:
-    """How far, and where to (x, y, z in the fixed image), the landmarks' mean is put from where the truth has it."""
-    assert pair.truth is not None
-    home = pair.truth.inverse().points(moving_points, pair.truth.target) if isinstance(pair.truth, Affine) else moving_points
-    return [round(float(mm), 2) for mm in (home - pair.fixed_points).mean(axis=0)]
-
-
-def part(kind: str, count: str, name: str) -> dict[str, Any]:
-    """One method on all pairs of a kind, in a process of its own."""
-    rows = []
-    for make in pairs_of(kind, int(count)):
-        pair = make()
-        if name in ("intensity", "features"):
-            row = _ours(pair, name)
-        else:
-            try:
-                answer = peers.run(name, pair)
-                row = {"seconds": answer.seconds, "peak_mib": answer.peak_mib}
-                if pair.truth is not None:
-                    row["tre"] = round(float(pair.distances(answer.moving_points).mean()), 3)
-                    row["off"] = _off(pair, answer.moving_points)
-            except RuntimeError as error:
-                row = {"failed": str(error), "seconds": 0.0}
-        least = _best_rigid(pair) if pair.truth is not None else None
-        rows.append({"pair": pair.name, "least": None if least is None else round(least, 3), **row})
-        print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    return {"rows": rows}
-
-
-def _success(found: dict[str, Any]) -> dict[str, Any]:
-    rows = found["rows"]
-    answered = [r for r in rows if "tre" in r]
-    right = [r for r in answered if r["tre"] < RIGHT_MM + r["least"]]
-    return {
-        "pairs": len(rows),
-        "right": len(right),
-        "wrong_and_not_refused": len(answered) - len(right),
-        "refused": sum("refused" in r for r in rows),
-        "failed": sum("failed" in r for r in rows),
-        "tre_median": round(median(r["tre"] for r in answered), 2) if answered else None,
-        "tre_p95": round(float(np.percentile([r["tre"] for r in answered], 95)), 2) if answered else None,
-        "least_possible_median": round(median(r["least"] for r in rows), 2),
-        "seconds": round(median(r["seconds"] for r in rows), 2),
-        "peak_mib": max((r["peak_mib"] for r in rows if "peak_mib" in r), default=None),
-    }
-
-
-def _agreement(found: dict[str, Any]) -> dict[str, Any]:
-    """CT and MR: whether one answer comes from every start. The headers' own agreement is no truth here.
-
-    The two images of that patient carry the same contour, copied, but their bone lies several mm apart: what is counted
-    is how far each answer is from the answers' median.
-    """
-    offs = np.array([r["off"] for r in found["rows"] if "off" in r])
-    if not len(offs):
-        return _success(found)
-    middle = np.median(offs, axis=0)
-    apart = np.linalg.norm(offs - middle, axis=1)
-    return {
-        "pairs": len(found["rows"]),
-        "within_mm_of_the_median_answer": int((apart < RIGHT_MM).sum()),
-        "apart_median": round(float(np.median(apart)), 2),
-        "apart_worst": round(float(apart.max()), 2),
-        "median_answer_from_headers_xyz": [round(float(mm), 2) for mm in middle],
-        "refused": sum("refused" in r for r in found["rows"]),
-        "seconds": round(median(r["seconds"] for r in found["rows"]), 2),
-    }
-
-
-def _refusals(found: dict[str, Any]) -> dict[str, Any]:
-    """Of wrong pairs, how many the method itself refused; a turned patient may also be found right."""
-    out: dict[str, dict[str, int]] = {}
-    for row in found["rows"]:
-        kind = row["pair"].rsplit("-", 1)[0]
-        entry = out.setdefault(kind, {"pairs": 0, "refused": 0, "right": 0})
-        entry["pairs"] += 1
-        entry["refused"] += "refused" in row
-        entry["right"] += "tre" in row and row["tre"] < RIGHT_MM + row["least"]
-    return out
-
-
-def _alone(kind: str, count: int, name: str) -> dict[str, Any]:
+def theirs(pair: Pair, peer: str) -> Trial:
+    """One trial of a peer."""
     try:
-        return alone(str(Path(__file__)), "part", kind, str(count), name)
+        answer = peers.run(peer, pair)
     except RuntimeError as error:
-        return {"failed": str(error).strip().splitlines()[-1]}
+        return Trial(pair.name, 0.0, refused=str(error))
+    return Trial(pair.name, answer.seconds, *off(pair, answer.moving_points))
 
 
-def whole(count: int | None) -> None:
-    """The tables; written only where nothing was left out."""
-    pairs = count or PAIRS
-    tables: dict[str, Any] = {}
-    for kind in KINDS:
-        tables[kind] = {}
-        for name in ("intensity", "features", "simpleitk_rigid"):
-            if (kind, name) == ("ct_mr", "features"):
-                continue  # corners of a CT and of an MR are not the same corners
-            found = _alone(kind, pairs, name)
-            judge = _agreement if kind == "ct_mr" else _success
-            tables[kind][name] = judge(found) if "rows" in found else found
-    tables["refusals_by_the_method_itself"] = {}
-    for name in ("intensity", "features"):
-        found = _alone("wrong", max(1, pairs // 2), name)
-        tables["refusals_by_the_method_itself"][name] = _refusals(found) if "rows" in found else found
-    figures = {"right_is_mm_beyond_the_best_rigid": RIGHT_MM, "peers": peers.versions(), **tables}
-    if count is None:
-        record("rigid", figures)
-    else:
-        print(json.dumps(figures, indent=1))
+def row(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
+    """What the trials of one method come to."""
+    found = [(t.mm, t.degrees) for t in trials if t.mm is not None and t.degrees is not None]
+    right = sum(mm <= kind.mm and degrees <= kind.degrees for mm, degrees in found)
+    mm, degrees = (np.array(values) for values in zip(*found, strict=True)) if found else (np.zeros(0), np.zeros(0))
+    return {
+        "trials": len(trials),
+        "right": right,
+        "share_right": round(right / len(trials), 4),
+        "refused": sum(bool(t.refused) for t in trials),
+        "wrong_and_not_refused": len(found) - right,
+        "mm": {str(q): round(float(np.percentile(mm, q)), 2) for q in (50, 95, 100)} if found else None,
+        "degrees": {str(q): round(float(np.percentile(degrees, q)), 2) for q in (50, 95, 100)} if found else None,
+        "seconds_median": round(float(np.median([t.seconds for t in trials])), 2),
+    }
+
+
+def table(name: str, kind: Kind, trials: int, peer_trials: int) -> dict[str, Any]:
+    """Ours, and the peer on the first of the same pairs."""
+    mine: list[Trial] = []
+    other: list[Trial] = []
+    for n in range(trials):
+        pair = kind.make(n)
+        mine.append(ours(pair, kind.method))
+        if kind.peer and n < peer_trials:
+            other.append(theirs(pair, kind.peer))
+        print(f"{name} {n}: {json.dumps([asdict(t) for t in (*mine[-1:], *other[n:])])}", file=sys.stderr, flush=True)
+    out: dict[str, Any] = {"right_is": {"mm": kind.mm, "degrees": kind.degrees}, "recontour": row(kind, mine)}
+    return {**out, kind.peer: row(kind, other)} if other else out
+
+
+def whole(trials: int | None, only: str | None) -> None:
+    """The tables; written only where no trial was left out."""
+    chosen = {name: kind for name, kind in kinds().items() if only in (None, name)}
+    tables = {
+        name: table(name, kind, trials or kind.trials, min(kind.peer_trials, trials or kind.trials))
+        for name, kind in chosen.items()
+    }
+    if trials is not None:
+        print(json.dumps(tables, indent=1))
+        return
+    path = RESULTS / "rigid.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    kept = {name: before[name] for name in kinds() if name in before}
+    moves = {"moves_up_to": {"mm": LARGEST_MM, "degrees": LARGEST_DEGREES}}
+    record("rigid", {"peers": peers.versions(), **moves, **kept, **tables})
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["part"]:
-        print(json.dumps(part(*sys.argv[2:])))
-    elif not DATA.is_dir():
+    if not DATA.is_dir():
         print(f"REAL PATIENTS ARE NOT THERE ({DATA}): nothing measured")
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-        parser.add_argument("--pairs", type=int, help="so many of each kind; nothing is written")
-        whole(parser.parse_args().pairs)
+        parser.add_argument("--trials", type=int, help="so many of each kind; nothing is written")
+        parser.add_argument("--only", choices=("features", "intensity", "ct_mr"))
+        given = parser.parse_args()
+        whole(given.trials, given.only)
