@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 
 import numpy as np
 from pydicom.dataset import Dataset
 
+from patient.errors import FrameMismatch
+from patient.geometry import Geometry
 from patient.volume import Volume
 
 
@@ -42,3 +44,19 @@ class Dose:
     study_uid: str = ""
     header: Dataset | None = attribute(default=None, repr=False)
     notes: tuple[str, ...] = ()
+
+    def on(self, image: Geometry) -> Dose:
+        """The same dose, its grid said to belong to an image: an RTDOSE names a frame of reference, transforms join images.
+
+        Raises:
+            FrameMismatch: the image is of another frame of reference.
+        """
+        grid = self.volume.geometry
+        if grid.frame_of_reference != image.frame_of_reference:
+            raise FrameMismatch(
+                f"The dose is in frame of reference {grid.frame_of_reference!r}, the image in {image.frame_of_reference!r}",
+                where=self.sop_instance_uid,
+                why="It would be laid over the wrong place",
+                remedy="Give the image that the dose was computed on",
+            )
+        return replace(self, volume=Volume(self.volume.array, replace(grid, image=image.image)))

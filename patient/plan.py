@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from dataclasses import field as attribute
 
 from pydicom.dataset import Dataset
+from pydicom.uid import RTPlanStorage
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Plan:
         frame_of_reference: its UID.
         study_uid: Study Instance UID.
         patient_id: as read.
+        sop_class_uid: RT Plan, or RT Ion Plan.
+        beams: Beam Numbers of the treatment beams; without setup and verification fields.
         header: the whole RTPLAN; None for a made one.
         notes: what was odd and tolerated in reading, in words.
     """
@@ -55,6 +58,8 @@ class Plan:
     structure_set_uid: str = ""
     frame_of_reference: str = ""
     study_uid: str = ""
-    patient_id: str = ""
+    patient_id: str = attribute(default="", repr=False)
+    sop_class_uid: str = RTPlanStorage
+    beams: tuple[int, ...] = ()
     header: Dataset | None = attribute(default=None, repr=False)
     notes: tuple[str, ...] = ()

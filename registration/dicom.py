@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
 from pydicom.uid import DeformableSpatialRegistrationStorage, SpatialRegistrationStorage, generate_uid
@@ -21,6 +21,7 @@ from pydicom.uid import DeformableSpatialRegistrationStorage, SpatialRegistratio
 from patient.errors import InputError, OutputRefused, UnsupportedGeometry
 from patient.geometry import SAME_PLACE_MM, Geometry
 from patient.series import ImageSeries
+from patient.write.decimals import decimals
 from patient.write.identity import new_object, write_new
 from registration.transforms import Rigid, Space, Transform, displacements
 
@@ -28,7 +29,6 @@ RIGID_DESCRIPTION = "Rigid registration by software, not approved"
 DEFORMABLE_DESCRIPTION = "Deformable registration by software, not approved"
 _SAME_FRAME = ("125021", "Frame of Reference Identity")
 _BY_CONTENT = ("125024", "Image Content-based Alignment")
-_DS_CHARACTERS = 16
 _OF_BYTES = 2**32 - 2
 _CORNERS = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1], [1, 0, 0], [1, 0, 1], [1, 1, 0], [1, 1, 1]])
 
@@ -162,7 +162,7 @@ def _content(dataset: Dataset, label: str, note: str) -> None:
 def _matrix_item(image: ImageSeries, registered_from_image: NDArray[np.float64], how: tuple[str, str], note: str) -> Dataset:
     matrix = Dataset()
     matrix.FrameOfReferenceTransformationMatrixType = "RIGID"
-    matrix.FrameOfReferenceTransformationMatrix = _decimals(registered_from_image)
+    matrix.FrameOfReferenceTransformationMatrix = decimals(registered_from_image)
     registration = Dataset()
     registration.FrameOfReferenceTransformationComment = note
     registration.RegistrationTypeCodeSequence = Items([_code(*how)])
@@ -191,28 +191,12 @@ def _grid_item(moving_from_fixed: Transform, grid: Geometry) -> Dataset:
     if np.abs(off).max() > SAME_PLACE_MM:
         raise UnsupportedGeometry(f"The grid's depth axis is {np.abs(off).max():.3f} mm off the normal of its planes")
     item = Dataset()
-    item.ImagePositionPatient = _decimals(origin)
-    item.ImageOrientationPatient = _decimals([row, column])
+    item.ImagePositionPatient = decimals(origin)
+    item.ImageOrientationPatient = decimals([row, column])
     item.GridDimensions = list(grid.shape[::-1])
     item.GridResolution = list(grid.spacing[::-1])
     item.VectorGridData = vectors.astype("<f4").tobytes()
     return item
-
-
-def _decimals(values: ArrayLike) -> list[str]:
-    """Decimal Strings: fixed point, no exponent, no minus zero, as many digits as 16 characters hold.
-
-    Raises:
-        OutputRefused: that leaves fewer than 5 decimals.
-    """
-    out = []
-    for value in np.asarray(values, dtype=np.float64).ravel().tolist():
-        places = _DS_CHARACTERS - len(f"{value:.0f}.")
-        if not np.isfinite(value) or places < 5:
-            raise OutputRefused(f"{value} cannot be written as a Decimal String")
-        text = f"{value:.{places}f}".rstrip("0").rstrip(".")
-        out.append("0" if text == "-0" else text)
-    return out
 
 
 def _code(value: str, meaning: str) -> Dataset:

@@ -55,11 +55,11 @@ def planes_of(header: Header) -> Iterator[Plane]:
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         if int(dataset.get("NumberOfFrames") or 1) > 1:
             raise UnsupportedGeometry("Several frames without a place for each", where=header.path.name)
-        yield _plane(header, None, (dataset,))
+        yield plane_of(header, None, (dataset,))
         return
     shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
     for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
-        yield _plane(header, number, (frame, *shared))
+        yield plane_of(header, number, (frame, *shared))
 
 
 _GROUPS = {
@@ -95,7 +95,16 @@ def _numbers(keyword: str, count: int, header: Header, places: tuple[Dataset, ..
     return numbers
 
 
-def _plane(header: Header, frame: int | None, places: tuple[Dataset, ...]) -> Plane:
+def plane_of(header: Header, frame: int | None, places: tuple[Dataset, ...]) -> Plane:
+    """The plane that a header describes.
+
+    Args:
+        frame: its number in a multi-frame file, from 1; None where there are no frames.
+        places: where to look for its attributes, first found first taken.
+
+    Raises:
+        UnsupportedGeometry: position, orientation or spacing is missing or makes no sense.
+    """
     position = _numbers("ImagePositionPatient", 3, header, places)
     cosines = _numbers("ImageOrientationPatient", 6, header, places).reshape(2, 3)
     down, across = (float(v) for v in _numbers("PixelSpacing", 2, header, places))

@@ -1,0 +1,285 @@
+"""RTDOSE in (PS3.3 A.18, C.8.8.3): Gy on a grid that is placed without guessing, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom.dataset import Dataset
+
+from patient.dose import Dose
+from patient.errors import FrameMismatch, InputError, NotDicom, PixelDataError, ReferenceError, UnsupportedGeometry  # noqa: A004
+from patient.geometry import SAME_PLACE_MM, Geometry, Triple
+from patient.plan import Plan
+from patient.read.headers import Header, read_header
+from patient.read.pixels import stored_values
+from patient.read.planes import Plane, plane_of
+from patient.volume import Volume
+
+KINDS = ("PHYSICAL", "EFFECTIVE", "ERROR")
+IMPLAUSIBLE = 500.0
+"""Gy; a plan with more is rather one in cGy."""
+_UPRIGHT = ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+"""Directions of increasing row and column index in which Grid Frame Offset Vector may hold patient z."""
+
+
+def read_dose(path: Path) -> Dose:
+    """One RTDOSE in Gy, its frames ordered along rows x columns whatever their order in the file.
+
+    Raises:
+        NotDicom: not DICOM, or not an RTDOSE.
+        InputError: not in Gy, without scaling, or without a frame of reference.
+        UnsupportedGeometry: its frames have no places, uneven ones, or there is only one.
+        PixelDataError: pixels missing, cut short, not decodable; negative numbers that are no error.
+    """
+    header = read_header(path)
+    dataset = header.dataset
+    if header.text("Modality") != "RTDOSE":
+        raise NotDicom(f"Is {header.text('Modality') or 'something'}, not RTDOSE", where=path.name)
+    kind, scaling = _kind(header), _scaling(header)
+    if not dataset.get("Rows") or not dataset.get("Columns"):
+        raise PixelDataError("Has no dose grid: no pixels", where=path.name)
+    plane = plane_of(header, None, (dataset,))
+    offsets, notes = _offsets(header, plane)
+    gray = _gray(header, scaling, kind)
+    if offsets[0] > offsets[-1]:
+        offsets, gray = offsets[::-1], gray[::-1]
+        notes.append("Frames ran against rows x columns and were put in order")
+    if kind != "ERROR" and (highest := float(gray.max())) > IMPLAUSIBLE:
+        notes.append(f"The highest dose is {highest:.0f} Gy: is it in cGy?")
+    if "PLAN" in (summation := header.text("DoseSummationType")) and not _plans(dataset):
+        notes.append("Names no plan that it belongs to")
+    return Dose(
+        volume=Volume(gray, _geometry(header, plane, offsets)),
+        summation=summation,
+        kind=kind,
+        transformed=header.text("SpatialTransformOfDose") or "NONE",
+        comment=header.text("DoseComment"),
+        sop_instance_uid=header.text("SOPInstanceUID"),
+        plan_uid=plans[0] if len(plans := _plans(dataset)) == 1 else "",
+        beam=_beam(dataset),
+        structure_set_uid=next(iter(_referenced(dataset, "ReferencedStructureSetSequence")), ""),
+        study_uid=header.text("StudyInstanceUID"),
+        header=dataset,
+        notes=tuple(notes),
+    )
+
+
+def plan_dose(doses: Sequence[Dose], plan: Plan | None = None) -> Dose:
+    """The dose of one whole plan among its RTDOSE: the PLAN dose, or the sum of its beams where only these were exported.
+
+    Doses of Dose Type ERROR are passed over. A BEAM dose is taken as that of all the plan's fractions, as systems export it.
+
+    Args:
+        doses: as `read_dose` gives them, in any order.
+        plan: whose dose is wanted. Without it beams are not summed: nobody could tell whether one is missing.
+
+    Raises:
+        ReferenceError: doses of several plans or of another plan than this, several PLAN doses, a beam missing or there
+            twice, or nothing that is a plan's dose.
+        InputError: physical and effective dose side by side.
+        FrameMismatch: beams on different grids or frames of reference.
+    """
+    doses = [dose for dose in doses if dose.kind != "ERROR"]
+    if not doses:
+        raise ReferenceError("There is no dose among the given objects")
+    plans = {dose.plan_uid for dose in doses} | ({plan.sop_instance_uid} if plan is not None else set())
+    if len(plans) > 1:
+        raise ReferenceError(
+            f"Doses and plan name {len(plans)} different plans",
+            where=", ".join(sorted(dose.sop_instance_uid for dose in doses)),
+            why="Doses of different plans must not be taken for one",
+            remedy="Give the doses of one plan, and that plan",
+        )
+    if len({dose.kind for dose in doses}) > 1:
+        raise InputError(
+            "Physical and effective doses are given side by side",
+            where=", ".join(sorted(dose.sop_instance_uid for dose in doses)),
+            why="They are different quantities and must not be added or exchanged",
+            remedy="Give the doses of one kind",
+        )
+    whole = [dose for dose in doses if dose.summation == "PLAN"]
+    if len({dose.sop_instance_uid for dose in whole}) > 1:
+        raise ReferenceError(
+            f"There are {len(whole)} PLAN doses of one plan",
+            where=", ".join(sorted(dose.sop_instance_uid for dose in whole)),
+            why="Nobody can tell which is meant",
+            remedy="Give the one that was approved",
+        )
+    return whole[0] if whole else _sum_of_beams([d for d in doses if d.summation == "BEAM"], plan)
+
+
+def _sum_of_beams(beams: list[Dose], plan: Plan | None) -> Dose:
+    remedy = "Export the dose of the whole plan (Dose Summation Type PLAN)"
+    if not beams or plan is None or not plan.beams:
+        known = (
+            "only beam doses, and no plan that says which beams there are" if beams else "neither a PLAN dose nor BEAM doses"
+        )
+        raise ReferenceError(f"There are {known}", remedy=remedy)
+    numbers = [dose.beam for dose in beams]
+    if None in numbers or sorted(map(int, filter(None, numbers))) != sorted(plan.beams):
+        raise ReferenceError(
+            f"Beam doses are of beams {numbers}, the plan has {list(plan.beams)}",
+            where=plan.sop_instance_uid,
+            why="Their sum would not be the plan's dose",
+            remedy=remedy,
+        )
+    grid = beams[0].volume.geometry
+    for dose in beams[1:]:
+        if not dose.volume.geometry.same_grid(grid):
+            raise FrameMismatch(
+                "Beam doses lie on different grids or in different frames of reference",
+                where=dose.sop_instance_uid,
+                why="They cannot be added voxel by voxel",
+                remedy=remedy,
+            )
+    total = np.zeros(grid.shape, dtype=np.float32)
+    for dose in beams:
+        total += dose.volume.array
+    return replace(
+        beams[0],
+        volume=Volume(total, grid),
+        summation="PLAN",
+        beam=None,
+        sop_instance_uid="",
+        header=None,
+        notes=(*beams[0].notes, f"Sum of the doses of all {len(beams)} beams; each taken as that of all fractions"),
+    )
+
+
+def _kind(header: Header) -> str:
+    where = header.path.name
+    if (units := header.text("DoseUnits")) != "GY":
+        raise InputError(
+            f"Dose Units are {units or 'not given'}, not GY",
+            where=where,
+            why="A relative dose has no Gray: no limit could be compared with it",
+            remedy="Export the dose in Gy",
+        )
+    if (kind := header.text("DoseType")) not in KINDS:
+        raise InputError(f"Dose Type is {kind or 'not given'}, none of {', '.join(KINDS)}", where=where)
+    return kind
+
+
+def _scaling(header: Header) -> float:
+    try:
+        scaling = float(header.dataset.get("DoseGridScaling") or 0)
+    except (TypeError, ValueError):
+        scaling = 0.0
+    if not 0 < scaling < np.inf:
+        raise InputError(
+            "Dose Grid Scaling is missing or not positive",
+            where=header.path.name,
+            why="Stored numbers do not become Gy without it",
+            remedy="Export the dose again",
+        )
+    return scaling
+
+
+def _offsets(header: Header, plane: Plane) -> tuple[NDArray[np.float64], list[str]]:
+    """Each frame's distance from Image Position along rows x columns, mm, in file order (PS3.3 C.8.8.3.2); what was odd."""
+    dataset, where = header.dataset, header.path.name
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    why, remedy = "Its frames cannot be placed in the patient", "Export the dose again"
+    try:
+        offsets = np.array([float(v) for v in dataset.get("GridFrameOffsetVector") or ()])
+    except (TypeError, ValueError):
+        offsets = np.empty(0)
+    if frames < 2:
+        raise UnsupportedGeometry("Is a dose plane, not a volume: one frame", where=where)
+    if len(offsets) != frames or not np.isfinite(offsets).all():
+        raise UnsupportedGeometry(
+            f"Grid Frame Offset Vector has {len(offsets)} usable values for {frames} frames",
+            where=where,
+            why=why,
+            remedy=remedy,
+        )
+    notes = []
+    if abs(offsets[0]) > SAME_PLACE_MM:
+        upright = np.abs(plane.axes - _UPRIGHT).max() < 1e-3
+        if not upright or abs(offsets[0] - plane.position[2]) > SAME_PLACE_MM:
+            raise UnsupportedGeometry(
+                f"Grid Frame Offset Vector begins with {offsets[0]:g}: neither 0 nor Image Position's z of an upright grid",
+                where=where,
+                why=why,
+                remedy=remedy,
+            )
+        notes.append("Grid Frame Offset Vector holds patient z, not offsets")
+    offsets = offsets - offsets[0]
+    steps = np.diff(offsets)
+    if not (np.all(steps > 0) or np.all(steps < 0)):
+        raise UnsupportedGeometry("Grid Frame Offset Vector is not monotonic", where=where, why=why, remedy=remedy)
+    regular = offsets[-1] / (frames - 1) * np.arange(frames)
+    if (off := np.abs(offsets - regular).max()) > max(SAME_PLACE_MM, 1e-3 * abs(regular[1])):
+        raise UnsupportedGeometry(
+            f"Frames are unevenly spaced: {np.abs(steps).min():.3f} to {np.abs(steps).max():.3f} mm ({off:.3f} mm off)",
+            where=where,
+            why="A frame may be missing",
+            remedy="Export the dose on a regular grid",
+        )
+    if dataset.get("FrameIncrementPointer") != 0x3004000C:
+        notes.append("Frame Increment Pointer does not name Grid Frame Offset Vector")
+    return regular, notes
+
+
+def _gray(header: Header, scaling: float, kind: str) -> NDArray[np.float32]:
+    stored = stored_values(header)
+    if kind != "ERROR" and stored.dtype.kind == "i" and int(stored.min()) < 0:
+        raise PixelDataError(
+            f"A {kind} dose holds negative numbers",
+            where=header.path.name,
+            why="It may be a difference of doses, or unsigned numbers declared as signed",
+            remedy="Export the dose itself",
+        )
+    gray = np.empty(stored.shape, dtype=np.float32)
+    for frame, values in zip(gray, stored, strict=True):
+        frame[:] = values * scaling
+    return gray
+
+
+def _geometry(header: Header, plane: Plane, offsets: NDArray[np.float64]) -> Geometry:
+    """The grid whose first plane is that with the lowest offset."""
+    frame = header.text("FrameOfReferenceUID")
+    if not frame:
+        raise InputError(
+            "Has no Frame of Reference UID",
+            where=header.path.name,
+            why="Nobody can tell which image its places belong to",
+            remedy="Export the dose with its frame of reference",
+        )
+    return Geometry(
+        (len(offsets), plane.rows, plane.columns),
+        (float(offsets[1] - offsets[0]), *plane.spacing),
+        _triple(plane.position + offsets[0] * plane.normal),
+        (_triple(plane.normal), _triple(plane.axes[0]), _triple(plane.axes[1])),
+        frame_of_reference=frame,
+    )
+
+
+def _triple(vector: NDArray[np.float64]) -> Triple:
+    x, y, z = (float(v) for v in vector)
+    return x, y, z
+
+
+def _plans(dataset: Dataset) -> list[str]:
+    return _referenced(dataset, "ReferencedRTPlanSequence")
+
+
+def _referenced(dataset: Dataset, keyword: str) -> list[str]:
+    uids = (str(item.get("ReferencedSOPInstanceUID", "")) for item in dataset.get(keyword) or [])
+    return [uid for uid in uids if uid]
+
+
+def _beam(dataset: Dataset) -> int | None:
+    """The one beam that it says it is of; None where it names none or several."""
+    numbers = {
+        int(beam.ReferencedBeamNumber)
+        for plan in dataset.get("ReferencedRTPlanSequence") or []
+        for group in plan.get("ReferencedFractionGroupSequence") or []
+        for beam in group.get("ReferencedBeamSequence") or []
+        if beam.get("ReferencedBeamNumber") is not None
+    }
+    return numbers.pop() if len(numbers) == 1 else None
