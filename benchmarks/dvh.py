@@ -1,4 +1,4 @@
-"""DVHs of a prostate plan beside the planning system's own (Eclipse), and SlicerRT's, CERR's and dicompyler's of the same case.
+"""DVHs of a prostate plan beside the planning system's own (Eclipse) and those of SlicerRT, CERR and dicompyler-core.
 
 The first two are tables that came with the case. DICOMPYLER names a python that has dicompyler-core (an environment of its
 own with dicompyler-core 0.5.6, pydicom 2, numpy 1, shapely and scikit-image); without it that column is absent.

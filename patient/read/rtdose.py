@@ -102,7 +102,7 @@ def plan_dose(doses: Sequence[Dose], plan: Plan | None = None) -> Dose:
             remedy="Give the doses of one kind",
         )
     whole = [dose for dose in doses if dose.summation == "PLAN"]
-    if len({dose.sop_instance_uid for dose in whole}) > 1:
+    if len({dose.sop_instance_uid or id(dose) for dose in whole}) > 1:
         raise ReferenceError(
             f"There are {len(whole)} PLAN doses of one plan",
             where=", ".join(sorted(dose.sop_instance_uid for dose in whole)),
@@ -119,10 +119,10 @@ def _sum_of_beams(beams: list[Dose], plan: Plan | None) -> Dose:
             "only beam doses, and no plan that says which beams there are" if beams else "neither a PLAN dose nor BEAM doses"
         )
         raise ReferenceError(f"There are {known}", remedy=remedy)
-    numbers = [dose.beam for dose in beams]
-    if None in numbers or sorted(map(int, filter(None, numbers))) != sorted(plan.beams):
+    numbers = sorted(dose.beam for dose in beams if dose.beam is not None)
+    if len(numbers) < len(beams) or numbers != sorted(plan.beams):
         raise ReferenceError(
-            f"Beam doses are of beams {numbers}, the plan has {list(plan.beams)}",
+            f"There are {len(beams)} beam doses, of beams {numbers}; the plan has {list(plan.beams)}",
             where=plan.sop_instance_uid,
             why="Their sum would not be the plan's dose",
             remedy=remedy,

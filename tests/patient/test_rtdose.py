@@ -42,9 +42,14 @@ def _dose(image, gray=GRAY, **what):
     return Dose(Volume(gray, _grid(image)), **{"plan_uid": PLAN_UID, **what})
 
 
-@pytest.fixture
-def image(ct_folder):
-    return open_folder(ct_folder)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_ct(tmp_path_factory.mktemp("dose") / "ct", HU)
+
+
+@pytest.fixture(scope="module")
+def image(folder):
+    return open_folder(folder)
 
 
 @pytest.fixture
@@ -110,7 +115,7 @@ def test_pydicom_and_simpleitk_read_the_same_gray(written, image):
 
 
 @pytest.mark.parametrize("kind", ["PHYSICAL", "ERROR"])
-def test_the_referees_find_no_error(image, ct_folder, tmp_path, kind):
+def test_the_referees_find_no_error(image, folder, tmp_path, kind):
     if not (REFEREES / "validate.sh").is_file() or shutil.which("dciodvfy") is None:
         pytest.skip("THE REFEREES ARE NOT THERE: set RECONTOUR_REFEREES and run their setup")
     path = tmp_path / "d.dcm"
@@ -118,7 +123,7 @@ def test_the_referees_find_no_error(image, ct_folder, tmp_path, kind):
     used = (Registration("1.2.3.4"), Registration("1.2.3.5", deformable=True))
     write_dose(path, dose, image, version="0", label=LABEL, derivation="test", registrations=used)
     done = subprocess.run(
-        [REFEREES / "validate.sh", "--ct", ct_folder, path], capture_output=True, text=True, check=False, timeout=60
+        [REFEREES / "validate.sh", "--ct", folder, path], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stdout
 
