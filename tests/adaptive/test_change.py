@@ -1,0 +1,271 @@
+"""Change since the plan, on shapes of which the truth is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.spatial.transform import Rotation
+
+from adaptive.air import air_change
+from adaptive.change import Change, Ground, outline_change, overlap_change, separations, setup, structure_change
+from patient.errors import FrameMismatch, InputError
+from patient.geometry import Box, Geometry
+from patient.volume import Field, Level, Volume
+from registration.couch import AXES, CouchCorrection, iec_from_lps
+
+GRID = Geometry((24, 60, 64), (3.0, 1.0, 1.0), (-32.0, -30.0, -36.0), frame_of_reference="1.2")
+FLIPPED = Geometry((64, 60, 26), (1.0, 1.1, 2.5), (30.0, 31.0, 34.0), ((-1, 0, 0), (0, -1, 0), (0, 0, -1)))
+WIDE = Geometry((20, 60, 80), (3.0, 5.0, 5.0), (-200.0, -150.0, -30.0))
+R = 18.2
+SHRUNK = R * 0.7 ** (1 / 3)
+
+
+def points(grid: Geometry) -> np.ndarray:
+    return grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
+
+
+def ball(
+    radius: float = R, centre=(0.3, 0.2, 0.1), grid: Geometry = GRID, kind: str = "distance", axes=(1.0, 1.0, 1.0)
+) -> Field:
+    """An ellipsoid in its own box; its distance is exact where it is a ball."""
+    mm = (np.linalg.norm((points(grid) - centre) / axes, axis=-1) - radius).astype(np.float32)
+    box = Box.of(mm < 0).padded(2, grid.shape)
+    if kind == "distance":
+        return Field(Volume(mm, grid).cropped(box), Level.DISTANCE)
+    values = np.clip(0.5 - mm / 4, 0, 1) if kind == "probability" else mm < 0
+    return Field(Volume(values.astype(np.float32), grid).cropped(box))
+
+
+def ground(grid: Geometry = GRID, position: str = "HFS", seen: np.ndarray | None = None, **more) -> Ground:
+    return Ground(Volume(np.ones(grid.shape, bool) if seen is None else seen, grid), position, **more)
+
+
+def values(change: Change) -> dict[str, float]:
+    return {m.quantity: m.value for m in change.measurements}
+
+
+@pytest.mark.parametrize("grid", [GRID, FLIPPED])
+@pytest.mark.parametrize("kind", ["distance", "probability", "mask"])
+def test_the_volume_of_a_parotid_sized_ball_is_right_to_1_percent(grid: Geometry, kind: str) -> None:
+    change = structure_change("Parotid_L", ball(grid=grid, kind=kind), ball(SHRUNK, grid=grid, kind=kind), ground(grid))
+    volume = next(m for m in change.measurements if m.quantity == "volume")
+    assert volume.planned == pytest.approx(4 / 3 * np.pi * R**3 / 1000, rel=0.01)
+    assert volume.value == pytest.approx(4 / 3 * np.pi * SHRUNK**3 / 1000, rel=0.01)
+    assert volume.relative == pytest.approx(-0.30, abs=0.01)
+
+
+@pytest.mark.parametrize("grid", [GRID, FLIPPED])
+def test_a_shrunk_ball_lost_the_same_on_every_side(grid: Geometry) -> None:
+    change = structure_change("GTV", ball(grid=grid), ball(SHRUNK, grid=grid), ground(grid))
+    got, lost = values(change), R - SHRUNK
+    assert got["mean_surface_distance"] == pytest.approx(lost, abs=0.05)
+    assert got["hd95"] == pytest.approx(lost, abs=0.25)
+    assert got["shift"] == pytest.approx(0, abs=0.02)
+    assert got["dice"] == pytest.approx(2 * 0.7 / 1.7, abs=0.005)
+    assert change.map is not None
+    assert change.map.area.sum() == pytest.approx(4 * np.pi * R**2, rel=0.02)
+    for side in ("left", "right", "anterior", "posterior", "superior", "inferior"):
+        assert getattr(change.map.towards, side) == pytest.approx(-lost, abs=0.15), side
+
+
+def test_nothing_changed_gives_zeros() -> None:
+    got = values(structure_change("GTV", ball(), ball(), ground()))
+    for quantity in ("shift", "mean_surface_distance", "hd95"):
+        assert got[quantity] == pytest.approx(0, abs=1e-4)
+    assert got["dice"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("side", "direction"),
+    [
+        ("left", (1, 0, 0)),
+        ("right", (-1, 0, 0)),
+        ("anterior", (0, -1, 0)),
+        ("posterior", (0, 1, 0)),
+        ("superior", (0, 0, 1)),
+        ("inferior", (0, 0, -1)),
+    ],
+)
+@pytest.mark.parametrize("grid", [GRID, FLIPPED])
+def test_what_moves_to_one_side_grew_there_and_shrank_opposite(grid: Geometry, side: str, direction) -> None:
+    to = np.array((0.3, 0.2, 0.1)) + 2.0 * np.array(direction)
+    change = structure_change("GTV", ball(12, grid=grid), ball(12, to, grid), ground(grid))
+    assert change.map is not None
+    sides = ["left", "right", "anterior", "posterior", "superior", "inferior"]
+    moved = {s: getattr(change.map.towards, s) for s in sides}
+    opposite = sides[sides.index(side) ^ 1]
+    assert moved[side] == max(moved.values()) > 1.2
+    assert moved[opposite] == min(moved.values()) < -1.2
+    others = [v for s, v in moved.items() if s not in (side, opposite)]
+    assert np.allclose(others, 0, atol=0.25)
+
+
+@pytest.mark.parametrize("position", sorted(AXES))
+def test_a_shift_is_said_along_the_couchs_axes_for_every_position(position: str) -> None:
+    moved = np.array((1.5, -2.5, 3.5))
+    got = values(structure_change("GTV", ball(12, (0, 0, 0)), ball(12, moved), ground(position=position)))
+    along = [got[f"shift_{n}"] for n in ("lateral", "longitudinal", "vertical")]
+    np.testing.assert_allclose(along, iec_from_lps(position) @ moved, atol=0.05)
+    assert got["shift"] == pytest.approx(np.linalg.norm(moved), abs=0.05)
+
+
+def test_a_supine_patients_tumour_that_rises_is_said_to_rise() -> None:
+    """Head first supine: anterior is up, left is to the right of a viewer who faces the gantry."""
+    got = values(structure_change("GTV", ball(12, (0, 0, 0)), ball(12, (1, -3, 0)), ground()))
+    assert got["shift_vertical"] == pytest.approx(3, abs=0.05)
+    assert got["shift_lateral"] == pytest.approx(1, abs=0.05)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(*[st.floats(-4, 4)] * 3), st.floats(9, 17), st.tuples(*[st.floats(0.8, 1.15)] * 3))
+def test_any_ellipsoid_anywhere_keeps_its_volume_and_place(shift, radius, axes) -> None:
+    got = structure_change("A", ball(12), ball(radius, shift, axes=axes), ground())
+    volume = next(m for m in got.measurements if m.quantity == "volume")
+    true = 4 / 3 * np.pi * radius**3 * np.prod(axes) / 1000
+    assert volume.value == pytest.approx(true, rel=0.05 if true < 8 else 0.015)
+    assert values(got)["shift"] == pytest.approx(np.linalg.norm(np.array(shift) - (0.3, 0.2, 0.1)), abs=0.12)
+
+
+def test_what_the_field_of_view_does_not_show_counts_on_neither_side() -> None:
+    seen = points(GRID)[..., 2] < 0
+    whole = structure_change("Cord", ball(), ball(), ground())
+    cut = structure_change("Cord", ball(), ball(), ground(seen=seen))
+    volumes = [next(m for m in c.measurements if m.quantity == "volume") for c in (whole, cut)]
+    height = -1.5 - 0.1  # the last seen plane is that at -3 mm, and it reaches half a slice further
+    true = np.pi * (2 * R**3 / 3 + R**2 * height - height**3 / 3) / 1000
+    assert volumes[1].value == volumes[1].planned == pytest.approx(true, rel=0.01)
+    assert "not seen today" in volumes[1].basis
+    assert "not seen today" not in volumes[0].basis
+    assert "shift" not in values(cut)
+    assert any("field of view" in note for note in cut.notes)
+
+
+def test_a_structure_that_today_ends_with_the_image_did_not_shrink() -> None:
+    """Today's field ends at the image's edge; the plan's goes on. Neither volume nor surface may call that a loss."""
+    seen = points(GRID)[..., 2] < 4
+    today = ball()
+    cropped = Field(today.volume.cropped(Box((0, 0, 0), (13, 64, 64))), Level.DISTANCE)
+    change = structure_change("Cord", today, cropped, ground(seen=seen))
+    got = {m.quantity: m for m in change.measurements}
+    assert got["volume"].relative == pytest.approx(0, abs=0.001)
+    assert got["hd95"].value == pytest.approx(0, abs=0.01)
+    assert change.map is not None
+    assert np.abs(change.map.outward).max() < 0.5
+
+
+def test_a_structure_outside_the_field_of_view_is_not_measured() -> None:
+    change = structure_change("Cord", ball(), ball(), ground(seen=np.zeros(GRID.shape, bool)))
+    assert change.measurements == ()
+    assert change.map is None
+    assert "Cord" in change.notes[0]
+
+
+def test_a_surface_error_becomes_intervals_and_distrust_travels() -> None:
+    change = structure_change("GTV", ball(), ball(SHRUNK), ground(surface_error=0.5, trusted=False, basis="deformed"))
+    volume = next(m for m in change.measurements if m.quantity == "volume")
+    assert volume.interval is not None
+    half = 4 * np.pi * SHRUNK**2 * 0.5 / 1000
+    assert volume.interval[1] - volume.value == pytest.approx(half, rel=0.03)
+    assert not any(m.trusted for m in change.measurements)
+    assert all("deformed" in m.basis for m in change.measurements)
+
+
+def test_fields_of_another_frame_are_refused() -> None:
+    with pytest.raises(FrameMismatch):
+        structure_change("GTV", ball(grid=FLIPPED), ball(grid=FLIPPED), ground())
+    with pytest.raises(InputError, match="SITTING"):
+        structure_change("GTV", ball(), ball(), ground(position="SITTING"))
+
+
+def test_overlap_of_two_balls_is_the_lens_between_them() -> None:
+    def lens(d: float, r: float = 12.0) -> float:
+        return np.pi * (4 * r + d) * (2 * r - d) ** 2 / 12 / 1000
+
+    target = ball(12, (-8, 0, 0), kind="probability")
+    got = overlap_change("Parotid_L", "PTV_7000", (ball(12, (4, 0, 0)), target), (ball(12, (0, 0, 0)), target), ground())
+    assert got.quantity == "overlap_PTV_7000"
+    assert got.planned == pytest.approx(lens(12), rel=0.04)
+    assert got.value == pytest.approx(lens(8), rel=0.04)
+    apart = overlap_change("A", "B", (ball(6, (20, 20, 0)), target), (ball(6, (9, 0, 0)), target), ground())
+    assert apart.planned == 0.0
+    assert apart.value > 0
+
+
+def body(a: float, b: float, aside: float = 0.0, grid: Geometry = WIDE, hollow: bool = False) -> Field:
+    """An elliptic cylinder (half axes in mm) as signed distance, to first order."""
+    p = points(grid)
+    scaled = np.hypot((p[..., 0] - aside) / a, p[..., 1] / b)
+    slope = np.hypot((p[..., 0] - aside) / a**2, p[..., 1] / b**2) / np.maximum(scaled, 1e-6)
+    mm = (scaled - 1) / np.maximum(slope, 1e-6)
+    return Field(Volume(np.clip(mm, -30, 30).astype(np.float32), grid), Level.DISTANCE)
+
+
+def test_a_body_that_lost_weight_lost_width_and_outline() -> None:
+    where = ground(WIDE)
+    change = outline_change("External", body(150, 100), body(144, 97), where)
+    got = values(change)
+    assert got["outline_lost"] == pytest.approx(np.pi * (150 * 100 - 144 * 97) * 60 / 1000, rel=0.03)
+    assert got["outline_gained"] == pytest.approx(0, abs=1)
+    assert got["outline_max"] == pytest.approx(6, abs=0.4)
+    assert change.map is not None
+    assert change.map.towards.superior is None, "the scan's end is no surface of the body"
+    widths = {m.quantity: m for m in separations(body(150, 100), body(144, 97), (0, 0, 0), (-15, 0, 15), where).measurements}
+    assert len(widths) == 6
+    for level in ("-15", "+0", "+15"):
+        assert widths[f"separation_lateral@{level}mm"].planned == pytest.approx(300, abs=0.6)
+        assert widths[f"separation_lateral@{level}mm"].change == pytest.approx(-12, abs=0.3)
+        assert widths[f"separation_AP@{level}mm"].change == pytest.approx(-6, abs=0.3)
+
+
+def test_a_width_whose_end_is_not_seen_is_not_given() -> None:
+    seen = np.hypot(points(WIDE)[..., 0], points(WIDE)[..., 1]) < 130
+    change = separations(body(150, 100), body(144, 97), (0, 0, 0), (0,), ground(WIDE, seen=seen))
+    assert [m.quantity for m in change.measurements] == ["separation_AP@+0mm"]
+    assert "separation_lateral@+0mm" in change.notes[0]
+
+
+def test_a_width_beside_or_above_the_body_is_not_given() -> None:
+    change = separations(body(150, 100), body(150, 100), (0, 0, 0), (500,), ground(WIDE))
+    assert change.measurements == ()
+    assert len(change.notes) == 2
+
+
+def test_a_width_through_a_structures_centre_carries_its_name() -> None:
+    change = separations(body(150, 100), body(150, 100), (20, 5, 0), (0,), ground(WIDE), structure="Larynx")
+    assert {m.structure for m in change.measurements} == {"Larynx"}
+    assert all("Larynx" in m.basis for m in change.measurements)
+
+
+def test_air_is_counted_inside_the_body_but_not_in_lungs_or_at_the_skin() -> None:
+    grid = WIDE
+    p = points(grid)
+    hu = np.where(np.hypot(p[..., 0] / 150, p[..., 1] / 100) < 1, 0, -1000).astype(np.int16)
+    cavity = np.linalg.norm(p - (60, 0, 0), axis=-1) < 20
+    lung = np.linalg.norm(p - (-60, 0, 0), axis=-1) < 25
+    before, now = hu.copy(), hu.copy()
+    before[lung] = now[lung] = -900
+    now[cavity] = -1000
+    lungs = [Field(Volume(lung.astype(np.float32), grid))]
+    bodies = body(150, 100), body(150, 100)
+    images = (Volume(before, grid), bodies[0]), (Volume(now, grid), bodies[1])
+    got = air_change(*images, ground(grid), besides=(lungs, lungs))
+    assert got.planned == 0.0
+    assert got.value == pytest.approx(cavity.sum() * grid.voxel_cc)
+    near = air_change(*images, ground(grid), near=ball(15, (60, 60, 0), grid), name="PTV_7000")
+    assert near.structure == "PTV_7000"
+    assert near.value == 0.0, "25 mm lie between target and cavity"
+    nearer = air_change(*images, ground(grid), near=ball(15, (60, 45, 0), grid), name="PTV_7000")
+    assert 0 < nearer.value < got.value
+
+
+def test_setup_is_the_couchs_correction_with_its_length_and_angle() -> None:
+    correction = CouchCorrection(3.0, -4.0, 12.0, 2.0, -1.0, 0.5, (0.0, 0.0, 0.0))
+    got = {m.quantity: m for m in setup(correction, error=1.0)}
+    assert got["setup"].value == pytest.approx(13)
+    assert got["setup"].interval == pytest.approx((12, 14))
+    assert got["setup_longitudinal"].value == -4.0
+    true = np.degrees(Rotation.from_euler("xyz", (2.0, -1.0, 0.5), degrees=True).magnitude())
+    assert got["setup_rotation"].value == pytest.approx(true)
+    assert got["setup_yaw"].unit == "degrees"
