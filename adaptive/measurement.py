@@ -38,3 +38,21 @@ class Measurement:
     def relative(self) -> float | None:
         """The change as part of the plan's value; None where the plan's is 0 or unknown."""
         return None if not self.planned else (self.value - self.planned) / self.planned
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All figures of one fraction.
+
+    Args:
+        fraction: its number in the course, from 1.
+        measurements: of that day.
+    """
+
+    fraction: int
+    measurements: tuple[Measurement, ...]
+
+    def of(self, structure: str, quantity: str) -> Measurement | None:
+        """One figure, by the structure's name without regard to case; None where it was not measured."""
+        name = structure.casefold()
+        return next((m for m in self.measurements if m.quantity == quantity and m.structure.casefold() == name), None)
