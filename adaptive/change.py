@@ -7,22 +7,19 @@ cuts is compared where both images show it, and its shift is not given at all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from adaptive.measurement import Measurement
-from adaptive.shape import FULL, Points, Surface, common, filled, level_at, outward, surface
+from adaptive.shape import FULL, Points, Surface, centroid, common, filled, outward, surface
 from patient.geometry import Geometry
 from patient.volume import Field, Mask
 from registration.couch import CouchCorrection, iec_from_lps
 
 CUT = 0.05
 """Part of a structure outside the field of view from which on its shift says nothing."""
-BAND = 5.0
-"""mm about a level over which the separation's median is taken."""
 MOST = 60_000
 """Points of a surface from which distances are taken: more of a body's surface say nothing more."""
 SIDES = {
@@ -115,7 +112,9 @@ class Ground:
 
     def on(self, part: Geometry) -> NDArray[np.bool_]:
         """What is seen of a part of the grid; nothing beyond the grid."""
-        return self.seen.placed_in(part).array
+        box = part.box_of(self.seen.geometry)
+        apart = any(b <= 0 or a >= n for a, b, n in zip(box.start, box.stop, part.shape, strict=True))
+        return np.zeros(part.shape, dtype=bool) if apart else self.seen.placed_in(part).array
 
 
 def structure_change(name: str, planned: Field, today: Field, ground: Ground) -> Change:
@@ -163,7 +162,7 @@ def structure_change(name: str, planned: Field, today: Field, ground: Ground) ->
     if cut > CUT:
         notes.append(f"No shift of {name} is given: the field of view cuts it")
     else:
-        at = [part.points(_centroid(c, seen)) for c in counts]
+        at = [part.points(centroid(c, seen)) for c in counts]
         shift = iec_from_lps(ground.patient_position) @ (at[1] - at[0])
         measured.append(of("shift", "mm", float(np.linalg.norm(shift)), 0.0, error))
         for axis, mm in zip(("lateral", "longitudinal", "vertical"), shift, strict=True):
@@ -175,29 +174,6 @@ def structure_change(name: str, planned: Field, today: Field, ground: Ground) ->
     measured += [of("mean_surface_distance", "mm", float(mean), 0.0, error), of("hd95", "mm", far, 0.0, error)]
     where = SurfaceMap(kept_old.points, moved, kept_old.area, _towards(kept_old, moved))
     return Change(name, tuple(measured), where, tuple(notes))
-
-
-def outline_change(name: str, planned: Field, today: Field, ground: Ground) -> Change:
-    """As `structure_change` for the body, and "outline_lost" and "outline_gained" (cc), "outline_max" (mm).
-
-    A body's ends are the scan's: they are no surface, and its shift is left out.
-    """
-    change = structure_change(name, planned, today, ground)
-    kept = tuple(m for m in change.measurements if not m.quantity.startswith("shift"))
-    if change.map is None:
-        return replace(change, measurements=kept)
-    volume, dice = (next(m for m in kept if m.quantity == q) for q in ("volume", "dice"))
-    assert volume.planned is not None
-    both = dice.value * (volume.value + volume.planned) / 2
-    error = ground.surface_error
-    more = (
-        ("outline_lost", "cc", volume.planned - both, error and error * float(change.map.area.sum()) / 1000),
-        ("outline_gained", "cc", volume.value - both, error and error * float(change.map.area.sum()) / 1000),
-        ("outline_max", "mm", float(np.abs(change.map.outward).max()), error),
-    )
-    said = volume.basis.removeprefix(ground.basis).removeprefix("; ")
-    added = tuple(ground.measured(name, q, unit, max(0.0, value), 0.0, e, said) for q, unit, value, e in more)
-    return replace(change, measurements=(*kept, *added))
 
 
 def overlap_change(
@@ -223,39 +199,6 @@ def overlap_change(
     (before, before_all), (now, now_all) = values
     said = _left_out(1 - before / before_all if before_all else 0.0, 1 - now / now_all if now_all else 0.0)
     return ground.measured(organ, f"overlap_{target}", "cc", now, before, None, said)
-
-
-def separations(
-    planned: Field, today: Field, centre: ArrayLike, levels: Sequence[float], ground: Ground, *, structure: str = ""
-) -> Change:
-    """The body's width through a point, side to side and front to back: "separation_lateral@-20mm", "separation_AP@-20mm".
-
-    Each is the median over lines within 5 mm of the level, from where one leaves the body to where one leaves it opposite.
-
-    Args:
-        planned, today: the body's fields.
-        centre: LPS mm in today's image: the isocentre, or a structure's centre.
-        levels: mm toward the head (negative: toward the feet) from the centre.
-        structure: whose centre it is; empty for the isocentre.
-        ground: of the fraction.
-    """
-    measured, notes = [], []
-    centre = np.asarray(centre, dtype=np.float64)
-    for level in levels:
-        for name, along, aside in (("lateral", (1, 0, 0), (0, 1, 0)), ("AP", (0, 1, 0), (1, 0, 0))):
-            quantity = f"separation_{name}@{level:+g}mm"
-            offsets = np.linspace(-BAND, BAND, 5)
-            lines = [centre + (0, 0, level + up) + out * np.asarray(aside) for up in offsets for out in offsets]
-            pairs = [tuple(_width(f, at, np.asarray(along), ground.seen) for f in (planned, today)) for at in lines]
-            whole = np.array([(a, b) for a, b in pairs if a is not None and b is not None])
-            if len(whole) < len(lines) / 2:
-                notes.append(f"{quantity} cannot be measured: the body's edges are not seen there")
-                continue
-            before, now = (float(v) for v in np.median(whole, axis=0))
-            error = ground.surface_error and 2 * ground.surface_error
-            through = f"through the centre of {structure}" if structure else "through the isocentre"
-            measured.append(ground.measured(structure, quantity, "mm", now, before, error, through))
-    return Change(structure, tuple(measured), notes=tuple(notes))
 
 
 def setup(correction: CouchCorrection, *, error: float | None = None, trusted: bool = True) -> tuple[Measurement, ...]:
@@ -298,13 +241,6 @@ def _left_out(before: float, now: float) -> str:
     return f"left out as not seen today: {before:.1%} of the planned volume, {now:.1%} of today's"
 
 
-def _centroid(counts: NDArray[np.uint8], seen: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Index (k, j, i)."""
-    total = float(counts.sum(where=seen, dtype=np.int64))
-    across = (counts.sum(axis=others, where=seen, dtype=np.int64) for others in ((1, 2), (0, 2), (0, 1)))
-    return np.array([along @ np.arange(len(along)) / total for along in across])
-
-
 def _distances(of: Surface, to: Surface, field: Field, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Surface]:
     """From what is seen of one surface to all of the other, and what is seen of it."""
     kept = of.part(np.all(seen[tuple(np.moveaxis(of.voxels, -1, 0))], axis=1)).thinned(MOST)
@@ -327,24 +263,3 @@ def _towards(of: Surface, moved: NDArray[np.float64]) -> Directions:
         area = of.area * (facing == n)
         means[side] = float(np.average(moved, weights=area)) if area.sum() > 0 else None
     return Directions(**means)
-
-
-def _width(body: Field, at: Points, along: Points, seen: Mask) -> float | None:
-    """mm through a point inside a body along a line; None where the point is outside or an end is not seen."""
-    grid = body.geometry
-    step = 0.5 * min(grid.spacing)
-    reach = float(np.linalg.norm(np.asarray(grid.shape) * grid.spacing))
-    way = np.arange(0.0, reach, step)
-    ends = []
-    for sign in (1.0, -1.0):
-        values = level_at(body, at + sign * way[:, None] * along)
-        out = np.flatnonzero(values <= 0)
-        if not len(out) or out[0] == 0:
-            return None
-        n = int(out[0])
-        end = way[n - 1] + step * values[n - 1] / (values[n - 1] - values[n])
-        index = np.rint(seen.geometry.indices(at + sign * np.array([[end - step], [end + step]]) * along)).astype(int)
-        if ((index < 0) | (index >= seen.geometry.shape)).any() or not seen.array[tuple(index.T)].all():
-            return None
-        ends.append(float(end))
-    return sum(ends)

@@ -13,7 +13,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 
 from adaptive.measurement import Measured, Measurement
-from adaptive.policy import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule, matches
+from adaptive.rules import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule, matches
 
 
 class Verdict(Enum):
@@ -121,13 +121,14 @@ def decide(
         policy: the site's.
         plan: all structures of the plan.
         today: today's figures.
-        earlier: those of earlier fractions under the same plan, in any order.
+        earlier: those of earlier fractions under the same plan, in any order; of one given twice the later counts.
         registration_trusted: whether today's registration may be used without a person's eye.
         doubts: why not, in sentences.
     """
     trust = Measurement("", TRUST, "", float(registration_trusted), 1.0, basis="verdict of the registration's own policy")
     today = replace(today, measurements=(*today.measurements, trust))
-    before = sorted((e for e in earlier if e.fraction < today.fraction), key=lambda e: e.fraction, reverse=True)
+    once = {e.fraction: e for e in earlier if e.fraction < today.fraction}
+    before = [once[n] for n in sorted(once, reverse=True)]
     results = tuple(r for rule in policy.rules for r in _results(policy, rule, plan, today, before))
     if not registration_trusted:
         results = tuple(r if r.quantity == TRUST else replace(r, trusted=False) for r in results)

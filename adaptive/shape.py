@@ -79,6 +79,19 @@ def filled(part: Geometry, *fields: Field) -> NDArray[np.uint8]:
     return out
 
 
+def centre(field: Field) -> Points:
+    """LPS mm of a field's centroid."""
+    part = common(field.geometry, field)
+    return part.points(centroid(filled(part, field)))
+
+
+def centroid(counts: NDArray[np.uint8], seen: NDArray[np.bool_] | None = None) -> Points:
+    """Index (k, j, i) of the centroid of what `filled` gave, or of what is seen of it."""
+    where = True if seen is None else seen
+    sums = [counts.sum(axis=others, where=where, dtype=np.int64) for others in ((1, 2), (0, 2), (0, 1))]
+    return np.array([along @ np.arange(len(along)) / along.sum() for along in sums])
+
+
 def _filled(values: Sequence[Floats]) -> NDArray[np.uint8]:
     """By the cells between eight neighbouring centres; each gives an eighth of itself to each of the eight voxels."""
     cells = tuple(n - 1 for n in values[0].shape)

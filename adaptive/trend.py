@@ -17,7 +17,7 @@ from scipy import stats
 
 from adaptive.decision import Compared, compared
 from adaptive.measurement import Measured
-from adaptive.policy import Rule
+from adaptive.rules import Rule
 
 FEWEST = 5
 """Fractions without which no line is drawn."""
@@ -79,11 +79,12 @@ def series(
     Args:
         rule: whose terms.
         structure, quantity: of the measurement.
-        course: all fractions under one plan.
+        course: all fractions under one plan; of one given twice the later counts.
         prescription: Gy, where the rule is in percent of it.
     """
     out: list[tuple[int, float]] = []
-    for day in sorted(course, key=lambda d: d.fraction):
+    once = {day.fraction: day for day in course}
+    for day in (once[n] for n in sorted(once)):
         figure = day.of(structure, quantity)
         if figure is None or not figure.trusted:
             continue

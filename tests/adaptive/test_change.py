@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from adaptive.air import air_change
-from adaptive.change import Change, Ground, outline_change, overlap_change, separations, setup, structure_change
+from adaptive.body import air_change, outline_change, separations
+from adaptive.change import Change, Ground, overlap_change, setup, structure_change
+from adaptive.shape import centre
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Level, Volume
@@ -160,6 +161,26 @@ def test_a_structure_outside_the_field_of_view_is_not_measured() -> None:
     assert change.measurements == ()
     assert change.map is None
     assert "Cord" in change.notes[0]
+
+
+def test_a_structure_beyond_the_image_is_not_measured() -> None:
+    """The plan's may lie wherever the couch put it, on voxels that today's image does not have."""
+    away = ball()
+    shifted = Geometry(away.geometry.shape, GRID.spacing, tuple(GRID.points((-99, 5, 5)).tolist()), frame_of_reference="1.2")
+    far = Field(Volume(away.volume.array, shifted), Level.DISTANCE)
+    assert structure_change("Cord", far, ball(), ground()).measurements == ()
+
+
+@pytest.mark.parametrize("kind", ["distance", "mask"])
+def test_a_structure_of_a_few_voxels_is_measured(kind: str) -> None:
+    small = ball(1.8, (0, 0, 0), kind=kind)
+    got = values(structure_change("Cochlea_L", small, ball(1.8, (1, 0, 0), kind=kind), ground()))
+    assert got["shift"] == pytest.approx(1, abs=0.15)
+    assert 0 < got["hd95"] < 2
+
+
+def test_the_centre_of_a_ball_is_its_centre() -> None:
+    np.testing.assert_allclose(centre(ball(12, (1.2, -3.4, 2.1))), (1.2, -3.4, 2.1), atol=0.05)
 
 
 def test_a_surface_error_becomes_intervals_and_distrust_travels() -> None:

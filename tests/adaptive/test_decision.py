@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from adaptive.decision import Decision, PlannedStructure, RuleResult, State, Verdict, decide
 from adaptive.measurement import Measured, Measurement
-from adaptive.policy import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule, available_policies, load_policy
+from adaptive.policy import available_policies, load_policy
+from adaptive.rules import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule
 
 HEAD_NECK = load_policy("head_neck")
 SHIPPED = [(load_policy(name), rule) for name in available_policies() for rule in load_policy(name).rules]
@@ -217,6 +218,12 @@ def test_an_untrusted_figure_turns_another_rules_replan_into_a_review() -> None:
     assert result(decision, "Parotid_R").state is State.TRIPPED
     assert decision.verdict is Verdict.REVIEW
     assert any("Parotid_R" in reason for reason in decision.reasons)
+
+
+def test_a_fraction_given_twice_counts_once() -> None:
+    days = [day(3, parotid(26.0)), day(3, parotid(26.0)), day(4, parotid(26.0))]
+    three = replace(RISES, rules=tuple(replace(r, consecutive=3) for r in RISES.rules))
+    assert result(by(three, *days), "Parotid_L").fractions == 2
 
 
 COVERAGE = only(HEAD_NECK, "target_coverage")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from adaptive.policy import EXAMPLE, Policy, Propagation, available_policies, load_policy
+from adaptive.policy import _File, _Rule, _Separation, _Structure, available_policies, load_policy
+from adaptive.rules import EXAMPLE, Compare, Policy, Propagation
 from contour.recipe import ingredients, parse
 from patient.errors import PolicyError
 
@@ -152,3 +154,15 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PolicyError, match="cannot be read"):
         load_policy(str(tmp_path / "x.toml"))
+
+
+def test_every_key_is_explained() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+    for keys in (_File, _Rule, _Structure, _Separation):
+        for name, field in keys.model_fields.items():
+            assert (field.alias or name) in page, name
+    for value in (*Propagation, *Compare):
+        assert f'"{value.value}"' in page
+    for quantity in {rule.quantity for name in SHIPPED for rule in load_policy(name).rules}:
+        form = re.sub(r"[0-9.]+", "#", quantity)
+        assert f"`{form}`" in re.sub(r"[0-9.]+", "#", page), quantity

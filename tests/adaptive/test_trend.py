@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptive.measurement import Measured, Measurement
-from adaptive.policy import Compare, Rule, load_policy
+from adaptive.policy import load_policy
+from adaptive.rules import Compare, Rule
 from adaptive.trend import forecast, series, trend
 
 RULE = Rule("x", (), "Dmean", "Gy", Compare.CHANGE, 3.0, True, 2, "review", False, False, "example, site to set")
