@@ -11,24 +11,33 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from adaptive.rules import EXAMPLE, OF_PRESCRIPTION, TRUST, Compare, Policy, Propagation, Rule, Separation, StructurePolicy
+from adaptive.histogram import Metric
+from adaptive.rules import (
+    EXAMPLE,
+    OF_PRESCRIPTION,
+    TRUST,
+    Compare,
+    Policy,
+    Propagation,
+    Rule,
+    Separation,
+    StructurePolicy,
+    is_dose,
+)
 from contour.recipe import parse
 from patient.errors import PolicyError, TemplateError
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_MM, _FIGURE = ("mm",), r"\d+(\.\d+)?"
-_DOSE = ("Gy", OF_PRESCRIPTION)
+_MM = ("mm",)
 _UNITS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (rf"Dmean|Dmax|Dmin|EUD|D{_FIGURE}(%|cc)", _DOSE),
-    (rf"V{_FIGURE}(Gy|%)", ("%", "cc")),
-    (r"HI|dice", ("",)),
+    (r"dice", ("",)),
     (r"volume|overlap_.+|outline_(lost|gained)|air", ("cc",)),
     (r"shift(_(lateral|longitudinal|vertical))?|mean_surface_distance|hd95|outline_max", _MM),
     (r"separation_(lateral|AP|\*)(@.+)?|setup(_(lateral|longitudinal|vertical))?", _MM),
     (r"setup_(rotation|pitch|roll|yaw)", ("degrees",)),
     (TRUST, ("",)),
 )
-"""Which quantities a rule may name, and in which units; a typing error would make a rule that never trips."""
+"""Which quantities beside figures of a DVH a rule may name, and in which units."""
 
 
 def available_policies() -> tuple[str, ...]:
@@ -64,6 +73,10 @@ Pattern = Annotated[str, Field(min_length=1, pattern=r"^[^?\[\]]+$")]
 
 
 def _units(quantity: str) -> tuple[str, ...]:
+    """The units that a quantity comes in; none where nothing measures it, so that a rule on it would never trip."""
+    if is_dose(quantity):
+        unit = Metric.named(quantity).unit
+        return (unit, OF_PRESCRIPTION) if unit == "Gy" else (unit,)
     return next((units for form, units in _UNITS if re.fullmatch(form, quantity)), ())
 
 
@@ -122,7 +135,7 @@ class _Structure(_Schema):
     @field_validator("metrics")
     @classmethod
     def _are_dose(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
-        if wrong := [m for m in metrics if m[:1] not in "DVHE" or not _units(m)]:
+        if wrong := [m for m in metrics if not is_dose(m)]:
             raise ValueError(f"{wrong[0]!r} is no figure of dose in a structure")
         return metrics
 
@@ -137,6 +150,8 @@ class _Structure(_Schema):
     def _makes_sense(self) -> _Structure:
         if self.recipe and self.propagate:
             raise ValueError("a structure with a recipe is rebuilt, so that it is not propagated")
+        if "EUD" in self.metrics and self.eud is None:
+            raise ValueError("an EUD is wanted, and there is no exponent eud")
         if (self.recipe or self.eud is not None) and not self.source:
             raise ValueError(f"a margin or an exponent needs a source; where there is none: {EXAMPLE!r}")
         return self

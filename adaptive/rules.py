@@ -10,6 +10,9 @@ from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Literal
 
+from adaptive.histogram import Metric
+from patient.errors import PolicyError
+
 EXAMPLE = "example, site to set"
 """The source of every number that nobody has published."""
 OF_PRESCRIPTION = "% of prescription"
@@ -78,7 +81,7 @@ class StructurePolicy:
     Args:
         propagate: how it comes to today's image, where it has no recipe.
         recipe: how it is rebuilt from today's structures (`contour.recipe`); empty for none.
-        metrics: DVH quantities that are wanted of it.
+        metrics: DVH quantities that are wanted of it, or asked for by a rule (`adaptive.histogram.Metric.named`).
         eud: exponent a of the generalised EUD; None where it is not wanted.
         prescription: Gy, where the plan does not say it.
         source: of the recipe's margin and of the exponent.
@@ -133,11 +136,17 @@ class Policy:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def for_structure(self, name: str) -> StructurePolicy:
-        """The first entry whose pattern matches; a structure that none matches is deformed.
+        """The first entry whose pattern matches, and the figures of dose that rules ask for; without one it is deformed.
 
         What `*` stood for in the pattern is put where its recipe says `*` (`PTV*` = `CTV* + 5 mm`). Where that would read as
         something else (`PTV-03`), there is no recipe and the structure is copied rigidly.
         """
+        found = self._entry(name)
+        asked = [r.quantity for r in self.rules if any(matches(p, name) for p in r.structures) and is_dose(r.quantity)]
+        wanted = [m for m in dict.fromkeys((*found.metrics, *asked)) if m != "EUD" or found.eud is not None]
+        return replace(found, metrics=tuple(wanted))
+
+    def _entry(self, name: str) -> StructurePolicy:
         for pattern, found in self.structures:
             if not matches(pattern, name):
                 continue
@@ -148,6 +157,15 @@ class Policy:
                 return replace(found, recipe="", propagate=Propagation.RIGID)
             return replace(found, recipe=found.recipe.replace("*", stood))
         return StructurePolicy(Propagation.DEFORM)
+
+
+def is_dose(quantity: str) -> bool:
+    """Whether it is a figure of a DVH."""
+    try:
+        Metric.named(quantity)
+    except PolicyError:
+        return False
+    return True
 
 
 def matches(pattern: str, name: str) -> bool:

@@ -52,13 +52,19 @@ def test_every_shipped_policy_reviews_what_is_not_trusted(name: str) -> None:
     assert any(r.quantity == "registration_trusted" and r.consequence == "review" for r in load_policy(name).rules)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_dose_that_a_rule_asks_for_is_wanted_of_its_structures(name: str) -> None:
-    policy = load_policy(name)
-    for rule in policy.rules:
-        if rule.quantity[0] in "DV" and rule.quantity[1:2] != "o":
-            for pattern in rule.structures:
-                assert rule.quantity in policy.for_structure(pattern.replace("*", "")).metrics, (rule.name, pattern)
+def test_dose_that_a_rule_asks_for_is_wanted_though_no_entry_says_so(tmp_path: Path) -> None:
+    rule = RULE.replace('"setup"', '"D5%"').replace('"mm"', '"Gy"') + 'structures = ["Heart*"]\n'
+    policy = written(tmp_path, HEAD + '[structures.Heart]\nmetrics = ["Dmean"]\n' + rule)
+    assert policy.for_structure("heart").metrics == ("Dmean", "D5%")
+    assert policy.for_structure("Heart_2").metrics == ("D5%",)
+    assert policy.for_structure("Lungs").metrics == ()
+
+
+def test_an_eud_is_wanted_only_where_there_is_an_exponent(tmp_path: Path) -> None:
+    rule = RULE.replace('"setup"', '"EUD"').replace('"mm"', '"Gy"') + 'structures = ["*"]\n'
+    policy = written(tmp_path, HEAD + '[structures.Heart]\neud = 1\nsource = "s"\n' + rule)
+    assert policy.for_structure("Heart").metrics == ("EUD",)
+    assert policy.for_structure("Lungs").metrics == ()
 
 
 def test_the_first_entry_that_matches_counts_and_names_go_into_recipes() -> None:
