@@ -365,19 +365,22 @@ def check(
     return LOOK if any(one["warnings"] for one in found) else DONE
 
 
-@app.command(epilog="Example: recontour sample -o sample --slices 450 --size 512")
+@app.command(epilog="Example: recontour sample -o sample --fractions 5")
 def sample(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write into.")] = Path("sample"),
-    slices: Annotated[int, typer.Option(help="Planes, 2.5 mm apart.", min=20)] = 220,
+    fractions: Annotated[int, typer.Option(help="Fraction images, one a day.", min=0, max=99)] = 3,
+    slices: Annotated[int, typer.Option(help="Planes of the planning CT.", min=40)] = 266,
     size: Annotated[int, typer.Option(help="Rows and columns of a plane.", min=64)] = 256,
-    seed: Annotated[int, typer.Option(help="Of the noise and texture.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of texture, noise, setup errors and daily bends.")] = 0,
 ) -> int:
-    """The sample patient: a synthetic planning CT, from head to chest."""
-    from data_samples.patient import write_sample
+    """The sample course: a synthetic patient's plan and fractions, with the truth beside them."""
+    from data_samples.course import write_course
 
-    with _progress("Making the sample patient") as update:
-        write_sample(out, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "planes"))
-    people.print(f"{slices} planes of {size} x {size} in {out}")
+    with _progress("Making the sample course") as update:
+        write_course(
+            out, fractions=fractions, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "images")
+        )
+    people.print(f"Planning CT of {slices} planes with structures, dose and plan, and {fractions} fractions in {out}")
     return DONE
 
 

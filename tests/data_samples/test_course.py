@@ -1,0 +1,196 @@
+"""The sample course is the same every time, is real DICOM, and its truth is true."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from data_samples.course import FractionTruth, noiseless, read_truth, write_course
+from data_samples.motion import course_of_changes, setup
+from data_samples.planned import STRUCTURES, plan_patient
+from data_samples.population import population
+from patient.read.images import open_folder
+from patient.read.index import scan
+from patient.read.rtstruct import read_structure_set
+from patient.series import ImageSeries
+from patient.structures import StructureSet
+from patient.volume import Volume
+from registration.couch import setup_error
+from registration.transforms import Rigid, Space, jacobian, pulled, pulled_mask
+
+SMALL = {"slices": 80, "size": 128, "nodes": 5.0}
+FRACTIONS = 2
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("course")
+    write_course(folder, fractions=FRACTIONS, **SMALL)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plan(course: Path) -> ImageSeries:
+    return open_folder(course / "plan" / "CT")
+
+
+@pytest.fixture(scope="module")
+def drawn(course: Path) -> StructureSet:
+    return read_structure_set(course / "plan" / "rtstruct.dcm")
+
+
+@pytest.fixture(scope="module")
+def last(course: Path) -> FractionTruth:
+    return read_truth(course, FRACTIONS)
+
+
+@cache
+def _patient():
+    return plan_patient(0)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(tmp_path):
+    tiny = {"fractions": 1, "slices": 40, "size": 64, "nodes": 8.0}
+    for name, seed in (("one", 3), ("again", 3), ("other", 4)):
+        write_course(tmp_path / name, seed=seed, **tiny)
+    one, again, other = (_digests(tmp_path / name) for name in ("one", "again", "other"))
+    assert one == again
+    assert one.keys() == other.keys()
+    assert not set(one.values()) & set(other.values())
+
+
+def test_one_patient_and_for_each_day_its_own_study_series_and_frame(course):
+    index = scan(course)
+    assert not index.problems
+    (patient,) = index.patients
+    assert len(patient.studies) == 1 + FRACTIONS
+    images = index.of("CT")
+    assert len({e.frame_of_reference for e in images}) == len({e.uid for e in images}) == 1 + FRACTIONS
+    (structures,), (dose,), (asked,) = index.of("RTSTRUCT"), index.of("RTDOSE"), index.of("RTPLAN")
+    assert set(asked.sop_instance_uids) <= dose.references
+    assert set(structures.sop_instance_uids) <= asked.references
+
+
+def test_fractions_are_on_consecutive_days_after_the_plan(course):
+    dates = [open_folder(course / f"fraction_{n:02d}").header.StudyDate for n in range(1, FRACTIONS + 1)]
+    assert [int(date) - int(dates[0]) for date in dates] == list(range(FRACTIONS))
+    assert open_folder(course / "plan" / "CT").header.StudyDate < dates[0]
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="DICIODVFY IS NOT INSTALLED")
+def test_a_checker_of_the_standard_finds_no_error(course):
+    objects = [course / "plan" / f"{name}.dcm" for name in ("rtstruct", "rtdose", "rtplan")]
+    for path in (*objects, course / "plan" / "CT" / "CT0000.dcm", course / "fraction_01" / "CT0000.dcm"):
+        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        errors = [line for line in done.stderr.splitlines() if line.startswith("Error") and "<Laterality>" not in line]
+        assert done.returncode >= 0, f"the checker crashed on {path.name}"
+        assert not errors, path.name
+
+
+def test_structures_have_the_names_and_the_volumes_that_the_truth_states(plan, drawn, last):
+    assert tuple(s.name for s in drawn.structures) == STRUCTURES
+    for structure in drawn.structures:
+        volume = structure.mask(plan.geometry).array.sum() * plan.geometry.voxel_cc
+        assert volume == pytest.approx(last.planned_cc[structure.name], rel=0.08), structure.name
+
+
+def test_a_structure_pulled_through_the_truth_has_the_volume_stated_for_the_day(course, plan, drawn, last):
+    today = open_folder(course / f"fraction_{FRACTIONS:02d}").geometry
+    for name in ("Parotid_L", "Parotid_R", "GTVp", "Brainstem", "Bone_Mandible"):
+        mask = drawn[name].mask(plan.geometry).placed_in(plan.geometry)
+        volume = pulled_mask(last.plan_from_fraction, mask, today).array.sum() * today.voxel_cc
+        assert volume == pytest.approx(last.volumes_cc[name], rel=0.08), name
+
+
+def test_glands_and_tumour_shrink_steadily_to_what_was_asked_and_bone_keeps_its_volume(course):
+    for n in range(1, FRACTIONS + 1):
+        truth = read_truth(course, n)
+        left = {name: truth.volumes_cc[name] / truth.planned_cc[name] for name in STRUCTURES}
+        for name in ("Parotid_L", "Parotid_R", "GTVp", "GTVn"):
+            assert left[name] == pytest.approx(1 - 0.3 * n / FRACTIONS, abs=0.02), (n, name)
+        assert left["Bone_Mandible"] == pytest.approx(1, abs=0.02)
+        assert left["External"] < 1 - 0.01 * n / FRACTIONS
+
+
+def test_the_fraction_image_is_the_plan_pulled_through_the_truth_but_for_noise_and_shading(course, plan, last):
+    fraction = open_folder(course / f"fraction_{FRACTIONS:02d}").load()
+    ct, grid = plan.load(), fraction.geometry
+    expected = pulled(last.plan_from_fraction, ct, grid, -1000.0).array
+    nominal = Rigid.identity(last.plan_from_fraction.source, last.plan_from_fraction.target)
+    unmoved = pulled(nominal, ct, grid, -1000.0).array
+    body = expected > -500
+    alike = np.corrcoef(expected[body], fraction.array[body])[0, 1]
+    assert alike > 0.8
+    assert alike > np.corrcoef(unmoved[body], fraction.array[body])[0, 1] + 0.1
+    exact = noiseless(_patient(), last.plan_from_fraction, grid)
+    assert np.abs(np.median(expected[body] - exact[body])) < 10
+
+
+def test_the_truth_can_be_inverted_everywhere(last):
+    field = last.plan_from_fraction
+    determinant = jacobian(field, field.grid).array
+    assert determinant.min() > 0.3
+    assert determinant.max() < 3
+
+
+def test_the_couch_correction_is_the_setup_error_and_nothing_else(course):
+    change = course_of_changes(FRACTIONS, 0)[0]
+    truth = read_truth(course, 1)
+    plan, fraction = truth.plan_from_fraction.target, truth.plan_from_fraction.source
+    said = setup_error(truth.couch, "HFS", plan, fraction)
+    assert np.allclose(said.inverse().matrix, setup(change, truth.couch.centre, fraction, plan).matrix, atol=1e-6)
+    # below the neck nothing bends: there the whole truth is the setup error, but for the day's small bend
+    point = np.array([(0.0, 40.0, -230.0)])
+    there = truth.plan_from_fraction.points(point, fraction)
+    assert np.linalg.norm(there - said.inverse().points(point, fraction)) < 2.5
+
+
+def test_the_dose_covers_the_target_and_spares_the_other_side(course, plan, drawn):
+    d = pydicom.dcmread(course / "plan" / "rtdose.dcm")
+    gray = d.pixel_array * float(d.DoseGridScaling)
+    from patient.geometry import Geometry
+
+    step = float(d.GridFrameOffsetVector[1])
+    x, y, z = map(float, d.ImagePositionPatient)
+    dy, dx = map(float, d.PixelSpacing)
+    space = Space.of(plan.geometry)
+    grid = Geometry(gray.shape, (step, dy, dx), (x, y, z), frame_of_reference=space.frame_of_reference, image=space.image)
+    dose = pulled(Rigid.identity(space, space), Volume(gray, grid), plan.geometry, 0.0).array
+
+    def inside(name: str) -> np.ndarray:
+        return dose[drawn[name].mask(plan.geometry).placed_in(plan.geometry).array]
+
+    assert np.percentile(inside("PTV_7000"), 5) > 0.95 * 70
+    assert np.percentile(inside("PTV_5600"), 5) > 0.95 * 56
+    assert inside("SpinalCord").max() < 45
+    assert inside("Parotid_L").mean() < 30 < inside("Parotid_R").mean()
+    assert gray.max() < 1.1 * 70
+
+
+def test_the_plan_says_fractions_isocentre_and_prescriptions(course, drawn):
+    d = pydicom.dcmread(course / "plan" / "rtplan.dcm")
+    assert d.FractionGroupSequence[0].NumberOfFractionsPlanned == 35
+    asked = {item.ReferencedROINumber: float(item.TargetPrescriptionDose) for item in d.DoseReferenceSequence}
+    assert asked == {drawn["PTV_7000"].number: 70.0, drawn["PTV_5600"].number: 56.0}
+    assert {tuple(b.ControlPointSequence[0].IsocenterPosition) for b in d.BeamSequence} == {_patient().isocentre}
+
+
+def test_the_population_says_where_it_comes_from():
+    words = population().provenance
+    assert "MIT licence" in words
+    assert "No voxel, contour or shape of a single patient is in it" in words
