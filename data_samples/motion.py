@@ -128,9 +128,9 @@ def _chained(*maps: Map) -> Map:
 
 
 def _distance_to_bone(patient: Planned) -> Volume[np.float32]:
-    """mm, 0 inside."""
+    """mm, 0 inside; the larynx counts as bone, which its cartilage is as good as."""
     grid = patient.hu.geometry
-    dense = ndimage.gaussian_filter(patient.hu.array, 0.7) > BONE
+    dense = (ndimage.gaussian_filter(patient.hu.array, 0.7) > BONE) | (patient.surfaces["Larynx"].array < 0)
     away = ndimage.distance_transform_edt(~dense, sampling=grid.spacing).astype(np.float32)
     return Volume(ndimage.gaussian_filter(away, 0.7), grid)
 
