@@ -288,23 +288,24 @@ def closed(hu: Floats, inside: NDArray[np.bool_]) -> Floats:
     """
     top = inside[-1]
     rim = float(np.sqrt(top.sum() / np.pi)) * FINE
-    start = float(np.sqrt(SKULL**2 - rim**2))
+    skull = max(SKULL, 1.05 * rim)
+    start = float(np.sqrt(skull**2 - rim**2))
     away = ndimage.distance_transform_edt(~top) - ndimage.distance_transform_edt(top)
     middle = np.array(ndimage.center_of_mass(top))
-    planes = int((SKULL - start) / FINE) + 4
-    depths = SKULL - np.hypot((1 + away * FINE / rim) * rim, start)
+    planes = int((skull - start) / FINE) + 4
+    depths = skull - np.hypot((1 + away * FINE / rim) * rim, start)
     shells = {d: hu[-1][np.abs(depths - d) < FINE / 2] for d in np.arange(FINE, 40.0, FINE)}
     layers = np.array([(d, np.median(values)) for d, values in shells.items() if len(values)])
     cap = np.full((planes, *top.shape), -1000, np.float32)
     at = np.moveaxis(np.indices(top.shape, dtype=np.float64), 0, -1) - middle
     for n in range(planes):
         height = start + (n + 1) * FINE
-        if height >= SKULL:
+        if height >= skull:
             break
-        circle = np.sqrt(SKULL**2 - height**2)
+        circle = np.sqrt(skull**2 - height**2)
         there = np.moveaxis(at * (rim / circle) + middle, -1, 0)
         q = 1 + ndimage.map_coordinates(away, there, order=1, mode="nearest") * FINE / rim
-        depth = SKULL - np.hypot(np.maximum(q, 0) * circle, height)
+        depth = skull - np.hypot(np.maximum(q, 0) * circle, height)
         cover = np.clip(0.5 + depth / FINE, 0, 1)
         cap[n] += cover * (np.interp(depth, *layers.T) + 1000)
     return np.concatenate([hu, cap])

@@ -10,13 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_samples.population import ORGANS, Population, population
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Level, Volume
-from registration.transforms import Transform, pulled_field
+from registration.transforms import Transform, placed, pulled_field
 
 Floats = NDArray[np.float32]
 AIR = -1000.0
@@ -103,6 +104,15 @@ def plan_patient(seed: int) -> Planned:
         (float(x), float(y), float(z)),
         float(grid.points((0, back, 0))[1]) + 3.0,
     )
+
+
+def noiseless(patient: Planned, plan_from_image: Transform, onto: Geometry) -> Floats:
+    """HU `[z, y, x]` of the patient on a grid of an image, cubic between the population's voxels; no couch, no noise."""
+    source = placed(sitk.GetImageFromArray(patient.hu.array), patient.hu.geometry)
+    i, j, k = onto.shape[::-1]
+    like = placed(sitk.Image([i, j, k], sitk.sitkUInt8), onto)
+    out = sitk.Resample(source, like, plan_from_image.itk(), sitk.sitkBSpline3, AIR, sitk.sitkFloat32)
+    return np.clip(sitk.GetArrayFromImage(out), AIR, 3071)
 
 
 def _with_targets(mean: Population) -> dict[str, Floats]:

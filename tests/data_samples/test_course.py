@@ -14,10 +14,11 @@ import pytest
 
 from contour.anatomy import AnatomyEngine
 from contour.engine import Context, Finding
-from data_samples.course import FractionTruth, noiseless, read_truth, write_course
+from data_samples.course import write_course
 from data_samples.motion import course_of_changes, setup
-from data_samples.planned import STRUCTURES, plan_patient
+from data_samples.planned import STRUCTURES, noiseless, plan_patient
 from data_samples.population import population
+from data_samples.truth import FractionTruth, read_truth
 from patient.geometry import Geometry
 from patient.read.images import open_folder
 from patient.read.index import scan
@@ -152,16 +153,39 @@ def test_the_truth_can_be_inverted_everywhere(last):
     assert determinant.max() < 3
 
 
-def test_the_couch_correction_is_the_setup_error_and_nothing_else(course):
+def test_the_couch_correction_undoes_the_setup_error(course):
     change = course_of_changes(FRACTIONS, 0)[0]
     truth = read_truth(course, 1)
     plan, fraction = truth.plan_from_fraction.target, truth.plan_from_fraction.source
-    said = setup_error(truth.couch, "HFS", plan, fraction)
-    assert np.allclose(said.inverse().matrix, setup(change, truth.couch.centre, fraction, plan).matrix, atol=1e-6)
+    said = setup_error(truth.setup.couch, "HFS", plan, fraction)
+    asked = setup(change, truth.setup.couch.centre, fraction, plan)
+    assert np.allclose(said.inverse().matrix, asked.matrix, atol=1e-3)
+    assert np.allclose(truth.setup.plan_from_fraction.matrix, asked.matrix, atol=1e-6)
     # below the neck nothing bends: there the whole truth is the setup error, but for the day's small bend
     point = np.array([(0.0, 40.0, -230.0)])
     there = truth.plan_from_fraction.points(point, fraction)
-    assert np.linalg.norm(there - said.inverse().points(point, fraction)) < 2.5
+    assert np.linalg.norm(there - asked.points(point, fraction)) < 2.5
+
+
+def test_no_other_rigid_map_fits_the_bones_in_view_better_than_the_one_stated(course, last):
+    fraction = open_folder(course / f"fraction_{FRACTIONS:02d}").geometry
+    hu = noiseless(_patient(), last.plan_from_fraction, fraction)
+    middle = (np.array(fraction.shape) - 1) / 2
+    at = np.argwhere(hu > 250)
+    away = np.hypot(*((at - middle)[:, 1:] * fraction.spacing[1:]).T)
+    points = fraction.points(at[away < 125])
+    there = last.plan_from_fraction.points(points, last.plan_from_fraction.source)
+
+    def misses(rigid: Rigid) -> float:
+        return float(np.sqrt(((rigid.points(points, rigid.source) - there) ** 2).sum(axis=1).mean()))
+
+    best = misses(last.bones.plan_from_fraction)
+    assert best < misses(last.setup.plan_from_fraction) - 0.2
+    for axis in range(3):
+        for step in (-0.5, 0.5):
+            other = last.bones.plan_from_fraction.matrix.copy()
+            other[axis, 3] += step
+            assert best < misses(Rigid(other, last.plan_from_fraction.source, last.plan_from_fraction.target))
 
 
 def test_the_dose_covers_the_target_and_spares_the_other_side(course, plan, drawn):
