@@ -76,8 +76,8 @@ def course_of_changes(fractions: int, seed: int) -> tuple[Change, ...]:
     for n in range(1, fractions + 1):
         done = n / fractions
         shift, turn = systematic + done * drift + rng.normal(0, 1.5, 3), tilt + rng.normal(0, 0.7, 3)
-        flexion = float(3.0 * done + rng.normal(0, 0.5))
-        found.append(Change(_three(shift), _three(turn), flexion, 5.0 * done, 0.3 * done, 0.3 * done, 1.5))
+        flexion, lost = round(float(3.0 * done + rng.normal(0, 0.5)), 3), round(0.3 * done, 4)
+        found.append(Change(_three(shift), _three(turn), flexion, round(5.0 * done, 3), lost, lost, 1.5))
     return tuple(found)
 
 
