@@ -36,7 +36,7 @@ BONE = 250.0
 """HU; what is denser keeps its shape."""
 HELD, HELD_ORGAN = 15.0, 6.0
 """mm from bone within which fat, and what surrounds a shrinking organ, is held back."""
-ROUNDS, VOXEL = 4, 1.5
+ROUNDS, VOXEL = 3, 1.5
 """How often, and on how many mm, the shrinking is tried until volumes are right."""
 BEND_WIDTH = 30.0
 """mm, of what is different every day."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from data_samples.population import ORGANS, Population, population
-from patient.geometry import Box, Geometry
+from patient.geometry import Box, Geometry, Triple
 from patient.volume import Field, Level, Volume
 from registration.transforms import Transform, placed, pulled_field
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 AIR = -1000.0
 TUMOURS = {"GTVp": ((-17.0, -42.0, -52.0), (15.0, 16.0, 19.0)), "GTVn": ((-42.0, -16.0, -72.0), (11.0, 12.0, 15.0))}
 """Middle and half axes, mm (x, y, z)."""
-MICROSCOPIC, SETUP, SKIN = 6.0, 4.0, 3.0
+MICROSCOPIC, SETUP, SKIN = 6.0, 5.0, 3.0
 """mm: GTV to CTV, CTV to PTV, and how far targets stay below the skin."""
 STRUCTURES = ("External", *ORGANS, "GTVp", "GTVn", "CTV_7000", "PTV_7000", "CTV_5600", "PTV_5600")
 HIGH, LOW = 70.0, 56.0
@@ -118,9 +118,8 @@ def noiseless(patient: Planned, plan_from_image: Transform, onto: Geometry) -> F
 def _with_targets(mean: Population) -> dict[str, Floats]:
     found = {name: surface.array for name, surface in mean.surfaces.items()}
     grid = mean.hu.geometry
-    points = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
     for name, (middle, half) in TUMOURS.items():
-        found[name] = _ellipsoid(points, np.array(middle), np.array(half))
+        found[name] = _ellipsoid(grid, middle, half)
     gross = np.minimum(found["GTVp"], found["GTVn"])
     skin = found["External"]
     found["CTV_7000"] = np.maximum(gross - MICROSCOPIC, skin + SKIN + SETUP)
@@ -131,12 +130,14 @@ def _with_targets(mean: Population) -> dict[str, Floats]:
     return found
 
 
-def _ellipsoid(points: NDArray[np.float64], middle: NDArray[np.float64], half: NDArray[np.float64]) -> Floats:
+def _ellipsoid(grid: Geometry, middle: Triple, half: Triple) -> Floats:
     """Signed distance to first order (Taubin 1991, PAMI 13:1115), negative inside."""
-    away = (points - middle) / half
-    q = np.linalg.norm(away, axis=-1)
-    slope = np.linalg.norm(away / half, axis=-1)
-    return np.where(q > 1e-6, (q - 1) * q / np.maximum(slope, 1e-9), -float(half.min())).astype(np.float32)
+    axes = np.ogrid[tuple(slice(0, n) for n in grid.shape)]
+    ends = zip(axes, grid.origin[::-1], grid.spacing, middle[::-1], half[::-1], strict=True)
+    away = [((start + step * n - centre) / size, size) for n, start, step, centre, size in ends]
+    q = np.sqrt(sum(part**2 for part, _ in away))
+    slope = np.sqrt(sum((part / size) ** 2 for part, size in away))
+    return np.where(q > 1e-6, (q - 1) * q / np.maximum(slope, 1e-9), -min(half)).astype(np.float32)
 
 
 def _tissue(mean: Population, surfaces: Mapping[str, Floats], rng: np.random.Generator) -> Floats:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import shutil
 import subprocess
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
-import pydicom
 import pytest
 
 from contour.anatomy import AnatomyEngine
@@ -19,9 +19,10 @@ from data_samples.motion import course_of_changes, setup
 from data_samples.planned import STRUCTURES, noiseless, plan_patient
 from data_samples.population import population
 from data_samples.truth import FractionTruth, read_truth
-from patient.geometry import Geometry
 from patient.read.images import open_folder
 from patient.read.index import scan
+from patient.read.rtdose import read_dose
+from patient.read.rtplan import read_plan
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
 from patient.structures import StructureSet
@@ -188,32 +189,31 @@ def test_no_other_rigid_map_fits_the_bones_in_view_better_than_the_one_stated(co
             assert best < misses(Rigid(other, last.plan_from_fraction.source, last.plan_from_fraction.target))
 
 
-def test_the_dose_covers_the_target_and_spares_the_other_side(course, plan, drawn):
-    d = pydicom.dcmread(course / "plan" / "rtdose.dcm")
-    gray = d.pixel_array * float(d.DoseGridScaling)
-    step = float(d.GridFrameOffsetVector[1])
-    x, y, z = map(float, d.ImagePositionPatient)
-    dy, dx = map(float, d.PixelSpacing)
+def test_the_dose_covers_the_targets_and_spares_cord_and_the_other_side(course, plan, drawn):
+    dose = read_dose(course / "plan" / "rtdose.dcm")
     space = Space.of(plan.geometry)
-    grid = Geometry(gray.shape, (step, dy, dx), (x, y, z), frame_of_reference=space.frame_of_reference, image=space.image)
-    dose = pulled(Rigid.identity(space, space), Volume(gray, grid), plan.geometry, 0.0).array
+    assert dose.volume.geometry.frame_of_reference == space.frame_of_reference
+    here = replace(dose.volume.geometry, image=space.image)
+    gray = pulled(Rigid.identity(space, space), Volume(dose.volume.array, here), plan.geometry, 0.0).array
 
     def inside(name: str) -> np.ndarray:
-        return dose[drawn[name].mask(plan.geometry).placed_in(plan.geometry).array]
+        return gray[drawn[name].mask(plan.geometry).placed_in(plan.geometry).array]
 
     assert np.percentile(inside("PTV_7000"), 5) > 0.95 * 70
     assert np.percentile(inside("PTV_5600"), 5) > 0.95 * 56
     assert inside("SpinalCord").max() < 45
     assert inside("Parotid_L").mean() < 30 < inside("Parotid_R").mean()
-    assert gray.max() < 1.1 * 70
+    assert dose.volume.array.max() < 1.1 * 70
 
 
-def test_the_plan_says_fractions_isocentre_and_prescriptions(course, drawn):
-    d = pydicom.dcmread(course / "plan" / "rtplan.dcm")
-    assert d.FractionGroupSequence[0].NumberOfFractionsPlanned == 35
-    asked = {item.ReferencedROINumber: float(item.TargetPrescriptionDose) for item in d.DoseReferenceSequence}
-    assert asked == {drawn["PTV_7000"].number: 70.0, drawn["PTV_5600"].number: 56.0}
-    assert {tuple(b.ControlPointSequence[0].IsocenterPosition) for b in d.BeamSequence} == {_patient().isocentre}
+def test_plan_dose_and_structures_are_read_without_a_remark_and_belong_together(course, plan, drawn):
+    dose, asked = read_dose(course / "plan" / "rtdose.dcm"), read_plan(course / "plan" / "rtplan.dcm")
+    assert not (*dose.notes, *asked.notes, *drawn.notes, *plan.notes)
+    assert (dose.summation, dose.kind, dose.plan_uid) == ("PLAN", "PHYSICAL", asked.sop_instance_uid)
+    assert asked.structure_set_uid == drawn.sop_instance_uid
+    assert (asked.fractions, asked.isocentre, asked.approved) == (35, _patient().isocentre, False)
+    prescribed = {p.structure_number: p.dose for p in asked.prescriptions}
+    assert prescribed == {drawn["PTV_7000"].number: 70.0, drawn["PTV_5600"].number: 56.0}
 
 
 def test_what_anatomy_alone_can_tell_is_found_in_the_planning_ct(plan, drawn):
