@@ -2,7 +2,8 @@
 
 python benchmarks/rigid.py                        every trial: an hour and more on two cores
 python benchmarks/rigid.py --trials 4             a quick look: four of each kind, nothing written
-python benchmarks/rigid.py --only features        one kind alone; its row replaces the one that is recorded
+python benchmarks/rigid.py --only features        one kind alone; its rows replace those that are recorded
+python benchmarks/rigid.py --who peer             the peer alone, on the same pairs; our rows stay as they are recorded
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from benchmarks.known import Pair, cropped_pair, ct_mr_pair, head_neck_ct, head_
 from benchmarks.record import DATA, RESULTS, record
 from patient.errors import NotTrusted
 from registration.features import RigidByFeatures
-from registration.method import Method, RegistrationContext
+from registration.method import RegistrationContext
 from registration.rigid import RigidByIntensity
 from registration.transforms import Affine, Points, Rigid, Space
 
@@ -43,6 +44,7 @@ class Kind:
         trials: how many.
         mm, degrees: what counts as right, at the middle of the landmarks.
         make: the pair of a trial.
+        told: what the method is told beside the images.
         method: ours.
         peer: one of `peers.NAMES`, tried on the first `peer_trials`; empty for none.
         peer_trials: how many of the same pairs the peer is given.
@@ -52,7 +54,8 @@ class Kind:
     mm: float
     degrees: float
     make: Callable[[int], Pair]
-    method: Method
+    told: Callable[[Pair], RegistrationContext]
+    method: RigidByIntensity | RigidByFeatures
     peer: str = "simpleitk_rigid"
     peer_trials: int = 40
 
@@ -65,6 +68,7 @@ class Trial:
     seconds: float
     mm: float | None = None
     degrees: float | None = None
+    from_truth: Rigid | None = None
     refused: str = ""
 
 
@@ -88,18 +92,21 @@ def kinds() -> dict[str, Kind]:
         return cropped_pair(long[n % len(long)], n)
 
     return {
-        "features": Kind(200, 3.0, 1.0, part, RigidByFeatures()),
-        "intensity": Kind(200, 1.5, 0.5, whole, RigidByIntensity()),
-        "ct_mr": Kind(50, 2.0, 1.0, ct_mr_pair, RigidByIntensity(), peer_trials=10),
+        "features": Kind(200, 3.0, 1.0, part, _masks, RigidByFeatures()),
+        "intensity": Kind(200, 1.5, 0.5, whole, _masks, RigidByIntensity()),
+        "ct_mr": Kind(50, 2.0, 1.0, ct_mr_pair, lambda pair: RegistrationContext(), RigidByIntensity(), peer_trials=10),
     }
 
 
-def off(pair: Pair, moving_points: Points) -> tuple[float, float]:
-    """mm at the middle of the landmarks, and degrees, between where the landmarks are put and where they are."""
+def _masks(pair: Pair) -> RegistrationContext:
+    return RegistrationContext(fixed_mask=pair.fixed_masks["Body"], moving_mask=pair.moving_masks["FieldOfView"])
+
+
+def from_truth(pair: Pair, moving_points: Points) -> Rigid:
+    """What is left between where the landmarks are put and where they are, seen in the fixed image, about their middle."""
     found, true = (_rigid_part(pair.fixed_points, points) for points in (moving_points, pair.moving_points))
-    middle = pair.fixed_points.mean(axis=0)
-    apart = found.points(middle, found.source) - true.points(middle, true.source)
-    return float(np.linalg.norm(apart)), float(Rigid(found.matrix @ np.linalg.inv(true.matrix), AT, AT).degrees())
+    middle = Rigid.of(np.eye(3), pair.fixed_points.mean(axis=0), AT, AT)
+    return Rigid(middle.inverse().matrix @ true.inverse().matrix @ found.matrix @ middle.matrix, AT, AT)
 
 
 AT = Space("landmarks")
@@ -113,17 +120,25 @@ def _rigid_part(a: Points, b: Points) -> Rigid:
     return Rigid.of(turn, middle_b - turn @ middle_a, AT, AT)
 
 
-def ours(pair: Pair, method: Method) -> Trial:
+def _off(left: Rigid) -> tuple[float, float]:
+    return float(np.linalg.norm(left.translation)), left.degrees()
+
+
+def _answered(name: str, seconds: float, left: Rigid) -> Trial:
+    return Trial(name, seconds, *_off(left), left)
+
+
+def ours(pair: Pair, kind: Kind) -> Trial:
     """One trial of a method of ours."""
-    context = RegistrationContext(fixed_mask=pair.fixed_masks["Body"], moving_mask=pair.moving_masks["FieldOfView"])
     began = time.perf_counter()
     try:
-        found = method.fit(pair.fixed, pair.moving, context).moving_from_fixed
+        found = kind.method.fit(pair.fixed, pair.moving, kind.told(pair)).moving_from_fixed
     except NotTrusted as refusal:
         return Trial(pair.name, time.perf_counter() - began, refused=str(refusal))
     assert isinstance(found, Affine)
     seconds = time.perf_counter() - began
-    return Trial(pair.name, seconds, *off(pair, found.points(pair.fixed_points, Space.of(pair.fixed.geometry))))
+    points = found.points(pair.fixed_points, Space.of(pair.fixed.geometry))
+    return _answered(pair.name, seconds, from_truth(pair, points))
 
 
 def theirs(pair: Pair, peer: str) -> Trial:
@@ -132,7 +147,7 @@ def theirs(pair: Pair, peer: str) -> Trial:
         answer = peers.run(peer, pair)
     except RuntimeError as error:
         return Trial(pair.name, 0.0, refused=str(error))
-    return Trial(pair.name, answer.seconds, *off(pair, answer.moving_points))
+    return _answered(pair.name, answer.seconds, from_truth(pair, answer.moving_points))
 
 
 def row(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
@@ -141,6 +156,7 @@ def row(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
     right = sum(mm <= kind.mm and degrees <= kind.degrees for mm, degrees in found)
     mm, degrees = (np.array(values) for values in zip(*found, strict=True)) if found else (np.zeros(0), np.zeros(0))
     return {
+        **({"around_their_own_middle": _agreement(kind, trials)} if found else {}),
         "trials": len(trials),
         "right": right,
         "share_right": round(right / len(trials), 4),
@@ -152,35 +168,50 @@ def row(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
     }
 
 
-def table(name: str, kind: Kind, trials: int, peer_trials: int) -> dict[str, Any]:
-    """Ours, and the peer on the first of the same pairs."""
-    mine: list[Trial] = []
-    other: list[Trial] = []
-    for n in range(trials):
-        pair = kind.make(n)
-        mine.append(ours(pair, kind.method))
-        if kind.peer and n < peer_trials:
-            other.append(theirs(pair, kind.peer))
-        print(f"{name} {n}: {json.dumps([asdict(t) for t in (*mine[-1:], *other[n:])])}", file=sys.stderr, flush=True)
-    out: dict[str, Any] = {"right_is": {"mm": kind.mm, "degrees": kind.degrees}, "recontour": row(kind, mine)}
-    return {**out, kind.peer: row(kind, other)} if other else out
-
-
-def whole(trials: int | None, only: str | None) -> None:
-    """The tables; written only where no trial was left out."""
-    chosen = {name: kind for name, kind in kinds().items() if only in (None, name)}
-    tables = {
-        name: table(name, kind, trials or kind.trials, min(kind.peer_trials, trials or kind.trials))
-        for name, kind in chosen.items()
+def _agreement(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
+    """Whether the answers are one answer, wherever it lies: how far each is from the one nearest to all others."""
+    lefts = [t.from_truth for t in trials if t.from_truth is not None]
+    offs = [[_off(Rigid(a.inverse().matrix @ b.matrix, AT, AT)) for b in lefts] for a in lefts]
+    middle = min(range(len(lefts)), key=lambda n: sum(mm for mm, _ in offs[n]))
+    mm, degrees = _off(lefts[middle])
+    return {
+        "share_right": round(float(np.mean([a <= kind.mm and b <= kind.degrees for a, b in offs[middle]])), 4),
+        "middle_from_truth": {"mm": round(mm, 2), "degrees": round(degrees, 2)},
     }
-    if trials is not None:
+
+
+WHO = ("recontour", "peer")
+
+
+def table(name: str, kind: Kind, limit: int | None, who: tuple[str, ...]) -> dict[str, Any]:
+    """Rows of ours and of the peer, which is given the first of the same pairs."""
+    counts = {"recontour": kind.trials, "peer": kind.peer_trials}
+    found: dict[str, list[Trial]] = {w: [] for w in who}
+    for n in range(max(min(counts[w], limit or counts[w]) for w in who)):
+        pair = kind.make(n)
+        for w in who:
+            if n < counts[w]:
+                trial = ours(pair, kind) if w == "recontour" else theirs(pair, kind.peer)
+                found[w].append(trial)
+                print(f"{name} {n} {w}: {trial.mm} mm, {trial.degrees} degrees {trial.refused}", file=sys.stderr, flush=True)
+    names = {"recontour": "recontour", "peer": kind.peer}
+    return {"right_is": {"mm": kind.mm, "degrees": kind.degrees}, **{names[w]: row(kind, t) for w, t in found.items()}}
+
+
+def whole(limit: int | None, only: str | None, who: tuple[str, ...]) -> None:
+    """The tables; written only where no trial was left out."""
+    versions = peers.versions()
+    if "peer" in who and "absent" in (versions["simpleitk"],):
+        raise SystemExit("The peers are not installed: see benchmarks/peers.sh, or measure with --who recontour")
+    chosen = {name: kind for name, kind in kinds().items() if only in (None, name)}
+    tables = {name: table(name, kind, limit, who) for name, kind in chosen.items()}
+    if limit is not None:
         print(json.dumps(tables, indent=1))
         return
     path = RESULTS / "rigid.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    kept = {name: before[name] for name in kinds() if name in before}
-    moves = {"moves_up_to": {"mm": LARGEST_MM, "degrees": LARGEST_DEGREES}}
-    record("rigid", {"peers": peers.versions(), **moves, **kept, **tables})
+    rows = {name: {**before.get(name, {}), **tables.get(name, {})} for name in kinds() if name in before or name in tables}
+    record("rigid", {"peers": versions, "moves_up_to": {"mm": LARGEST_MM, "degrees": LARGEST_DEGREES}, **rows})
 
 
 if __name__ == "__main__":
@@ -190,5 +221,6 @@ if __name__ == "__main__":
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--trials", type=int, help="so many of each kind; nothing is written")
         parser.add_argument("--only", choices=("features", "intensity", "ct_mr"))
+        parser.add_argument("--who", choices=WHO)
         given = parser.parse_args()
-        whole(given.trials, given.only)
+        whole(given.trials, given.only, (given.who,) if given.who else WHO)
