@@ -8,18 +8,20 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from pipelines.fraction_result import FractionResult
 from pipelines.night_record import NightRecord
 from pipelines.result import CaseResult
 
-DOCUMENTS: dict[str, TypeAdapter[CaseResult] | TypeAdapter[list[NightRecord]]] = {
+DOCUMENTS: dict[str, TypeAdapter[CaseResult] | TypeAdapter[FractionResult] | TypeAdapter[list[NightRecord]]] = {
     "result": TypeAdapter(CaseResult),
+    "fraction": TypeAdapter(FractionResult),
     "night": TypeAdapter(list[NightRecord]),
 }
-"""By the name of the JSON file."""
+"""By the name of the JSON file; a fraction's result.json is described by itself."""
 
 
 def schema_text(document: str) -> str:
-    """The schema of result.json or night.json, as it is written: every key stands in the file, also where it is empty.
+    """The schema of a document, as it is written: every key stands in the file, also where it is empty.
 
     Raises:
         KeyError: no such document.
