@@ -1,0 +1,247 @@
+"""Dose of several fractions on the plan's grid, and how far off it may be.
+
+Today's dose is the plan's placed by the couch correction (the beam stays with the isocentre, and what the changed patient
+does to it is left out: an approximation for photons), or one that a planning system computed on today's image. It is mapped
+by interpolation, D_plan(x) = sum over fractions of D_f(today_from_plan(x)), trilinear in Gy: right where tissue moves and
+keeps its mass, wrong where tissue appears or vanishes (Nenoff 2023, Phys Med Biol 68:24TR01).
+
+**The band.** A point that the registration misplaces by up to u (95 %, along any one direction) gets a dose within
+|grad D| u of the right one. Errors of one method on one patient are partly the same every day and partly not: of their
+variance the part `SYSTEMATIC` adds up linearly over images, the rest in quadrature; fractions that share an image share its
+error. One image gives exactly |grad D| u.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive.alignment import UNKNOWN, Alignment
+from patient.dose import Dose
+from patient.errors import FrameMismatch, InputError
+from patient.geometry import Geometry, Triple
+from patient.volume import Mask, Volume
+from registration.transforms import Rigid, Space, pulled
+
+SYSTEMATIC = 0.5
+"""Part of the variance of a registration's error that is the same every day: example, site to set."""
+Floats = NDArray[np.float32]
+PLACED = "plan's dose placed by the couch correction (approximation for photons)"
+RECOMPUTED = "dose that a planning system computed on today's image"
+
+
+@dataclass(frozen=True, eq=False)
+class TodayDose:
+    """Dose in today's image.
+
+    Args:
+        whole: Gy of all the plan's fractions as if each were given as today's, in today's frame of reference.
+        placed: the plan's own, placed; else computed on today's image.
+        basis: in words.
+    """
+
+    whole: Dose
+    placed: bool
+    basis: str
+
+
+@dataclass(frozen=True, eq=False)
+class DayDose:
+    """What one fraction image says about dose, on the plan's grid.
+
+    Args:
+        number: of the fraction, from 1.
+        dose: Gy of one fraction.
+        half_width: Gy of one fraction, 95 %: within which each voxel's dose lies.
+        unmapped: part of the grid that leads to where today's dose is not known; it keeps the plan's own dose.
+    """
+
+    number: int
+    dose: Volume[np.float32]
+    half_width: Volume[np.float32]
+    unmapped: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Accumulated:
+    """The sum of the fractions so far.
+
+    Args:
+        dose: Gy, on the plan's grid, NON_RIGID.
+        half_width: Gy, 95 %.
+        counted: fractions in it.
+        accounting: which image each fraction stands on, in sentences.
+    """
+
+    dose: Dose
+    half_width: Volume[np.float32]
+    counted: int
+    accounting: tuple[str, ...]
+
+
+def placed(dose: Dose, plan_from_today: Rigid) -> TodayDose:
+    """The plan's dose where the couch correction puts it in today's image: the same voxels on a turned grid.
+
+    Args:
+        dose: of the plan, on a grid of the plan's image.
+        plan_from_today: the couch correction's rigid map.
+
+    Raises:
+        FrameMismatch: the dose is not of the transform's target.
+    """
+    grid = dose.volume.geometry
+    plan_from_today.target.admit(Space.of(grid), "The dose")
+    back = plan_from_today.inverse()
+    turned = np.asarray(grid.axes) @ back.rotation.T
+    moved = replace(
+        grid,
+        origin=_triple(back.points(np.asarray(grid.origin), back.source)),
+        axes=(_triple(turned[0]), _triple(turned[1]), _triple(turned[2])),
+        frame_of_reference=plan_from_today.source.frame_of_reference,
+        image=plan_from_today.source.image,
+    )
+    made = replace(dose, volume=Volume(dose.volume.array, moved), transformed="RIGID", sop_instance_uid="", header=None)
+    return TodayDose(made, True, PLACED)
+
+
+def recomputed(dose: Dose, today: Geometry, fractions: int) -> TodayDose:
+    """A dose that was computed on today's image.
+
+    Args:
+        dose: of one fraction (Dose Summation Type FRACTION), or of all (PLAN).
+        today: grid of today's image.
+        fractions: planned.
+
+    Raises:
+        FrameMismatch: it is of another frame of reference.
+        InputError: an error of a dose, or of neither one fraction nor a whole plan.
+    """
+    if dose.kind == "ERROR" or dose.summation not in ("PLAN", "FRACTION"):
+        raise InputError(
+            f"Today's dose is of summation {dose.summation} and type {dose.kind}",
+            where=dose.sop_instance_uid,
+            why="It must be one fraction's or the whole plan's",
+            remedy="Export it as PLAN or FRACTION",
+        )
+    here = dose.on(today)
+    if dose.summation == "PLAN":
+        return TodayDose(here, False, f"{RECOMPUTED}, taken as that of all {fractions} fractions")
+    whole = Volume(here.volume.array * np.float32(fractions), here.volume.geometry)
+    return TodayDose(replace(here, volume=whole), False, f"{RECOMPUTED}, of one fraction, times {fractions}")
+
+
+def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, fractions: int, seen: Mask) -> DayDose:
+    """Today's dose on the plan's grid, one fraction, with its half-width.
+
+    Args:
+        today: in today's image.
+        plan: the plan's own dose, whose grid it becomes and which stands in where today's is not known.
+        alignment: of the two images.
+        number: of the fraction.
+        fractions: planned.
+        seen: where both images show the patient, on today's grid.
+
+    Raises:
+        FrameMismatch: the doses are not of the two images.
+    """
+    grid = plan.volume.geometry
+    whole = today.whole.volume
+    found = pulled(alignment.today_from_plan, whole, grid, -1.0).array
+    known = found >= 0
+    np.copyto(found, plan.volume.array, where=~known)
+    one = np.float32(1.0 / fractions)
+    outside = _unseen(alignment, grid, seen)
+    off = np.where(outside, np.float32(max(UNKNOWN, alignment.error)), np.float32(alignment.error + alignment.inverse_left))
+    half_width = steepness(Volume(found, grid)) * off * one
+    return DayDose(number, Volume(found * one, grid), Volume(half_width, grid), float((~known).mean()))
+
+
+def accumulated(days: Sequence[DayDose], plan: Dose, until: int, fractions: int) -> Accumulated:
+    """The dose of fractions 1 to `until`; one without an image counts as the nearest one before, the first ones as planned.
+
+    Args:
+        days: in any order, one a fraction image, on the plan's grid; those later than `until` are left out.
+        plan: the plan's own dose, of all fractions.
+        until: number of the last fraction to count.
+        fractions: planned.
+
+    Raises:
+        FrameMismatch: a day is on another grid.
+        InputError: two days of one number.
+    """
+    ordered = sorted((day for day in days if day.number <= until), key=lambda day: day.number)
+    numbers = [day.number for day in ordered]
+    if len(set(numbers)) < len(numbers):
+        raise InputError("One fraction is given twice", why="Its dose would count twice", remedy="Give each fraction once")
+    grid = plan.volume.geometry
+    before = (numbers[0] if numbers else until + 1) - 1
+    total = plan.volume.array * np.float32(before / fractions)
+    linear, square = np.zeros(grid.shape, dtype=np.float32), np.zeros(grid.shape, dtype=np.float32)
+    said = [_counted(1, before, "as planned, before the first image")] if before else []
+    for day, following in zip(ordered, [*numbers[1:], until + 1], strict=True):
+        if not day.dose.geometry.same_grid(grid):
+            raise FrameMismatch(f"The dose of fraction {day.number} is not on the plan's grid")
+        weight = np.float32(following - day.number)
+        total += day.dose.array * weight
+        width = day.half_width.array * weight
+        linear += width
+        square += width * width
+        said.append(_counted(day.number, following - 1, f"by the image of fraction {day.number}"))
+    half_width = np.sqrt(np.float32(SYSTEMATIC) * linear * linear + np.float32(1 - SYSTEMATIC) * square)
+    dose = Dose(
+        Volume(total, grid),
+        kind=plan.kind,
+        transformed="NON_RIGID",
+        plan_uid=plan.plan_uid,
+        structure_set_uid=plan.structure_set_uid,
+    )
+    return Accumulated(dose, Volume(half_width, grid), until, tuple(said))
+
+
+def steepness(gray: Volume[np.float32]) -> Floats:
+    """Gy per mm at each voxel: the steeper of both one-sided slopes along each axis, joined over the axes."""
+    out = np.zeros(gray.array.shape, dtype=np.float32)
+    for axis, spacing in enumerate(gray.geometry.spacing):
+        slope = np.abs(np.diff(gray.array, axis=axis)) / np.float32(spacing)
+        room = [(0, 0)] * 3
+        room[axis] = (1, 1)
+        both = np.pad(slope, room)
+        low, high = (
+            tuple(slice(a, both.shape[axis] - 1 + a) if n == axis else slice(None) for n in range(3)) for a in (0, 1)
+        )
+        out += np.square(np.maximum(both[low], both[high]))
+    return np.sqrt(out, out=out)
+
+
+def today_half_width(today: TodayDose, alignment: Alignment) -> Volume[np.float32]:
+    """Gy, 95 %, on the grid of today's dose: what an error of today's contours and of the couch correction may do to it."""
+    grid = today.whole.volume
+    return Volume(steepness(grid) * np.float32(alignment.error), grid.geometry)
+
+
+def _unseen(alignment: Alignment, grid: Geometry, seen: Mask) -> NDArray[np.bool_]:
+    """Voxels of the plan's grid that lie where today's image or the plan's shows nothing."""
+    back = alignment.today_from_plan
+    out = np.empty(grid.shape, dtype=bool)
+    top = np.asarray(seen.geometry.shape)
+    inner = np.moveaxis(np.indices(grid.shape[1:], dtype=np.float64), 0, -1)
+    for k in range(grid.shape[0]):
+        at = grid.points(np.concatenate([np.full((*grid.shape[1:], 1), float(k)), inner], axis=-1))
+        index = np.rint(seen.geometry.indices(back.points(at, back.source))).astype(np.intp)
+        within = ((index >= 0) & (index < top)).all(axis=-1)
+        out[k] = True
+        out[k][within] = ~seen.array[tuple(index[within].T)]
+    return out
+
+
+def _counted(first: int, last: int, how: str) -> str:
+    which = f"Fraction {first}" if first == last else f"Fractions {first} to {last}"
+    return f"{which} {how}"
+
+
+def _triple(vector: NDArray[np.float64]) -> Triple:
+    x, y, z = (float(v) for v in vector)
+    return x, y, z

@@ -1,0 +1,192 @@
+"""All that is compared between the plan and today but dose: structures, overlaps, outline, separation, air, setup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive.alignment import Alignment
+from adaptive.body import air_change, outline_change, separations
+from adaptive.change import Change, Ground, overlap_change, setup, structure_change
+from adaptive.measurement import Measurement
+from adaptive.propagate import Propagated
+from adaptive.rules import Policy, Separation, matches
+from adaptive.shape import centre
+from patient.errors import InputError
+from patient.geometry import Box, Geometry, Triple
+from patient.volume import Field, Mask, Volume
+from registration.couch import CouchCorrection, couch_correction
+from registration.transforms import Rigid, pulled
+
+WHOLE = 0.5
+"""Of the error of a point: how far a whole surface lies off together. What moves a surface in one place and back in another
+leaves its volume alone: example, site to set."""
+BODY = ("external", "body")
+LUNGS = "Lung*"
+SLAB = 16
+"""Planes of the plan's image that are laid on today's at once."""
+
+
+@dataclass(frozen=True, eq=False)
+class Compared:
+    """What was found.
+
+    Args:
+        measurements: all figures.
+        changes: by structure, with the maps of their surfaces.
+        notes: what could not be measured and why.
+    """
+
+    measurements: tuple[Measurement, ...]
+    changes: tuple[Change, ...]
+    notes: tuple[str, ...]
+
+
+def body_of(structures: Sequence[Propagated]) -> Propagated | None:
+    """The patient's outline among structures; None where there is none."""
+    typed = [s for s in structures if s.structure.interpreted_type == "EXTERNAL"]
+    named = [s for s in structures if s.name.casefold() in BODY]
+    return next(iter((*typed, *named)), None)
+
+
+def compared(
+    structures: Sequence[Propagated],
+    images: tuple[Volume[Any], Volume[Any]],
+    alignment: Alignment,
+    seen: Mask,
+    policy: Policy,
+    *,
+    isocentre: Triple,
+    patient_position: str,
+) -> Compared:
+    """Every figure of change that can be had.
+
+    Args:
+        structures: of the fraction.
+        images: today's (corrected) and the plan's, HU.
+        alignment: of the two.
+        seen: where both show the patient, on today's grid.
+        policy: which separations and overlaps are asked for.
+        isocentre: LPS mm in the plan's image.
+        patient_position: of today's image.
+    """
+    basis = "as planned, placed rigidly, against today's"
+    ground = Ground(seen, patient_position or "HFS", WHOLE * alignment.error, alignment.trusted, basis)
+    both = [s for s in structures if s.field is not None and s.as_planned is not None]
+    body = body_of(both)
+    changes: list[Change] = []
+    more: list[Measurement] = []
+    for one in both:
+        assert one.field is not None and one.as_planned is not None  # noqa: PT018
+        change = outline_change if one is body else structure_change
+        changes.append(change(one.name, one.as_planned, one.field, ground))
+    more += _overlaps(both, policy, ground)
+    if body is not None and body.field is not None and body.as_planned is not None:
+        changes += _separations((body.as_planned, body.field), both, policy.separation, alignment, isocentre, ground)
+        more += _air((body.as_planned, body.field), both, images, alignment, policy, ground)
+    notes = [note for change in changes for note in change.notes]
+    if not patient_position:
+        notes.append("Today's image does not say how the patient lay: shifts are given as if head first, supine")
+    measured = [m for change in changes for m in change.measurements]
+    return Compared((*measured, *more), tuple(changes), tuple(notes))
+
+
+def couch_of(alignment: Alignment, isocentre: Triple, patient_position: str) -> CouchCorrection | None:
+    """The move that undoes the setup error, about the isocentre; None where nobody knows how the patient lay."""
+    try:
+        return couch_correction(alignment.rigid.inverse(), patient_position, isocentre)  # type: ignore[arg-type]
+    except InputError:
+        return None
+
+
+def setup_of(correction: CouchCorrection | None, alignment: Alignment) -> tuple[Measurement, ...]:
+    """The correction as figures."""
+    if correction is None:
+        return ()
+    trusted = alignment.agree and alignment.intensity.plan_from_today is not None
+    return setup(correction, error=alignment.apart, trusted=trusted)
+
+
+def _overlaps(structures: Sequence[Propagated], policy: Policy, ground: Ground) -> list[Measurement]:
+    """Of the organs that rules ask for, with every target."""
+    rules = [rule for rule in policy.rules if rule.quantity.startswith("overlap_")]
+    targets = [s for s in structures if s.structure.interpreted_type == "PTV"]
+    found = []
+    for organ in structures:
+        if organ in targets or not any(matches(p, organ.name) for rule in rules for p in rule.structures):
+            continue
+        for target in targets:
+            assert organ.field and organ.as_planned and target.field and target.as_planned  # noqa: PT018
+            pairs = (organ.as_planned, target.as_planned), (organ.field, target.field)
+            found.append(overlap_change(organ.name, target.name, *pairs, ground))
+    return found
+
+
+def _separations(
+    body: tuple[Field, Field],
+    structures: Sequence[Propagated],
+    asked: Separation,
+    alignment: Alignment,
+    isocentre: Triple,
+    ground: Ground,
+) -> list[Change]:
+    found = []
+    for through in asked.through if asked.levels else ():
+        if through == "isocentre":
+            back = alignment.rigid.inverse()
+            at, name = back.points(np.asarray(isocentre), back.source), ""
+        else:
+            one = next((s for s in structures if s.name.casefold() == through.casefold()), None)
+            if one is None or one.field is None:
+                found.append(Change("", (), notes=(f"No separation through {through}: it is not there today",)))
+                continue
+            at, name = centre(one.field), one.name
+        found.append(separations(*body, at, asked.levels, ground, structure=name))
+    return found
+
+
+def _air(
+    body: tuple[Field, Field],
+    structures: Sequence[Propagated],
+    images: tuple[Volume[Any], Volume[Any]],
+    alignment: Alignment,
+    policy: Policy,
+    ground: Ground,
+) -> list[Measurement]:
+    """Where rules ask for it: in the body, or near the structures that they name."""
+    rules = [rule for rule in policy.rules if rule.quantity == "air"]
+    if not rules:
+        return []
+    today, planned = images
+    laid = laid_on(planned, alignment.rigid, today.geometry)
+    lungs = [s for s in structures if matches(LUNGS, s.name)]
+    besides = [s.as_planned for s in lungs if s.as_planned], [s.field for s in lungs if s.field]
+    pairs = (laid, body[0]), (today, body[1])
+    found = []
+    if any(not rule.structures for rule in rules):
+        found.append(air_change(*pairs, ground, besides=besides))
+    for one in structures:
+        if any(matches(p, one.name) for rule in rules for p in rule.structures):
+            found.append(air_change(*pairs, ground, besides=besides, near=one.field, name=one.name))
+    return found
+
+
+def laid_on(image: Volume[Any], image_from_grid: Rigid, grid: Geometry) -> Volume[np.int16]:
+    """An image on another's voxels, int16 HU, -1000 where it has nothing; in slabs, without floats of its size."""
+    out: NDArray[np.int16] = np.empty(grid.shape, dtype=np.int16)
+    for k in range(0, grid.shape[0], SLAB):
+        box = Box((k, 0, 0), (min(grid.shape[0], k + SLAB), *grid.shape[1:]))
+        slab = grid.cropped(box)
+        corners = np.stack(np.meshgrid(*[(0, n - 1) for n in slab.shape]), axis=-1).reshape(-1, 3)
+        at = image.geometry.indices(image_from_grid.points(slab.points(corners), image_from_grid.source))
+        low, high = (tuple(int(v) for v in end) for end in (np.floor(at.min(axis=0)), np.ceil(at.max(axis=0)) + 1))
+        near = Box(low, high).padded(1, image.geometry.shape)  # type: ignore[arg-type]
+        if near.empty:
+            out[box.slices] = -1000
+        else:
+            out[box.slices] = np.rint(pulled(image_from_grid, image.cropped(near), slab, -1000.0).array)
+    return Volume(out, grid)

@@ -1,0 +1,159 @@
+"""Dose in the plan's structures: as planned, today and accumulated, each with its band; and the figures that rules ask for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from adaptive.accumulate import Accumulated, TodayDose
+from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
+from adaptive.measurement import Measurement
+from adaptive.propagate import Propagated
+from adaptive.rules import Policy, matches
+from patient.dose import Dose
+from patient.errors import InputError, PolicyError
+from patient.geometry import Geometry
+from patient.structures import Structure
+from patient.volume import Volume
+
+ALWAYS = ("Dmean", "D2%")
+"""Of structures for which a policy asks nothing."""
+KNOWN = 0.98
+"""Part of a structure in which dose must be known for its figures to be trusted."""
+ESTIMATED = 0.5
+"""Part of a structure that today's image must show for its figures to be trusted: the rest is an estimate."""
+ACCUMULATED = " accumulated"
+"""Behind the quantity of a figure of the accumulated dose, which no rule looks at unless it says so."""
+
+
+@dataclass(frozen=True, eq=False)
+class StructureDose:
+    """DVHs of one structure; None where they could not be made.
+
+    Args:
+        name: of the structure.
+        planned: the plan's dose in the planned structure.
+        today: today's dose, of the whole plan as if each fraction were today's, in today's structure.
+        accumulated: the dose of the fractions so far in the planned structure.
+    """
+
+    name: str
+    planned: Dvh | None
+    today: DvhBand | None
+    accumulated: DvhBand | None
+
+
+@dataclass(frozen=True, eq=False)
+class DoseFigures:
+    """DVHs, figures, and what could not be had."""
+
+    structures: tuple[StructureDose, ...]
+    measurements: tuple[Measurement, ...]
+    notes: tuple[str, ...]
+
+
+def dose_figures(
+    structures: Sequence[Propagated],
+    plan: Dose,
+    today: tuple[TodayDose, Volume[np.float32]],
+    summed: Accumulated,
+    grids: tuple[Geometry, Geometry],
+    policy: Policy,
+    prescriptions: Mapping[str, float],
+    *,
+    trusted: bool,
+) -> DoseFigures:
+    """Every structure's DVHs and figures.
+
+    Args:
+        structures: of the fraction.
+        plan: the plan's dose, of all fractions.
+        today: today's dose and its half-width.
+        summed: of the fractions so far.
+        grids: of the plan's image and of today's.
+        policy: which figures are wanted.
+        prescriptions: Gy by the structure's name; what the policy says comes after it.
+        trusted: whether the registration is.
+    """
+    here, there = grids
+    made, figures, notes = [], [], []
+    for one in structures:
+        if one.structure.interpreted_type == "EXTERNAL" or one.field is None:
+            continue
+        try:
+            drawn = one.structure
+            planned = dvh(drawn, plan, frame_of_reference=here.frame_of_reference, plane_spacing=here.spacing[0])
+            now = Structure(one.name, field=one.field)
+            frame = there.frame_of_reference
+            band = dvh_band(now, today[0].whole, today[1], frame_of_reference=frame, plane_spacing=there.spacing[0])
+            total = dvh_band(
+                drawn,
+                summed.dose,
+                summed.half_width,
+                frame_of_reference=here.frame_of_reference,
+                plane_spacing=here.spacing[0],
+            )
+        except InputError as error:
+            notes.append(f"No DVH of {one.name}: {error.what}")
+            continue
+        made.append(StructureDose(one.name, planned, band, total))
+        notes += [f"{one.name}: {note}" for note in band.nominal.notes]
+        known = min(planned.covered, band.nominal.covered) >= KNOWN
+        said = [today[0].basis]
+        if not known:
+            said.append(f"dose is known in {band.nominal.covered:.0%} of it today, {planned.covered:.0%} in the plan")
+        shown = one.seen is None or one.seen >= ESTIMATED
+        if not shown:
+            said.append(f"{one.seen:.0%} of it is seen today, the rest an estimate")
+        good = trusted and one.trusted and known and shown
+        prescription = prescriptions.get(one.name) or policy.for_structure(one.name).prescription
+        figures += _figures(one.name, made[-1], policy, prescription, good, "; ".join(said), notes)
+    return DoseFigures(tuple(made), tuple(figures), tuple(dict.fromkeys(notes)))
+
+
+def wanted(name: str, policy: Policy) -> tuple[str, ...]:
+    """Which figures of dose a policy wants of a structure: its metrics, and what rules on it look at."""
+    asked = list(policy.for_structure(name).metrics)
+    for rule in policy.rules:
+        if rule.quantity[:1] in "DVHE" and any(matches(p, name) for p in rule.structures):
+            asked.append(rule.quantity)
+    if policy.for_structure(name).eud is not None:
+        asked.append("EUD")
+    return tuple(dict.fromkeys((*asked, *ALWAYS)))
+
+
+def _figures(
+    name: str, of: StructureDose, policy: Policy, prescription: float | None, good: bool, basis: str, notes: list[str]
+) -> list[Measurement]:
+    assert of.planned is not None and of.today is not None and of.accumulated is not None  # noqa: PT018
+    exponent, found = policy.for_structure(name).eud, []
+    for quantity in wanted(name, policy):
+        asked = _in_gray(quantity, prescription)
+        if asked is None:
+            notes.append(f"{quantity} of {name} cannot be had: no prescription to it is known")
+            continue
+        try:
+            values = [d.metric(asked, exponent) for d in (of.planned, of.today.nominal, of.accumulated.nominal)]
+            bands = [band.interval(asked, exponent) for band in (of.today, of.accumulated)]
+            unit = Metric.named(asked).unit
+        except PolicyError as error:
+            notes.append(f"{quantity} of {name} cannot be had: {error.what}")
+            continue
+        planned, now, total = values
+        if now is not None:
+            found.append(Measurement(name, quantity, unit, now, planned, bands[0], good, basis))
+        if total is not None:
+            said = "accumulated so far, in the planned structure; research, not delivered dose"
+            found.append(Measurement(name, quantity + ACCUMULATED, unit, total, None, bands[1], good, said))
+    return found
+
+
+def _in_gray(quantity: str, prescription: float | None) -> str | None:
+    """`V95%` as `V66.5Gy` where the prescription is 70 Gy; everything else as it stands; None where it is unknown."""
+    share = re.fullmatch(r"V(\d+(?:\.\d+)?)%", quantity)
+    if share is None:
+        return quantity
+    return None if not prescription else f"V{float(share[1]) * prescription / 100:.6g}Gy"

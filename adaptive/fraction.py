@@ -1,0 +1,301 @@
+"""One fraction, from two images and a plan to a recommendation: on arrays and structures, without files.
+
+    rigid by intensity -> rigid by features (the referee) -> deformable -> proof -> propagate -> contour afresh -> reconcile
+         -> derive -> change -> dose -> decide
+
+A step that is not trusted stops nothing: what stands on it is marked, and the verdict is a person's look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from adaptive.accumulate import (
+    Accumulated,
+    DayDose,
+    TodayDose,
+    accumulated,
+    mapped,
+    placed,
+    recomputed,
+    today_half_width,
+)
+from adaptive.alignment import Alignment, aligned
+from adaptive.change import Change
+from adaptive.compare import Compared, compared, couch_of, setup_of
+from adaptive.decision import Decision, PlannedStructure, decide
+from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
+from adaptive.intensity import corrected, seen_by_both
+from adaptive.measurement import Measured, Measurement
+from adaptive.planned import surface_of
+from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
+from adaptive.rules import Policy, Propagation
+from contour.engine import Context, Engine, Finding
+from patient.dose import Dose
+from patient.geometry import Triple
+from patient.names import lookup
+from patient.structures import Structure
+from patient.volume import Field, Mask, Volume
+from registration.couch import CouchCorrection
+from registration.method import RegistrationContext
+
+
+@dataclass(frozen=True, eq=False)
+class PlanSide:
+    """What the plan knows.
+
+    Args:
+        image: the planning CT, HU.
+        structures: drawn on it.
+        isocentre: LPS mm.
+        dose: of all fractions, on a grid of this image; None where there is none.
+        fractions: planned; needed with a dose.
+        prescriptions: Gy by the structure's name.
+    """
+
+    image: Volume[Any]
+    structures: Sequence[Structure]
+    isocentre: Triple
+    dose: Dose | None = None
+    fractions: int | None = None
+    prescriptions: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class TodaySide:
+    """What is known of today.
+
+    Args:
+        image: HU, as it was reconstructed.
+        number: of the fraction in its course, from 1.
+        patient_position: HFS, ...; empty where unknown.
+        dose: that a planning system computed on this image; None for the plan's, placed.
+        earlier: figures of earlier fractions.
+        earlier_days: their doses on the plan's grid.
+    """
+
+    image: Volume[Any]
+    number: int = 1
+    patient_position: str = ""
+    dose: Dose | None = None
+    earlier: Sequence[Measured] = ()
+    earlier_days: Sequence[DayDose] = ()
+
+
+class Alignments(Protocol):
+    """Where an alignment is kept between two tries of one case."""
+
+    def load(self) -> Alignment | None:
+        """The one that was kept; None where there is none of these images."""
+        ...
+
+    def keep(self, alignment: Alignment) -> None:
+        """Keep it."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class DoseSide:
+    """What came of dose: today's, on the plan's grid, summed, and in structures."""
+
+    today: TodayDose
+    day: DayDose
+    summed: Accumulated
+    figures: tuple[StructureDose, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Fraction:
+    """What came of a fraction.
+
+    Args:
+        alignment: of the two images.
+        couch: the correction about the isocentre; None where nobody knows how the patient lay.
+        seen: where both images show the patient, on today's grid.
+        corrected: today's image, its shading and drift taken off.
+        structures: the plan's, today, in the plan's order.
+        changes: by structure, with maps of their surfaces.
+        dose: None where the plan has none, or nobody says how many fractions it is for.
+        measurements: all figures.
+        decision: by the policy.
+        engines: names and versions of those that contoured afresh.
+        notes: what could not be had and why.
+    """
+
+    alignment: Alignment
+    couch: CouchCorrection | None
+    seen: Mask
+    corrected: Volume[Any]
+    structures: tuple[Propagated, ...]
+    changes: tuple[Change, ...]
+    dose: DoseSide | None
+    measurements: tuple[Measurement, ...]
+    decision: Decision
+    engines: Mapping[str, str]
+    notes: tuple[str, ...]
+
+
+def adapt(
+    plan: PlanSide,
+    today: TodaySide,
+    policy: Policy,
+    engines: Mapping[str, Engine],
+    *,
+    seed: int = 0,
+    context: RegistrationContext | None = None,
+    alignments: Alignments | None = None,
+    step: Callable[[str], None] = lambda name: None,
+) -> Fraction:
+    """A whole fraction.
+
+    Args:
+        plan: what it is compared with.
+        today: the fraction.
+        policy: how structures are made and judged.
+        engines: for what is contoured afresh, the first that offers a structure.
+        seed: the same gives the same.
+        context: device, cancel, masks of the registration.
+        alignments: where the registration is kept; None for nowhere.
+        step: called with the name of each step as it begins.
+
+    Raises:
+        InputError: an image cannot be registered, or a structure lies on no plane of the plan's image.
+        Cancelled: asked to stop.
+    """
+    context = context or RegistrationContext()
+    alignment = alignments.load() if alignments is not None else None
+    if alignment is None:
+        alignment = aligned(today.image, plan.image, plan.isocentre, seed=seed, context=context, step=step)
+        if alignments is not None:
+            alignments.keep(alignment)
+    step("field of view")
+    seen = seen_by_both(today.image, plan.image, alignment.plan_from_today)
+    image = corrected(today.image, plan.image, alignment.plan_from_today, seen)
+    stage = Stage(today.image.geometry, alignment, seen, today.patient_position)
+    step("contour afresh")
+    asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
+    fresh, used = _afresh(plan.structures, policy, engines, image, asking)
+    step("propagate")
+    structures = _propagated(plan, policy, stage, fresh)
+    step("change")
+    couch = couch_of(alignment, plan.isocentre, today.patient_position)
+    change: Compared = compared(
+        structures,
+        (image, plan.image),
+        alignment,
+        seen,
+        policy,
+        isocentre=plan.isocentre,
+        patient_position=today.patient_position,
+    )
+    step("dose")
+    dose, figures, more = _dose(plan, today, alignment, seen, structures, policy)
+    measurements = (*setup_of(couch, alignment), *change.measurements, *figures)
+    step("decide")
+    decision = decide(
+        policy,
+        [PlannedStructure(s.name, plan.prescriptions.get(s.name)) for s in plan.structures],
+        Measured(today.number, measurements),
+        today.earlier,
+        registration_trusted=alignment.trusted,
+        doubts=alignment.reasons,
+    )
+    return Fraction(
+        alignment,
+        couch,
+        seen,
+        image,
+        structures,
+        change.changes,
+        dose,
+        measurements,
+        decision,
+        used,
+        (*change.notes, *more),
+    )
+
+
+def _afresh(
+    structures: Sequence[Structure], policy: Policy, engines: Mapping[str, Engine], image: Volume[Any], context: Context
+) -> tuple[dict[str, Finding | str], dict[str, str]]:
+    """What engines find of the structures that a policy wants afresh, by the plan's names; and which engines they were."""
+    asked: dict[str, dict[str, str]] = {}
+    for structure in structures:
+        how = policy.for_structure(structure.name)
+        if how.recipe or how.propagate not in (Propagation.FRESH, Propagation.RECONCILE):
+            continue
+        name = known_as(structure)
+        engine = next((e for e in engines.values() if name in e.offers()), None)
+        if engine is not None:
+            asked.setdefault(engine.name, {}).setdefault(name, structure.name)
+    found: dict[str, Finding | str] = {}
+    for engine_name, names in asked.items():
+        for answer in engines[engine_name].contour(image, list(names), context):
+            found[names[answer.name]] = answer if isinstance(answer, Finding) else answer.reason
+    return found, {name: engines[name].version for name in asked}
+
+
+def known_as(structure: Structure) -> str:
+    """A structure's TG-263 name; the body's is External whatever the clinic calls it."""
+    if structure.interpreted_type == "EXTERNAL":
+        return "External"
+    listed = lookup(structure.name)
+    return listed.name if listed is not None else structure.name
+
+
+def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str, Finding | str]) -> tuple[Propagated, ...]:
+    """All structures; those with a recipe last, as their ingredients come to be known."""
+    made: dict[int, Propagated] = {}
+    for n, structure in enumerate(plan.structures):
+        surface = surface_of(structure, plan.image.geometry)
+        made[n] = propagated(structure, surface, policy.for_structure(structure.name), stage, fresh.get(structure.name))
+    waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
+    known: dict[str, Field] = {one.name: one.field for one in made.values() if one.field is not None}
+    progress = True
+    while waiting and progress:
+        progress = False
+        for n in list(waiting):
+            one = rebuilt(made[n], known, stage)
+            if one is not None:
+                made[n], progress = one, True
+                waiting.remove(n)
+                if one.field is not None:
+                    known[one.name] = one.field
+    for n in waiting:
+        made[n] = without_ingredients(made[n], stage)
+    return tuple(made[n] for n in sorted(made))
+
+
+def _dose(
+    plan: PlanSide,
+    today: TodaySide,
+    alignment: Alignment,
+    seen: Mask,
+    structures: Sequence[Propagated],
+    policy: Policy,
+) -> tuple[DoseSide | None, tuple[Measurement, ...], tuple[str, ...]]:
+    if plan.dose is None or not plan.fractions:
+        missing = "no dose" if plan.dose is None else "no number of fractions"
+        return None, (), (f"The plan has {missing}: nothing is said of dose",)
+    own = plan.dose.on(plan.image.geometry)
+    grids = plan.image.geometry, today.image.geometry
+    if today.dose is not None:
+        here = recomputed(today.dose, grids[1], plan.fractions)
+    else:
+        here = placed(own, alignment.rigid)
+    day = mapped(here, own, alignment, today.number, plan.fractions, seen)
+    summed = accumulated((*today.earlier_days, day), own, today.number, plan.fractions)
+    half_width = today_half_width(here, alignment)
+    figures: DoseFigures = dose_figures(
+        structures,
+        own,
+        (here, half_width),
+        summed,
+        grids,
+        policy,
+        plan.prescriptions,
+        trusted=alignment.trusted,
+    )
+    return DoseSide(here, day, summed, figures.structures), figures.measurements, figures.notes

@@ -1,0 +1,308 @@
+"""A planning structure today, by its policy: its surface pulled through the registration, contoured afresh, or both.
+
+Fields are pulled, never masks: the surface is drawn where the planned one's distance is 0 after the deformation. What
+today's image does not show is completed by the same map, which there is the rigid one faded out, and flagged as an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+import edt
+import numpy as np
+from numpy.typing import NDArray
+
+from adaptive.alignment import Alignment
+from adaptive.change import Ground, structure_change
+from adaptive.intensity import part_seen
+from adaptive.planned import Surface
+from adaptive.rules import Propagation, StructurePolicy
+from adaptive.shape import common, inside
+from contour.derive import derive
+from contour.engine import Finding, Flag
+from contour.recipe import ingredients, parse
+from patient.geometry import Box, Geometry
+from patient.structures import Structure
+from patient.volume import Field, Level, Mask, Volume
+from registration.transforms import Transform, pulled_field
+
+ROOM = 8.0
+"""mm around where a structure is expected."""
+HALVED = 5.0
+"""mm of the registration's error at which a propagated contour's confidence is one half: example, site to set."""
+UNSAID = 0.5
+"""Confidence of an engine that says none."""
+CUT = 0.001
+"""Part of a structure that may lie outside what is seen before it is flagged."""
+NOT_THE_PATIENT = ("SUPPORT", "FIXATION")
+Floats = NDArray[np.float32]
+
+
+class Made(Enum):
+    """How a structure was made."""
+
+    DEFORMED = "deformed"
+    RIGID = "rigid"
+    FRESH = "fresh"
+    RECONCILED = "reconciled"
+    REBUILT = "rebuilt"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """Between a propagated and a freshly contoured surface, mm, where today's image shows them."""
+
+    mean: float
+    hd95: float
+
+
+@dataclass(frozen=True, eq=False)
+class Propagated:
+    """A structure of the plan, today.
+
+    Args:
+        structure: the plan's.
+        asked: what the policy asks for.
+        made: what was done.
+        field: today's surface on voxels of today's image; None where there is none.
+        as_planned: the planned surface there, placed rigidly, for comparison.
+        basis: how it was made, in words.
+        confidence: 0 to 1; None where nothing says it.
+        seen: part of today's volume that today's image shows.
+        disagreement: of propagation and fresh contour; None where only one is there.
+        trusted: False where it stands on a registration that is not trusted.
+        flags: what a person should know.
+        reason: why there is no surface.
+    """
+
+    structure: Structure
+    asked: StructurePolicy
+    made: Made
+    field: Field | None = None
+    as_planned: Field | None = None
+    basis: str = ""
+    confidence: float | None = None
+    seen: float | None = None
+    disagreement: Disagreement | None = None
+    trusted: bool = True
+    flags: tuple[Flag, ...] = ()
+    reason: str = ""
+
+    @property
+    def name(self) -> str:
+        """The plan's name of it."""
+        return self.structure.name
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What all structures of a fraction are propagated with.
+
+    Args:
+        today: grid of today's image.
+        alignment: of the two images.
+        seen: where both images show the patient, on today's grid.
+        patient_position: of today's image.
+    """
+
+    today: Geometry
+    alignment: Alignment
+    seen: Mask
+    patient_position: str = ""
+    ground: Ground = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ground", Ground(self.seen, self.patient_position or "HFS"))
+
+
+def propagated(
+    structure: Structure, surface: Surface | None, policy: StructurePolicy, stage: Stage, fresh: Finding | str | None = None
+) -> Propagated:
+    """One structure, by deform, rigid, fresh or reconcile; one with a recipe is made by `rebuilt`, later.
+
+    Args:
+        structure: of the plan.
+        surface: as `adaptive.planned.surface_of` gives it.
+        policy: what is asked for it.
+        stage: of the fraction.
+        fresh: as an engine found it in today's image, or why it did not; None where none was asked or offers it.
+    """
+    nothing = Propagated(structure, policy, Made.NONE)
+    if structure.interpreted_type in NOT_THE_PATIENT:
+        return replace(nothing, reason="belongs to the couch, which does not move with the patient")
+    if surface is None:
+        return replace(nothing, reason="the plan has no closed contour of it")
+    flags = ()
+    if surface.gaps:
+        flags = (
+            Flag("gaps", f"{structure.name} has no contour on {surface.gaps} planes between others: nothing filled in"),
+        )
+    rigid = _pulled(stage.alignment.rigid, stage.alignment.rigid.inverse(), structure, surface, stage.today)
+    nothing = replace(nothing, as_planned=rigid, flags=flags)
+    if policy.recipe:
+        return nothing
+    if policy.propagate is Propagation.RIGID or structure.interpreted_type == "PTV":
+        return _rigid(nothing, stage, flagged=policy.propagate is not Propagation.RIGID)
+    bent = _pulled(stage.alignment.plan_from_today, stage.alignment.today_from_plan, structure, surface, stage.today)
+    deformed = _deformed(nothing, bent, stage)
+    if policy.propagate is Propagation.DEFORM:
+        return deformed
+    if not isinstance(fresh, Finding):
+        why = fresh or "no installed engine offers it"
+        flag = Flag("not_afresh", f"{structure.name} was to be contoured afresh and was propagated instead: {why}")
+        flags = (flag,) if policy.propagate is Propagation.FRESH else ()
+        return replace(deformed, flags=(*deformed.flags, *flags))
+    if policy.propagate is Propagation.FRESH or deformed.field is None:
+        return _fresh(deformed, fresh, stage)
+    return _reconciled(deformed, fresh, stage)
+
+
+def rebuilt(of: Propagated, known: Mapping[str, Field], stage: Stage) -> Propagated | None:
+    """A structure with a recipe, made anew from today's structures; None where an ingredient is not there (yet).
+
+    Args:
+        of: as `propagated` left it.
+        known: today's fields by name.
+        stage: of the fraction.
+    """
+    recipe = parse(of.asked.recipe)
+    by_name = {name.casefold(): one for name, one in known.items()}
+    found = {name: by_name[name.casefold()] for name in ingredients(recipe) if name.casefold() in by_name}
+    if set(ingredients(recipe)) - set(found):
+        return None
+    made = derive(recipe, found, stage.today)
+    if isinstance(made, str):
+        return replace(of, reason=made)
+    basis = f"{of.name} = {of.asked.recipe} ({of.asked.source})"
+    return _finished(replace(of, made=Made.REBUILT, field=made, basis=basis, trusted=stage.alignment.trusted), stage)
+
+
+def without_ingredients(of: Propagated, stage: Stage) -> Propagated:
+    """A structure whose recipe cannot be followed: copied rigidly, and flagged."""
+    missing = ", ".join(dict.fromkeys(ingredients(parse(of.asked.recipe))))
+    flag = Flag("not_rebuilt", f"{of.name} cannot be rebuilt ({of.asked.recipe}: {missing}) and was copied rigidly")
+    return replace(_rigid(of, stage, flagged=False), flags=(*of.flags, flag))
+
+
+def _pulled(
+    plan_from_today: Transform, back: Transform, structure: Structure, surface: Surface, today: Geometry
+) -> Field | None:
+    """The planned surface on today's voxels, cropped; None where it does not lie in today's image."""
+    points = np.concatenate([loop.points for loop in structure.loops])
+    points = points[:: max(1, len(points) // 4000)]
+    at = today.indices(back.points(points, back.source))
+    margin = np.ceil(ROOM / np.asarray(today.spacing)).astype(int)
+    thick = int(np.ceil(surface.field.geometry.spacing[0] / min(today.spacing)))
+    first = np.floor(at.min(axis=0)).astype(int) - margin - (thick, 0, 0)
+    last = np.ceil(at.max(axis=0)).astype(int) + margin + 1 + (thick, 0, 0)
+    box = Box(tuple(int(v) for v in first), tuple(int(v) for v in last)).padded(0, today.shape)  # type: ignore[arg-type]
+    if box.empty:
+        return None
+    found = pulled_field(plan_from_today, surface.field, today.cropped(box))
+    return _cropped(found, today)
+
+
+def _cropped(found: Field, today: Geometry) -> Field | None:
+    within = found.volume.array < 0 if found.level is Level.DISTANCE else found.volume.array > 0.5
+    if not within.any():
+        return None
+    box = Box.of(within).padded(1, found.geometry.shape)
+    return Field(Volume(np.ascontiguousarray(found.volume.array[box.slices]), found.geometry.cropped(box)), found.level)
+
+
+def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:
+    if of.as_planned is None:
+        return replace(of, reason="does not lie in today's image")
+    flags = of.flags
+    if flagged:
+        said = f"{of.name} is a PTV without a CTV or recipe that it could be rebuilt from, and was copied rigidly"
+        flags = (*flags, Flag("ptv_without_recipe", said))
+    made = replace(of, made=Made.RIGID, field=of.as_planned, basis="copied rigidly", flags=flags)
+    return _finished(replace(made, trusted=stage.alignment.trusted), stage)
+
+
+def _deformed(of: Propagated, bent: Field | None, stage: Stage) -> Propagated:
+    if bent is None:
+        return replace(of, reason="does not lie in today's image")
+    alignment = stage.alignment
+    confidence = 1.0 / (1.0 + alignment.error / HALVED)
+    made = Made.DEFORMED if alignment.deformable else Made.RIGID
+    basis = (
+        "propagated through the deformation" if alignment.deformable else "copied rigidly, as nothing bends the two images"
+    )
+    whole = replace(of, made=made, field=bent, basis=basis, trusted=alignment.trusted)
+    return _finished(replace(whole, confidence=confidence if alignment.trusted else confidence / 2), stage)
+
+
+def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
+    """As the engine found it where today's image shows it, else as propagated."""
+    made = replace(
+        of, made=Made.FRESH, basis="contoured afresh", confidence=fresh.confidence, flags=(*of.flags, *fresh.flags)
+    )
+    if of.field is not None:
+        made = replace(made, disagreement=_apart(of.name, of.field, fresh.field, stage))
+        if _outside(of.field, stage):
+            part = common(stage.today, of.field, fresh.field)
+            values = np.where(stage.ground.on(part), _distance(fresh.field, part), _distance(of.field, part))
+            field = _cropped(Field(Volume(values, part), Level.DISTANCE), stage.today)
+            return _finished(replace(made, field=field, basis="contoured afresh, and propagated where not seen"), stage)
+    return _finished(replace(made, field=fresh.field, trusted=True), stage)
+
+
+def _reconciled(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
+    """Both signed distances, each weighing its confidence; the propagated one alone where today's image shows nothing."""
+    assert of.field is not None
+    part = common(stage.today, of.field, fresh.field)
+    a, b = _distance(of.field, part), _distance(fresh.field, part)
+    mine, theirs = of.confidence or UNSAID, UNSAID if fresh.confidence is None else fresh.confidence
+    share = np.float32(theirs / max(mine + theirs, 1e-6))
+    blended = np.where(stage.ground.on(part), (1 - share) * a + share * b, a).astype(np.float32)
+    field = _cropped(Field(Volume(blended, part), Level.DISTANCE), stage.today)
+    basis = f"propagated ({1 - share:.0%}) and contoured afresh ({share:.0%})"
+    made = replace(of, made=Made.RECONCILED, field=field, basis=basis, confidence=max(mine, theirs))
+    made = replace(made, flags=(*of.flags, *fresh.flags), disagreement=_apart(of.name, of.field, fresh.field, stage))
+    if field is None:
+        return replace(made, made=Made.DEFORMED, field=of.field, basis=of.basis, confidence=of.confidence)
+    return _finished(made, stage)
+
+
+def _finished(of: Propagated, stage: Stage) -> Propagated:
+    """With what today's image shows of it; what is cut is flagged once."""
+    if of.field is None:
+        return of
+    seen = part_seen(of.field.mask(), stage.seen)
+    flags = tuple(flag for flag in of.flags if flag.code != "completed")
+    if seen < 1 - CUT:
+        said = f"{1 - seen:.1%} of {of.name} lies where today's image shows nothing: completed only as an estimate"
+        flags = (*flags, Flag("completed", said))
+    return replace(of, seen=seen, flags=flags)
+
+
+def _outside(field: Field, stage: Stage) -> bool:
+    return part_seen(field.mask(), stage.seen) < 1 - CUT
+
+
+def _apart(name: str, one: Field, other: Field, stage: Stage) -> Disagreement | None:
+    found = {m.quantity: m.value for m in structure_change(name, one, other, stage.ground).measurements}
+    if "hd95" not in found:
+        return None
+    return Disagreement(found["mean_surface_distance"], found["hd95"])
+
+
+def _distance(field: Field, part: Geometry) -> Floats:
+    """Signed distance in mm on a part of the grid: next to the surface by the field's own slope, further by voxels."""
+    values = inside(field, part)
+    within = values > 0
+    spacing = part.spacing
+    deep = edt.edt(np.ascontiguousarray(within), anisotropy=spacing)
+    far = edt.edt(np.ascontiguousarray(~within), anisotropy=spacing)
+    half = np.float32(0.5 * min(spacing))
+    out = np.where(within, half - deep, far - half).astype(np.float32)
+    near = np.abs(out) < 1.05 * max(spacing[1:])
+    slope = np.sqrt(sum(np.square(g) for g in np.gradient(values, *spacing)))
+    limit = np.float32(max(spacing[1:]))
+    own = np.clip(-values / np.maximum(slope, 1e-3), -limit, limit)
+    return np.where(near, own, out).astype(np.float32)
