@@ -14,19 +14,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from patient.errors import NotTrusted
-from patient.geometry import Geometry
+from patient.geometry import Box, Geometry
 from patient.volume import Volume
 from registration.deformable import Deformable
 from registration.features import RigidByFeatures
 from registration.method import Fit, RegistrationContext
 from registration.quality import RegistrationQuality, judged
 from registration.rigid import RigidByIntensity
-from registration.transforms import Rigid, Space, Transform, inverted
+from registration.transforms import Chain, Displacement, Rigid, Space, Transform, composed, inverted
 
 APART, APART_DEGREES = 3.0, 2.0
 """mm and degrees by which the two rigid answers may differ."""
 NODES = 3.0
 """mm between the nodes at which the way back is made."""
+ROOM = 24.0
+"""mm around a field's nodes for what it moves beyond them."""
 ONE_WAY = 1.96 / 1.538
 """From the median length of an error in space, evenly spread over directions, to 95 % of its part along one direction."""
 UNKNOWN = 5.0
@@ -125,7 +127,8 @@ def aligned(
     reasons = [*reasons, *failed, *registered.verdict.reasons]
     plan_from_today = registered.moving_from_fixed
     step("way back")
-    today_from_plan, left = inverted(plan_from_today, _nodes(planned.geometry))
+    today_from_plan = _way_back(plan_from_today)
+    left = _left(plan_from_today, today_from_plan)
     error, said = _error(registered.quality, today.geometry)
     return Alignment(
         intensity,
@@ -217,8 +220,40 @@ def _error(quality: RegistrationQuality, today: Geometry) -> tuple[float, str]:
     return (found, said) if found > least else (least, f"half of today's largest voxel side ({said})")
 
 
-def _nodes(plan: Geometry) -> Geometry:
-    """A grid over the whole plan."""
-    counts = [max(2, int(np.ceil((n - 1) * s / NODES)) + 1) for n, s in zip(plan.shape, plan.spacing, strict=True)]
-    k, j, i = (max((n - 1) * s, s) / (c - 1) for n, s, c in zip(plan.shape, plan.spacing, counts, strict=True))
-    return replace(plan, shape=(counts[0], counts[1], counts[2]), spacing=(k, j, i))
+def _way_back(plan_from_today: Transform) -> Transform:
+    """`today_from_plan`: each part inverted on its own, so that beyond the bent one the rigid way back is exact."""
+    parts = plan_from_today.parts if isinstance(plan_from_today, Chain) else (plan_from_today,)
+    back: Transform | None = None
+    for part in reversed(parts):
+        one = inverted(part, _nodes(part.grid))[0] if isinstance(part, Displacement) else inverted(part, _ANY)[0]
+        back = one if back is None else composed(one, back)
+    assert back is not None
+    return back
+
+
+def _nodes(field: Geometry) -> Geometry:
+    """A field's own grid, finer where it is coarse, with room for what it moves."""
+    finer = [max(1, round(s / NODES)) for s in field.spacing]
+    room = [int(np.ceil(ROOM / s)) for s in field.spacing]
+    around = field.cropped(Box(tuple(-r for r in room), tuple(n + r for n, r in zip(field.shape, room, strict=True))))  # type: ignore[arg-type]
+    shape = tuple((n - 1) * f + 1 for n, f in zip(around.shape, finer, strict=True))
+    k, j, i = (s / f for s, f in zip(field.spacing, finer, strict=True))
+    return replace(around, shape=shape, spacing=(k, j, i))  # type: ignore[arg-type]
+
+
+def _left(plan_from_today: Transform, today_from_plan: Transform) -> float:
+    """mm, 95th percentile there and back, at places between the nodes that something moves."""
+    parts = plan_from_today.parts if isinstance(plan_from_today, Chain) else (plan_from_today,)
+    bent = next((part for part in parts if isinstance(part, Displacement)), None)
+    if bent is None:
+        return 0.0
+    moved = np.argwhere(np.linalg.norm(bent.vectors, axis=-1) > 0.5)
+    if not len(moved):
+        return 0.0
+    at = bent.grid.points(moved[:: max(1, len(moved) // 20_000)] + 0.37)
+    there = plan_from_today.points(at, plan_from_today.source)
+    return float(np.percentile(np.linalg.norm(today_from_plan.points(there, today_from_plan.source) - at, axis=-1), 95))
+
+
+_ANY = Geometry((1, 1, 1), (1.0, 1.0, 1.0))
+"""Where a matrix is inverted: it needs no grid."""

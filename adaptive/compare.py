@@ -108,7 +108,7 @@ def setup_of(correction: CouchCorrection | None, alignment: Alignment) -> tuple[
     if correction is None:
         return ()
     trusted = alignment.agree and alignment.intensity.plan_from_today is not None
-    return setup(correction, error=alignment.apart, trusted=trusted)
+    return setup(correction, error=max(alignment.apart or 0.0, alignment.error), trusted=trusted)
 
 
 def _overlaps(structures: Sequence[Propagated], policy: Policy, ground: Ground) -> list[Measurement]:
