@@ -154,7 +154,9 @@ def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, frac
     np.copyto(found, plan.volume.array, where=~known)
     one = np.float32(1.0 / fractions)
     outside = _unseen(alignment, grid, seen)
-    off = np.where(outside, np.float32(max(UNKNOWN, alignment.error)), np.float32(alignment.error + alignment.inverse_left))
+    off = np.where(
+        outside, np.float32(max(UNKNOWN, alignment.error)), np.float32(np.hypot(alignment.error, alignment.inverse_left))
+    )
     half_width = steepness(Volume(found, grid)) * off * one
     return DayDose(number, Volume(found * one, grid), Volume(half_width, grid), float((~known).mean()))
 

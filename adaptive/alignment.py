@@ -25,7 +25,7 @@ from registration.transforms import Chain, Displacement, Rigid, Space, Transform
 
 APART, APART_DEGREES = 3.0, 2.0
 """mm and degrees by which the two rigid answers may differ."""
-NODES = 3.0
+NODES = 2.0
 """mm between the nodes at which the way back is made."""
 ROOM = 24.0
 """mm around a field's nodes for what it moves beyond them."""
@@ -34,7 +34,7 @@ ONE_WAY = 1.96 / 1.538
 UNKNOWN = 5.0
 """mm, 95 %, taken where nothing was measured of the registration: as headers lie, or beyond what today's image shows."""
 LEAST = 0.5
-"""Of today's largest voxel side: no registration is said to be better than that."""
+"""Of the side of a cube as large as today's voxels: no registration is said to be better than that."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +147,9 @@ def aligned(
     )
 
 
-def _answer(method: RigidByIntensity | RigidByFeatures, today: Volume[Any], planned: Volume[Any], context: RegistrationContext) -> RigidAnswer:
+def _answer(
+    method: RigidByIntensity | RigidByFeatures, today: Volume[Any], planned: Volume[Any], context: RegistrationContext
+) -> RigidAnswer:
     try:
         found = method.fit(today, planned, replace(context, start=None)).moving_from_fixed
     except NotTrusted as error:
@@ -212,12 +214,12 @@ def _as_headers_say(today: Volume[Any], planned: Volume[Any], intensity: RigidAn
 
 def _error(quality: RegistrationQuality, today: Geometry) -> tuple[float, str]:
     """What points matched anew say; never less than half a voxel."""
-    least = LEAST * max(today.spacing)
+    least = LEAST * float(np.cbrt(np.prod(today.spacing)))
     if quality.feature_error_median is None:
         return max(UNKNOWN, least), "no points could be matched: a value by default"
     found = ONE_WAY * quality.feature_error_median
     said = f"median {quality.feature_error_median:.2f} mm at points matched anew"
-    return (found, said) if found > least else (least, f"half of today's largest voxel side ({said})")
+    return (found, said) if found > least else (least, f"half a voxel of today's image ({said})")
 
 
 def _way_back(plan_from_today: Transform) -> Transform:

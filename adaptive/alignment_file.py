@@ -70,7 +70,7 @@ class AlignmentFile:
         }
         beside = self.path.with_name(f".{self.path.name}")
         with beside.open("wb") as file:
-            np.savez(file, said=np.array(json.dumps(said)), **arrays)
+            np.savez(file, **{"said": np.array(json.dumps(said)), **arrays})  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self.path)

@@ -1,4 +1,4 @@
-"""Dose in the plan's structures: as planned, today and accumulated, each with its band; and the figures that rules ask for."""
+"""Dose in the plan's structures: as planned, today and accumulated, with bands; and the figures that rules ask for."""
 
 from __future__ import annotations
 

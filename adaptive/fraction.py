@@ -9,7 +9,7 @@ A step that is not trusted stops nothing: what stands on it is marked, and the v
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from adaptive.accumulate import (
@@ -32,7 +32,9 @@ from adaptive.measurement import Measured, Measurement
 from adaptive.planned import surface_of
 from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
 from adaptive.rules import Policy, Propagation
+from contour.clean import clean
 from contour.engine import Context, Engine, Finding
+from contour.template import Template
 from patient.dose import Dose
 from patient.geometry import Triple
 from patient.names import lookup
@@ -122,6 +124,7 @@ class Fraction:
         decision: by the policy.
         engines: names and versions of those that contoured afresh.
         notes: what could not be had and why.
+        plan_fractions: planned; None where nobody says.
     """
 
     alignment: Alignment
@@ -135,6 +138,7 @@ class Fraction:
     decision: Decision
     engines: Mapping[str, str]
     notes: tuple[str, ...]
+    plan_fractions: int | None = None
 
 
 def adapt(
@@ -145,6 +149,7 @@ def adapt(
     *,
     seed: int = 0,
     context: RegistrationContext | None = None,
+    template: Template | None = None,
     alignments: Alignments | None = None,
     step: Callable[[str], None] = lambda name: None,
 ) -> Fraction:
@@ -157,6 +162,7 @@ def adapt(
         engines: for what is contoured afresh, the first that offers a structure.
         seed: the same gives the same.
         context: device, cancel, masks of the registration.
+        template: how what is contoured afresh is cleaned; None for as it was found.
         alignments: where the registration is kept; None for nowhere.
         step: called with the name of each step as it begins.
 
@@ -176,7 +182,7 @@ def adapt(
     stage = Stage(today.image.geometry, alignment, seen, today.patient_position)
     step("contour afresh")
     asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
-    fresh, used = _afresh(plan.structures, policy, engines, image, asking)
+    fresh, used = _afresh(plan.structures, policy, engines, image, asking, template)
     step("propagate")
     structures = _propagated(plan, policy, stage, fresh)
     step("change")
@@ -214,11 +220,17 @@ def adapt(
         decision,
         used,
         (*change.notes, *more),
+        plan.fractions,
     )
 
 
 def _afresh(
-    structures: Sequence[Structure], policy: Policy, engines: Mapping[str, Engine], image: Volume[Any], context: Context
+    structures: Sequence[Structure],
+    policy: Policy,
+    engines: Mapping[str, Engine],
+    image: Volume[Any],
+    context: Context,
+    template: Template | None,
 ) -> tuple[dict[str, Finding | str], dict[str, str]]:
     """What engines find of the structures that a policy wants afresh, by the plan's names; and which engines they were."""
     asked: dict[str, dict[str, str]] = {}
@@ -233,8 +245,19 @@ def _afresh(
     found: dict[str, Finding | str] = {}
     for engine_name, names in asked.items():
         for answer in engines[engine_name].contour(image, list(names), context):
-            found[names[answer.name]] = answer if isinstance(answer, Finding) else answer.reason
+            found[names[answer.name]] = _cleaned(answer, template) if isinstance(answer, Finding) else answer.reason
     return found, {name: engines[name].version for name in asked}
+
+
+def _cleaned(found: Finding, template: Template | None) -> Finding | str:
+    """As the template wants it; a sentence where nothing is left."""
+    wanted = next((w for w in template.structures if w.name == found.name), None) if template is not None else None
+    if wanted is None or wanted.clean is None:
+        return found
+    cleaned = clean(found.field, wanted.clean)
+    if isinstance(cleaned, str):
+        return cleaned
+    return replace(found, field=cleaned.field, flags=(*found.flags, *cleaned.flags))
 
 
 def known_as(structure: Structure) -> str:

@@ -235,6 +235,67 @@ def register(
     return DONE if result.trusted else LOOK
 
 
+@app.command(epilog="Example: recontour adapt PLAN FRACTION -o OUT --policy head_neck")
+def adapt(
+    plan: Annotated[
+        Path,
+        typer.Argument(metavar="PLAN", help="Folder with a planning CT and RTSTRUCT; RTPLAN and RTDOSE where there are."),
+    ],
+    fraction: Annotated[Path, typer.Argument(metavar="FRACTION", help="Folder with one image of a fraction: CT or CBCT.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
+    template: Annotated[str, typer.Option(help="Site template: a name, or a TOML file of your own.")] = "head_neck",
+    policy: Annotated[str, typer.Option(help="Policy: a name, or a TOML file of your own. Else the template's.")] = "",
+    dose: Annotated[Path | None, typer.Option(help="RTDOSE computed on the fraction's image, if there is one.")] = None,
+    choice: Annotated[str, typer.Option("--plan", help="Label or UID of the RTPLAN that is meant, of several.")] = "",
+    number: Annotated[int | None, typer.Option(help="Of the fraction in its course.", min=1)] = None,
+    fractions: Annotated[int | None, typer.Option(help="Planned, where the RTPLAN does not say it.", min=1)] = None,
+    earlier: Annotated[list[Path] | None, typer.Option(help="Output of an earlier fraction; may be repeated.")] = None,
+    profile: Annotated[str, typer.Option(help="Planning system whose limits the gate applies.")] = "standard",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Today's contours, what changed since the plan, what that means for dose, and a recommendation."""
+    from pipelines.fraction_case import FractionRequest, adapt_case
+    from pipelines.publish import disk_watched, publish
+
+    for folder in (plan, fraction):
+        if not folder.is_dir():
+            raise InputError("No such folder", where=folder.name)
+    _must_be_free(out)
+    made = _beside(out)
+    try:
+        with disk_watched(made.parent), _progress("Adapting") as update:
+            request = FractionRequest(
+                case=out.resolve().name,
+                plan=str(plan),
+                fraction=str(fraction),
+                folder=str(made),
+                template=template,
+                policy=policy,
+                dose=str(dose) if dose else "",
+                plan_choice=choice,
+                number=number,
+                fractions=fractions,
+                earlier=tuple(str(one) for one in earlier or ()),
+                profile=profile,
+                seed=seed,
+            )
+            result = adapt_case(request, update)
+        if out.exists():
+            out.rmdir()
+        publish(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    if as_json:
+        print(result.model_dump_json())
+    else:
+        people.print(f"recommended: {result.decision.verdict}")
+    for reason in result.reasons:
+        people.print(f"  {reason}", markup=False)
+    people.print(f"{'Look before you import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
+    return LOOK if result.verdict == "review" else DONE
+
+
 def _must_be_free(out: Path) -> None:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError("The output folder is not empty", where=out.name, remedy="Give a new one")

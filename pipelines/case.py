@@ -73,7 +73,7 @@ class CaseRequest:
 
 
 @dataclass
-class _Clock:
+class Clock:
     """Wall seconds by step."""
 
     steps: dict[str, float] = field(default_factory=dict)
@@ -122,7 +122,7 @@ def contour_case(
         OutputRefused: our own gate found an error in what was made.
         Cancelled: asked to stop.
     """
-    clock, folder = _Clock(), Path(request.folder)
+    clock, folder = Clock(), Path(request.folder)
     template = load_template(request.template)
     with clock.step("read"):
         progress(0.02, "reading")
@@ -169,7 +169,7 @@ def contour_case(
         case=request.case,
         verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH,
         reasons=reasons,
-        image=_image_record(image),
+        image=image_record(image),
         structures=tuple(made.records),
         rtstruct_uid=uid,
         gate=tuple(str(remark) for remark in report.warnings),
@@ -186,7 +186,7 @@ def contour_case(
     return result
 
 
-def _log(result: CaseResult, clock: _Clock) -> str:
+def _log(result: CaseResult, clock: Clock) -> str:
     """What was done when and why, without a word of who the patient is."""
     steps = [f"{step:8s} {seconds:8.2f} s" for step, seconds in clock.steps.items()]
     states = [f"{r.name}: {r.state}{f', {r.reason}' if r.reason else ''}" for r in result.structures]
@@ -377,7 +377,8 @@ def _expected(name: str, flag: FlagRecord) -> bool:
     return flag.code == "cut_by_field_of_view" and name in _LONG and not any(side in flag.detail for side in sides)
 
 
-def _image_record(image: ImageSeries) -> ImageRecord:
+def image_record(image: ImageSeries) -> ImageRecord:
+    """What a result says of an image."""
     dz, dy, dx = (round(v, 4) for v in image.geometry.spacing)
     return ImageRecord(
         patient_id=image.patient_id,

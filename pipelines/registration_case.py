@@ -160,8 +160,8 @@ def register_case(
     transform = registered.moving_from_fixed
     progress(0.8, "writing")
     couch = _couch(registered, fixed)
-    field_grid = _field_grid(fixed.volume.geometry)
-    _write_field(folder / "displacement.mha", transform, field_grid)
+    nodes = field_grid(fixed.volume.geometry)
+    _write_field(folder / "displacement.mha", transform, nodes)
     warped = pulled(transform, moving.volume, fixed.volume.geometry, float(np.nanmin(moving.volume.array)))
     _write_image(folder / "warped.mha", warped)
     if points is not None:
@@ -172,9 +172,7 @@ def register_case(
         if isinstance(matrix, Rigid):
             write_registration(folder / "reg.dcm", matrix, fixed.series, moving.series, version=VERSION, note=note)
         if kind is Kind.DEFORMABLE:
-            write_deformable(
-                folder / "dreg.dcm", transform, field_grid, fixed.series, moving.series, version=VERSION, note=note
-            )
+            write_deformable(folder / "dreg.dcm", transform, nodes, fixed.series, moving.series, version=VERSION, note=note)
     result = result_of(kind, transform, registered.quality, registered.verdict, couch, time.perf_counter() - begun)
     progress(0.92, "drawing")
     write_registration_report(folder, result, fixed.volume, moving.volume, transform, warped)
@@ -214,7 +212,7 @@ def _couch(registered: Registered, fixed: Image) -> CouchCorrection | None:
     return couch_correction(matrix, position, middle)
 
 
-def _field_grid(whole: Geometry) -> Geometry:
+def field_grid(whole: Geometry) -> Geometry:
     """Nodes about `NODES` mm apart from the first voxel of an image to its last."""
     counts = [max(2, int(np.ceil((n - 1) * s / NODES)) + 1) for n, s in zip(whole.shape, whole.spacing, strict=True)]
     k, j, i = (max((n - 1) * s, s) / (c - 1) for n, s, c in zip(whole.shape, whole.spacing, counts, strict=True))

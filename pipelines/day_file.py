@@ -1,0 +1,74 @@
+"""A fraction's own dose on the plan's grid, beside its result: what later fractions and the course add up.
+
+It is no DICOM object on purpose: one fraction's mapped dose must not be taken for a delivered one. No pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from adaptive.accumulate import DayDose
+from patient.errors import InputError
+from patient.geometry import Geometry
+from patient.volume import Volume
+
+NAME = "day.npz"
+_STEPS = 65535
+_GRID = TypeAdapter(Geometry)
+
+
+def write_day(folder: Path, day: DayDose, dose_uid: str) -> None:
+    """Write day.npz: dose and half-width of one fraction, to 1/65535 of their highest.
+
+    Args:
+        folder: of the case.
+        day: on the plan's dose grid.
+        dose_uid: SOP Instance UID of the plan's RTDOSE (empty where beams were summed).
+    """
+    (dose, dose_step), (width, width_step) = (_stored(v.array) for v in (day.dose, day.half_width))
+    said = {
+        "form": 1,
+        "number": day.number,
+        "unmapped": day.unmapped,
+        "grid": asdict(day.dose.geometry),
+        "dose_uid": dose_uid,
+        "steps": (dose_step, width_step),
+    }
+    np.savez_compressed(folder / NAME, said=np.array(json.dumps(said)), dose=dose, half_width=width)
+
+
+def read_day(folder: Path, dose_uid: str) -> DayDose:
+    """The dose of a published fraction.
+
+    Raises:
+        InputError: not there, not readable, or of another plan's dose.
+    """
+    try:
+        with np.load(folder / NAME, allow_pickle=False) as file:
+            said = json.loads(str(file["said"]))
+            arrays = [
+                file[name].astype(np.float32) * np.float32(s)
+                for name, s in zip(("dose", "half_width"), said["steps"], strict=True)
+            ]
+            grid = _GRID.validate_python(said["grid"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise InputError("An earlier fraction's dose cannot be read", where=f"{folder.name}/{NAME}") from error
+    if said["dose_uid"] != dose_uid:
+        raise InputError(
+            f"The dose of fraction {said['number']} stands on another plan's dose",
+            where=f"{folder.name}/{NAME}",
+            why="Doses of two plans are not added up on one grid",
+            remedy="Give fractions of this plan",
+        )
+    return DayDose(said["number"], Volume(arrays[0], grid), Volume(arrays[1], grid), said["unmapped"])
+
+
+def _stored(gray: NDArray[np.float32]) -> tuple[NDArray[np.uint16], float]:
+    step = max(float(gray.max()), 1e-9) / _STEPS
+    return np.rint(gray / np.float32(step)).clip(0, _STEPS).astype(np.uint16), step
