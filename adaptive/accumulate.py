@@ -8,7 +8,7 @@ keeps its mass, wrong where tissue appears or vanishes (Nenoff 2023, Phys Med Bi
 **The band.** A point that the registration misplaces by up to u (95 %, along any one direction) gets a dose within
 |grad D| u of the right one. Errors of one method on one patient are partly the same every day and partly not: of their
 variance the part `SYSTEMATIC` adds up linearly over images, the rest in quadrature; fractions that share an image share its
-error. One image gives exactly |grad D| u.
+error. One image gives |grad D| u, joined with a little for where dose is flat.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ from registration.transforms import Rigid, Space, pulled
 
 SYSTEMATIC = 0.5
 """Part of the variance of a registration's error that is the same every day: example, site to set."""
+FLAT = 0.002
+"""Of the highest dose: the least half-width, for what a slope does not say."""
 Floats = NDArray[np.float32]
 PLACED = "plan's dose placed by the couch correction (approximation for photons)"
 RECOMPUTED = "dose that a planning system computed on today's image"
@@ -157,7 +159,7 @@ def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, frac
     off = np.where(
         outside, np.float32(max(UNKNOWN, alignment.error)), np.float32(np.hypot(alignment.error, alignment.inverse_left))
     )
-    half_width = steepness(Volume(found, grid)) * off * one
+    half_width = _banded(Volume(found, grid), off) * one
     return DayDose(number, Volume(found * one, grid), Volume(half_width, grid), float((~known).mean()))
 
 
@@ -221,7 +223,12 @@ def steepness(gray: Volume[np.float32]) -> Floats:
 def today_half_width(today: TodayDose, alignment: Alignment) -> Volume[np.float32]:
     """Gy, 95 %, on the grid of today's dose: what an error of today's contours and of the couch correction may do to it."""
     grid = today.whole.volume
-    return Volume(steepness(grid) * np.float32(alignment.error), grid.geometry)
+    return Volume(_banded(grid, np.float32(alignment.error)), grid.geometry)
+
+
+def _banded(gray: Volume[np.float32], off: Floats | np.float32) -> Floats:
+    """Gy that an error of `off` mm may do; where dose is flat, what interpolation and its curvature do."""
+    return np.hypot(steepness(gray) * off, np.float32(FLAT) * gray.array.max()).astype(np.float32)
 
 
 def _unseen(alignment: Alignment, grid: Geometry, seen: Mask) -> NDArray[np.bool_]:

@@ -76,18 +76,18 @@ def compared(
     """
     basis = "as planned, placed rigidly, against today's"
     ground = Ground(seen, patient_position or "HFS", WHOLE * alignment.error, alignment.trusted, basis)
-    both = [s for s in structures if s.field is not None and s.as_planned is not None]
+    both = [s for s in structures if s.whole is not None and s.as_planned is not None]
     body = body_of(both)
     changes: list[Change] = []
     more: list[Measurement] = []
     for one in both:
-        assert one.field is not None and one.as_planned is not None  # noqa: PT018
+        assert one.whole is not None and one.as_planned is not None  # noqa: PT018
         change = outline_change if one is body else structure_change
-        changes.append(change(one.name, one.as_planned, one.field, ground))
+        changes.append(change(one.name, one.as_planned, one.whole, ground))
     more += _overlaps(both, policy, ground)
-    if body is not None and body.field is not None and body.as_planned is not None:
-        changes += _separations((body.as_planned, body.field), both, policy.separation, alignment, isocentre, ground)
-        more += _air((body.as_planned, body.field), both, images, alignment, policy, ground)
+    if body is not None and body.whole is not None and body.as_planned is not None:
+        changes += _separations((body.as_planned, body.whole), both, policy.separation, alignment, isocentre, ground)
+        more += _air((body.as_planned, body.whole), both, images, alignment, policy, ground)
     notes = [note for change in changes for note in change.notes]
     if not patient_position:
         notes.append("Today's image does not say how the patient lay: shifts are given as if head first, supine")
@@ -120,8 +120,8 @@ def _overlaps(structures: Sequence[Propagated], policy: Policy, ground: Ground) 
         if organ in targets or not any(matches(p, organ.name) for rule in rules for p in rule.structures):
             continue
         for target in targets:
-            assert organ.field and organ.as_planned and target.field and target.as_planned  # noqa: PT018
-            pairs = (organ.as_planned, target.as_planned), (organ.field, target.field)
+            assert organ.whole and organ.as_planned and target.whole and target.as_planned  # noqa: PT018
+            pairs = (organ.as_planned, target.as_planned), (organ.whole, target.whole)
             found.append(overlap_change(organ.name, target.name, *pairs, ground))
     return found
 
@@ -141,10 +141,10 @@ def _separations(
             at, name = back.points(np.asarray(isocentre), back.source), ""
         else:
             one = next((s for s in structures if s.name.casefold() == through.casefold()), None)
-            if one is None or one.field is None:
+            if one is None or one.whole is None:
                 found.append(Change("", (), notes=(f"No separation through {through}: it is not there today",)))
                 continue
-            at, name = centre(one.field), one.name
+            at, name = centre(one.whole), one.name
         found.append(separations(*body, at, asked.levels, ground, structure=name))
     return found
 
@@ -164,14 +164,14 @@ def _air(
     today, planned = images
     laid = laid_on(planned, alignment.rigid, today.geometry)
     lungs = [s for s in structures if matches(LUNGS, s.name)]
-    besides = [s.as_planned for s in lungs if s.as_planned], [s.field for s in lungs if s.field]
+    besides = [s.as_planned for s in lungs if s.as_planned], [s.whole for s in lungs if s.whole]
     pairs = (laid, body[0]), (today, body[1])
     found = []
     if any(not rule.structures for rule in rules):
         found.append(air_change(*pairs, ground, besides=besides))
     for one in structures:
         if any(matches(p, one.name) for rule in rules for p in rule.structures):
-            found.append(air_change(*pairs, ground, besides=besides, near=one.field, name=one.name))
+            found.append(air_change(*pairs, ground, besides=besides, near=one.whole, name=one.name))
     return found
 
 

@@ -81,12 +81,12 @@ def dose_figures(
     here, there = grids
     made, figures, notes = [], [], []
     for one in structures:
-        if one.structure.interpreted_type == "EXTERNAL" or one.field is None:
+        if one.structure.interpreted_type == "EXTERNAL" or one.whole is None:
             continue
         try:
             drawn = one.structure
             planned = dvh(drawn, plan, frame_of_reference=here.frame_of_reference, plane_spacing=here.spacing[0])
-            now = Structure(one.name, field=one.field)
+            now = Structure(one.name, field=one.whole)
             frame = there.frame_of_reference
             band = dvh_band(now, today[0].whole, today[1], frame_of_reference=frame, plane_spacing=there.spacing[0])
             total = dvh_band(

@@ -39,7 +39,7 @@ from patient.dose import Dose
 from patient.geometry import Triple
 from patient.names import lookup
 from patient.structures import Structure
-from patient.volume import Field, Mask, Volume
+from patient.volume import Mask, Volume
 from registration.couch import CouchCorrection
 from registration.method import RegistrationContext
 
@@ -179,7 +179,7 @@ def adapt(
     step("field of view")
     seen = seen_by_both(today.image, plan.image, alignment.plan_from_today)
     image = corrected(today.image, plan.image, alignment.plan_from_today, seen)
-    stage = Stage(today.image.geometry, alignment, seen, today.patient_position)
+    stage = Stage(today.image.geometry, plan.image.geometry, alignment, seen, today.patient_position)
     step("contour afresh")
     asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
     fresh, used = _afresh(plan.structures, policy, engines, image, asking, template)
@@ -275,17 +275,14 @@ def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str
         surface = surface_of(structure, plan.image.geometry)
         made[n] = propagated(structure, surface, policy.for_structure(structure.name), stage, fresh.get(structure.name))
     waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
-    known: dict[str, Field] = {one.name: one.field for one in made.values() if one.field is not None}
     progress = True
     while waiting and progress:
         progress = False
         for n in list(waiting):
-            one = rebuilt(made[n], known, stage)
+            one = rebuilt(made[n], list(made.values()), stage)
             if one is not None:
                 made[n], progress = one, True
                 waiting.remove(n)
-                if one.field is not None:
-                    known[one.name] = one.field
     for n in waiting:
         made[n] = without_ingredients(made[n], stage)
     return tuple(made[n] for n in sorted(made))

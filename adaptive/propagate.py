@@ -6,7 +6,7 @@ today's image does not show is completed by the same map, which there is the rig
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -37,6 +37,9 @@ UNSAID = 0.5
 CUT = 0.001
 """Part of a structure that may lie outside what is seen before it is flagged."""
 NOT_THE_PATIENT = ("SUPPORT", "FIXATION")
+ELSEWHERE = "does not lie in today's image"
+SAME_RECIPE = 0.75
+"""mm on the mean by which a recipe on planned structures may miss the planned one."""
 Floats = NDArray[np.float32]
 
 
@@ -67,8 +70,10 @@ class Propagated:
         structure: the plan's.
         asked: what the policy asks for.
         made: what was done.
-        field: today's surface on voxels of today's image; None where there is none.
-        as_planned: the planned surface there, placed rigidly, for comparison.
+        whole: today's surface on today's voxels, continued as an estimate where the structure leaves the image; a body ends
+            with the image.
+        field: what of it lies in today's image, as it is drawn; None where there is nothing.
+        as_planned: the planned surface, placed rigidly on today's voxels, for comparison; continued as `whole`.
         basis: how it was made, in words.
         confidence: 0 to 1; None where nothing says it.
         seen: part of today's volume that today's image shows.
@@ -81,6 +86,7 @@ class Propagated:
     structure: Structure
     asked: StructurePolicy
     made: Made
+    whole: Field | None = None
     field: Field | None = None
     as_planned: Field | None = None
     basis: str = ""
@@ -103,19 +109,24 @@ class Stage:
 
     Args:
         today: grid of today's image.
+        planned: grid of the plan's.
         alignment: of the two images.
         seen: where both images show the patient, on today's grid.
         patient_position: of today's image.
     """
 
     today: Geometry
+    planned: Geometry
     alignment: Alignment
     seen: Mask
     patient_position: str = ""
     ground: Ground = field(init=False, repr=False)
+    wide: Geometry = field(init=False, repr=False)
+    """Today's voxels, continued as far as the plan's image reaches."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ground", Ground(self.seen, self.patient_position or "HFS"))
+        object.__setattr__(self, "wide", _continued(self.today, self.planned, self.alignment))
 
 
 def propagated(
@@ -140,13 +151,14 @@ def propagated(
         flags = (
             Flag("gaps", f"{structure.name} has no contour on {surface.gaps} planes between others: nothing filled in"),
         )
-    rigid = _pulled(stage.alignment.rigid, stage.alignment.rigid.inverse(), structure, surface, stage.today)
+    grid = stage.today if structure.interpreted_type == "EXTERNAL" else stage.wide
+    rigid = _pulled(stage.alignment.rigid, stage.alignment.rigid.inverse(), structure, surface, grid)
     nothing = replace(nothing, as_planned=rigid, flags=flags)
     if policy.recipe:
         return nothing
     if policy.propagate is Propagation.RIGID or structure.interpreted_type == "PTV":
         return _rigid(nothing, stage, flagged=policy.propagate is not Propagation.RIGID)
-    bent = _pulled(stage.alignment.plan_from_today, stage.alignment.today_from_plan, structure, surface, stage.today)
+    bent = _pulled(stage.alignment.plan_from_today, stage.alignment.today_from_plan, structure, surface, grid)
     deformed = _deformed(nothing, bent, stage)
     if policy.propagate is Propagation.DEFORM:
         return deformed
@@ -155,29 +167,41 @@ def propagated(
         flag = Flag("not_afresh", f"{structure.name} was to be contoured afresh and was propagated instead: {why}")
         flags = (flag,) if policy.propagate is Propagation.FRESH else ()
         return replace(deformed, flags=(*deformed.flags, *flags))
-    if policy.propagate is Propagation.FRESH or deformed.field is None:
+    if policy.propagate is Propagation.FRESH or deformed.whole is None:
         return _fresh(deformed, fresh, stage)
     return _reconciled(deformed, fresh, stage)
 
 
-def rebuilt(of: Propagated, known: Mapping[str, Field], stage: Stage) -> Propagated | None:
+def rebuilt(of: Propagated, known: Sequence[Propagated], stage: Stage) -> Propagated | None:
     """A structure with a recipe, made anew from today's structures; None where an ingredient is not there (yet).
+
+    The same recipe on the planned structures must give the planned one: where it does not, that is flagged, since what then
+    changed is partly the recipe's doing.
 
     Args:
         of: as `propagated` left it.
-        known: today's fields by name.
+        known: structures that are there today.
         stage: of the fraction.
     """
     recipe = parse(of.asked.recipe)
-    by_name = {name.casefold(): one for name, one in known.items()}
-    found = {name: by_name[name.casefold()] for name in ingredients(recipe) if name.casefold() in by_name}
-    if set(ingredients(recipe)) - set(found):
+    by_name = {one.name.casefold(): one for one in known if one.whole is not None and one.as_planned is not None}
+    if any(name.casefold() not in by_name for name in ingredients(recipe)):
         return None
-    made = derive(recipe, found, stage.today)
+    found = {name: by_name[name.casefold()] for name in ingredients(recipe)}
+    made = derive(recipe, {name: one.whole for name, one in found.items() if one.whole}, stage.wide)
     if isinstance(made, str):
         return replace(of, reason=made)
+    again = derive(recipe, {name: one.as_planned for name, one in found.items() if one.as_planned}, stage.wide)
+    flags = of.flags
+    if isinstance(again, Field) and of.as_planned is not None:
+        apart = _apart(of.name, of.as_planned, again, stage)
+        if apart is not None and apart.mean > SAME_RECIPE:
+            said = f"{apart.mean:.1f} mm on the mean (95 %: {apart.hd95:.1f} mm) from the plan's own"
+            words = f"{of.asked.recipe} on the planned structures is {said}: what changed of {of.name} is partly its doing"
+            flags = (*flags, Flag("recipe_differs", words))
     basis = f"{of.name} = {of.asked.recipe} ({of.asked.source})"
-    return _finished(replace(of, made=Made.REBUILT, field=made, basis=basis, trusted=stage.alignment.trusted), stage)
+    trusted = stage.alignment.trusted and all(one.trusted for one in found.values())
+    return _finished(replace(of, made=Made.REBUILT, whole=made, basis=basis, trusted=trusted, flags=flags), stage)
 
 
 def without_ingredients(of: Propagated, stage: Stage) -> Propagated:
@@ -187,10 +211,19 @@ def without_ingredients(of: Propagated, stage: Stage) -> Propagated:
     return replace(_rigid(of, stage, flagged=False), flags=(*of.flags, flag))
 
 
+def _continued(today: Geometry, planned: Geometry, alignment: Alignment) -> Geometry:
+    corners = np.stack(np.meshgrid(*[(0, n - 1) for n in planned.shape]), axis=-1).reshape(-1, 3)
+    back = alignment.rigid.inverse()
+    at = today.indices(back.points(planned.points(corners), back.source))
+    first = np.minimum(np.floor(at.min(axis=0)).astype(int), 0)
+    last = np.maximum(np.ceil(at.max(axis=0)).astype(int) + 1, today.shape)
+    return today.cropped(Box(tuple(int(v) for v in first), tuple(int(v) for v in last)))  # type: ignore[arg-type]
+
+
 def _pulled(
     plan_from_today: Transform, back: Transform, structure: Structure, surface: Surface, today: Geometry
 ) -> Field | None:
-    """The planned surface on today's voxels, cropped; None where it does not lie in today's image."""
+    """The planned surface on today's voxels, cropped; None where it does not lie on the grid."""
     points = np.concatenate([loop.points for loop in structure.loops])
     points = points[:: max(1, len(points) // 4000)]
     at = today.indices(back.points(points, back.source))
@@ -202,10 +235,10 @@ def _pulled(
     if box.empty:
         return None
     found = pulled_field(plan_from_today, surface.field, today.cropped(box))
-    return _cropped(found, today)
+    return _cropped(found)
 
 
-def _cropped(found: Field, today: Geometry) -> Field | None:
+def _cropped(found: Field) -> Field | None:
     within = found.volume.array < 0 if found.level is Level.DISTANCE else found.volume.array > 0.5
     if not within.any():
         return None
@@ -215,26 +248,26 @@ def _cropped(found: Field, today: Geometry) -> Field | None:
 
 def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:
     if of.as_planned is None:
-        return replace(of, reason="does not lie in today's image")
+        return replace(of, reason=ELSEWHERE)
     flags = of.flags
     if flagged:
         said = f"{of.name} is a PTV without a CTV or recipe that it could be rebuilt from, and was copied rigidly"
         flags = (*flags, Flag("ptv_without_recipe", said))
-    made = replace(of, made=Made.RIGID, field=of.as_planned, basis="copied rigidly", flags=flags)
+    made = replace(of, made=Made.RIGID, whole=of.as_planned, basis="copied rigidly", flags=flags)
     return _finished(replace(made, trusted=stage.alignment.trusted), stage)
 
 
 def _deformed(of: Propagated, bent: Field | None, stage: Stage) -> Propagated:
     if bent is None:
-        return replace(of, reason="does not lie in today's image")
+        return replace(of, reason=ELSEWHERE)
     alignment = stage.alignment
     confidence = 1.0 / (1.0 + alignment.error / HALVED)
     made = Made.DEFORMED if alignment.deformable else Made.RIGID
     basis = (
         "propagated through the deformation" if alignment.deformable else "copied rigidly, as nothing bends the two images"
     )
-    whole = replace(of, made=made, field=bent, basis=basis, trusted=alignment.trusted)
-    return _finished(replace(whole, confidence=confidence if alignment.trusted else confidence / 2), stage)
+    made_so = replace(of, made=made, whole=bent, basis=basis, trusted=alignment.trusted)
+    return _finished(replace(made_so, confidence=confidence if alignment.trusted else confidence / 2), stage)
 
 
 def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
@@ -242,47 +275,57 @@ def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     made = replace(
         of, made=Made.FRESH, basis="contoured afresh", confidence=fresh.confidence, flags=(*of.flags, *fresh.flags)
     )
-    if of.field is not None:
-        made = replace(made, disagreement=_apart(of.name, of.field, fresh.field, stage))
-        if _outside(of.field, stage):
-            part = common(stage.today, of.field, fresh.field)
-            values = np.where(stage.ground.on(part), _distance(fresh.field, part), _distance(of.field, part))
-            field = _cropped(Field(Volume(values, part), Level.DISTANCE), stage.today)
-            return _finished(replace(made, field=field, basis="contoured afresh, and propagated where not seen"), stage)
-    return _finished(replace(made, field=fresh.field, trusted=True), stage)
+    if of.whole is not None:
+        made = replace(made, disagreement=_apart(of.name, of.whole, fresh.field, stage))
+        if part_seen(of.whole.mask(), stage.seen) < 1 - CUT:
+            part = common(stage.today, of.whole, fresh.field)
+            values = np.where(stage.ground.on(part), _distance(fresh.field, part), _distance(of.whole, part))
+            whole = _cropped(Field(Volume(values, part), Level.DISTANCE))
+            return _finished(replace(made, whole=whole, basis="contoured afresh, and propagated where not seen"), stage)
+    return _finished(replace(made, whole=fresh.field, trusted=True), stage)
 
 
 def _reconciled(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     """Both signed distances, each weighing its confidence; the propagated one alone where today's image shows nothing."""
-    assert of.field is not None
-    part = common(stage.today, of.field, fresh.field)
-    a, b = _distance(of.field, part), _distance(fresh.field, part)
+    assert of.whole is not None
+    part = common(stage.today, of.whole, fresh.field)
+    a, b = _distance(of.whole, part), _distance(fresh.field, part)
     mine, theirs = of.confidence or UNSAID, UNSAID if fresh.confidence is None else fresh.confidence
     share = np.float32(theirs / max(mine + theirs, 1e-6))
     blended = np.where(stage.ground.on(part), (1 - share) * a + share * b, a).astype(np.float32)
-    field = _cropped(Field(Volume(blended, part), Level.DISTANCE), stage.today)
+    whole = _cropped(Field(Volume(blended, part), Level.DISTANCE))
     basis = f"propagated ({1 - share:.0%}) and contoured afresh ({share:.0%})"
-    made = replace(of, made=Made.RECONCILED, field=field, basis=basis, confidence=max(mine, theirs))
-    made = replace(made, flags=(*of.flags, *fresh.flags), disagreement=_apart(of.name, of.field, fresh.field, stage))
-    if field is None:
-        return replace(made, made=Made.DEFORMED, field=of.field, basis=of.basis, confidence=of.confidence)
+    made = replace(of, made=Made.RECONCILED, whole=whole, basis=basis, confidence=max(mine, theirs))
+    made = replace(made, flags=(*of.flags, *fresh.flags), disagreement=_apart(of.name, of.whole, fresh.field, stage))
+    if whole is None:
+        return replace(made, made=of.made, whole=of.whole, field=of.field, basis=of.basis, confidence=of.confidence)
     return _finished(made, stage)
 
 
 def _finished(of: Propagated, stage: Stage) -> Propagated:
-    """With what today's image shows of it; what is cut is flagged once."""
-    if of.field is None:
-        return of
-    seen = part_seen(of.field.mask(), stage.seen)
+    """With what of it is drawn and seen; what is cut is flagged once."""
+    drawn = None if of.whole is None else _within(of.whole, stage.today)
+    if of.whole is None or drawn is None:
+        return replace(of, made=Made.NONE, field=None, reason=ELSEWHERE)
+    seen = part_seen(of.whole.mask(), stage.seen)
     flags = tuple(flag for flag in of.flags if flag.code != "completed")
     if seen < 1 - CUT:
         said = f"{1 - seen:.1%} of {of.name} lies where today's image shows nothing: completed only as an estimate"
         flags = (*flags, Flag("completed", said))
-    return replace(of, seen=seen, flags=flags)
+    return replace(of, field=drawn, seen=seen, flags=flags)
 
 
-def _outside(field: Field, stage: Stage) -> bool:
-    return part_seen(field.mask(), stage.seen) < 1 - CUT
+def _within(whole: Field, today: Geometry) -> Field | None:
+    """What of a field lies in the image."""
+    box = today.box_of(whole.geometry)
+    inner = box.padded(0, today.shape)
+    if inner == box:
+        return whole
+    return (
+        None
+        if inner.empty
+        else _cropped(Field(whole.volume.cropped(whole.geometry.box_of(today.cropped(inner))), whole.level))
+    )
 
 
 def _apart(name: str, one: Field, other: Field, stage: Stage) -> Disagreement | None:

@@ -1,0 +1,63 @@
+"""Alignments of which it is known where every point went, for tests of what stands on them."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from adaptive.alignment import Alignment, RigidAnswer, _way_back
+from adaptive.propagate import Stage
+from patient.geometry import Geometry
+from patient.volume import Volume
+from registration.quality import RegistrationQuality
+from registration.transforms import Displacement, Rigid, Space, composed
+
+PLAN = Geometry((30, 64, 64), (3.0, 1.5, 1.5), (-48.0, -48.0, -45.0), frame_of_reference="1.2.3", image="plan")
+TODAY = Geometry((40, 70, 70), (2.0, 1.4, 1.4), (-40.0, -52.0, -40.0), frame_of_reference="1.2.4", image="today")
+SHIFT = np.array([6.0, -3.0, 4.0])
+"""mm by which everything lies elsewhere today."""
+
+
+def alignment(shift=SHIFT, push=None, trusted: bool = True, error: float = 1.0) -> Alignment:
+    """Rigid by a shift, and then whatever `push` adds (mm `[..., 3]` at LPS points of today `[..., 3]`)."""
+    today, plan = Space.of(TODAY), Space.of(PLAN)
+    rigid = Rigid.of(np.eye(3), -np.asarray(shift), today, plan)
+    whole = rigid
+    if push is not None:
+        nodes = replace(TODAY, shape=(28, 34, 34), spacing=(3.0, 3.0, 3.0))
+        at = nodes.points(np.moveaxis(np.indices(nodes.shape), 0, -1))
+        whole = composed(rigid, Displacement(push(at).astype(np.float32), nodes, today, today))
+    return Alignment(
+        RigidAnswer("intensity", rigid),
+        RigidAnswer("features", rigid),
+        0.0,
+        0.0,
+        rigid,
+        whole,
+        _way_back(whole),
+        0.0,
+        push is not None,
+        RegistrationQuality(),
+        error,
+        "made",
+        () if trusted else ("made so",),
+    )
+
+
+def stage(of: Alignment, seen=None) -> Stage:
+    """Everything seen, or what a mask says."""
+    shown = np.ones(TODAY.shape, dtype=bool) if seen is None else seen
+    return Stage(TODAY, PLAN, of, Volume(shown, TODAY), "HFS")
+
+
+def shrinking(centre, radius: float, part: float):
+    """A push under which a ball of the plan (at `centre` today) lost `part` of its volume: its surface moved inward."""
+    factor = (1 - part) ** (1 / 3)
+
+    def push(at: np.ndarray) -> np.ndarray:
+        away = at - np.asarray(centre)
+        far = np.linalg.norm(away, axis=-1, keepdims=True)
+        # inside the shrunk ball space was squeezed evenly; around it that fades out
+        fade = np.clip((2.0 * radius - far) / (2.0 * radius - factor * radius), 0, 1)
+        return away * (1 / factor - 1) * np.where(far < factor * radius, 1.0, fade * factor * radius / np.maximum(far, 1e-6))
+
+    return push

@@ -1,0 +1,118 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from adaptive.accumulate import DayDose, accumulated, mapped, placed, recomputed, steepness
+from patient.dose import Dose
+from patient.errors import FrameMismatch, InputError
+from patient.geometry import Geometry
+from patient.volume import Volume
+from registration.transforms import Rigid, Space
+from tests.adaptive.placing import PLAN, TODAY, alignment
+
+GRID = replace(PLAN, shape=(26, 30, 30), spacing=(3.0, 3.0, 3.0), origin=(-42.0, -42.0, -39.0))
+SEEN = Volume(np.ones(TODAY.shape, dtype=bool), TODAY)
+N = 30
+
+
+def gray(at: np.ndarray) -> np.ndarray:
+    """Smooth, different along each axis."""
+    return 30 + 0.4 * at[..., 0] + 0.2 * at[..., 1] - 0.3 * at[..., 2] + 5 * np.sin(at[..., 0] / 25)
+
+
+def plan_dose(grid: Geometry = GRID) -> Dose:
+    at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
+    return Dose(Volume(gray(at).astype(np.float32), grid), plan_uid="1.2.9")
+
+
+def day(number: int, gy: float, width: float = 0.0) -> DayDose:
+    values = (np.full(GRID.shape, v, dtype=np.float32) for v in (gy, width))
+    return DayDose(number, *(Volume(v, GRID) for v in values))
+
+
+def test_the_plans_dose_goes_where_the_couch_puts_it_without_being_resampled():
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    rigid = Rigid.of(turn, (3.0, -2.0, 5.0), Space.of(TODAY), Space.of(PLAN))
+    dose = plan_dose()
+    today = placed(dose, rigid)
+    grid = today.whole.volume.geometry
+    index = (10, 7, 22)
+    there = rigid.points(grid.points(index), rigid.source)
+    assert there == pytest.approx(GRID.points(index))
+    assert today.whole.volume.array is dose.volume.array
+    assert grid.frame_of_reference == TODAY.frame_of_reference
+    assert today.whole.transformed == "RIGID"
+
+
+def test_dose_placed_rigidly_and_mapped_back_rigidly_is_the_plans():
+    of = alignment()
+    dose = plan_dose()
+    one = mapped(placed(dose, of.rigid), dose, of, 1, N, SEEN)
+    assert one.dose.array * N == pytest.approx(dose.volume.array, abs=1e-3)
+    assert one.unmapped < 0.3
+
+
+def test_tissue_that_moved_took_the_dose_of_where_it_was():
+    away = np.array([4.0, 0.0, 0.0])
+    of = alignment(push=lambda at: np.broadcast_to(away, at.shape))
+    dose = plan_dose()
+    one = mapped(placed(dose, of.rigid), dose, of, 1, N, SEEN)
+    middle = tuple(n // 2 for n in GRID.shape)
+    at = GRID.points(middle)
+    # today it lies 4 mm to the right of where the rigid map puts it, and the beam stayed
+    assert one.dose.array[middle] * N == pytest.approx(gray(at - away), abs=0.05)
+
+
+def test_the_band_is_the_slope_times_the_error():
+    grid = replace(GRID, shape=(5, 6, 7))
+    at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
+    ramp = Volume((2.0 * at[..., 0] + 1.0 * at[..., 2]).astype(np.float32), grid)
+    assert steepness(ramp) == pytest.approx(np.full(grid.shape, np.hypot(2, 1)), rel=1e-4)
+
+
+def test_fractions_without_an_image_count_as_the_nearest_one_before():
+    plan = Dose(Volume(np.full(GRID.shape, 60.0, dtype=np.float32), GRID), plan_uid="1.2.9")
+    total = accumulated([day(8, 1.0), day(3, 3.0)], plan, 10, N)
+    # two as planned (2 Gy), five by the third (3 Gy), three by the eighth (1 Gy)
+    assert total.dose.volume.array == pytest.approx(2 * 2.0 + 5 * 3.0 + 3 * 1.0)
+    assert total.counted == 10
+    assert total.accounting == (
+        "Fractions 1 to 2 as planned, before the first image",
+        "Fractions 3 to 7 by the image of fraction 3",
+        "Fractions 8 to 10 by the image of fraction 8",
+    )
+
+
+def test_later_fractions_are_not_counted_and_none_counts_twice():
+    plan = plan_dose()
+    assert accumulated([day(1, 2.0), day(5, 9.0)], plan, 1, N).dose.volume.array == pytest.approx(2.0)
+    with pytest.raises(InputError, match="twice"):
+        accumulated([day(1, 2.0), day(1, 2.0)], plan, 1, N)
+
+
+def test_errors_of_one_image_add_up_and_those_of_several_less_than_that():
+    plan = plan_dose()
+    one = accumulated([day(1, 2.0, 0.1)], plan, 10, N).half_width.array
+    ten = accumulated([day(n, 2.0, 0.1) for n in range(1, 11)], plan, 10, N).half_width.array
+    assert one == pytest.approx(1.0)
+    assert ten == pytest.approx(np.sqrt(0.5 * 1.0 + 0.5 * 10 * 0.01))
+
+
+def test_a_dose_computed_today_is_taken_for_one_fraction_or_all_as_it_says():
+    grid = replace(TODAY, shape=(5, 6, 7), image="")
+    dose = Dose(Volume(np.full(grid.shape, 2.0, dtype=np.float32), grid), summation="FRACTION")
+    assert recomputed(dose, TODAY, N).whole.volume.array == pytest.approx(60.0)
+    assert recomputed(replace(dose, summation="PLAN"), TODAY, N).whole.volume.array == pytest.approx(2.0)
+    for wrong in (replace(dose, summation="BEAM"), replace(dose, kind="ERROR")):
+        with pytest.raises(InputError):
+            recomputed(wrong, TODAY, N)
+    with pytest.raises(FrameMismatch):
+        recomputed(dose, PLAN, N)
+
+
+def test_a_day_on_another_grid_is_refused():
+    other = replace(GRID, origin=(0.0, 0.0, 0.0))
+    wrong = DayDose(1, *(Volume(np.zeros(other.shape, dtype=np.float32), other) for _ in range(2)))
+    with pytest.raises(FrameMismatch):
+        accumulated([wrong], plan_dose(), 1, N)
