@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -39,7 +40,7 @@ class AlignmentFile:
                 if said["form"] != FORM or said["digest"] != self.digest:
                     return None
                 arrays = {name: file[name] for name in file.files if name != "said"}
-        except (OSError, ValueError, KeyError, EOFError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
         rigid = _read(said["rigid"], arrays)
         assert isinstance(rigid, Rigid)

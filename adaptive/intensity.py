@@ -69,12 +69,14 @@ def _padding(array: NDArray[Any]) -> NDArray[np.bool_] | None:
 def _is_a_window(valid: NDArray[np.bool_]) -> bool:
     """Whether what is measured in any plane makes a disc or a block across the picture."""
     shadow = np.asarray(valid.any(axis=0), dtype=bool)
+    if float(shadow.mean()) > 1 - SAME:
+        return not valid.any(axis=(1, 2)).all()
     rows, columns = np.flatnonzero(shadow.any(axis=1)), np.flatnonzero(shadow.any(axis=0))
     if not rows.size:
         return False
     height, width = rows[-1] - rows[0] + 1, columns[-1] - columns[0] + 1
     if min(height / shadow.shape[0], width / shadow.shape[1]) < WIDE:
-        return bool(valid.any(axis=(1, 2)).sum() < len(valid)) and bool(shadow.all())
+        return False
     full = float(shadow.sum())
     disc = np.pi / 4 * height * width
     return full > FILLED * height * width or 1.0 / FILLED > full / disc > FILLED

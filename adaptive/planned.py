@@ -20,8 +20,8 @@ NODES = 1_500_000
 """Aimed at for a structure; within the two limits below."""
 FINEST, COARSEST = 0.5, 2.0
 """mm between nodes in plane."""
-BAND = 4
-"""Nodes around a contour within which its distance is exact; beyond it is no more than that."""
+BAND = 6.0
+"""mm around a contour within which its distance is exact; beyond it is no more than that."""
 Floats = NDArray[np.float32]
 
 
@@ -30,8 +30,8 @@ class Surface:
     """A structure's field, and the planes between its contours that have none.
 
     Args:
-        field: signed distance in mm, negative inside, at most `BAND` nodes large; on the planes of the structure's image and
-            one beyond each end, finer or coarser than its pixels.
+        field: signed distance in mm, negative inside, at most `BAND` large; on the planes of the structure's image, midway
+            between them and one beyond each end, finer or coarser than its pixels.
         gaps: planes without contour between others.
     """
 
@@ -62,14 +62,14 @@ def surface_of(structure: Structure, image: Geometry) -> Surface | None:
     used = np.asarray(inside.any(axis=(1, 2)), dtype=bool)
     if not used.any():
         return None
-    distance = np.full(grid.shape, BAND * grid.spacing[1], dtype=np.float32)
+    distance = np.full(grid.shape, BAND, dtype=np.float32)
     _splat(distance, _pieces(loops, grid), grid.spacing[1])
     np.negative(distance, out=distance, where=inside)
     first, last = int(used.argmax()), len(used) - 1 - int(used[::-1].argmax())
     _close(distance, used)
     gaps = int((~used[first : last + 1]).sum())
     box = Box((first - 1, 0, 0), (last + 2, *grid.shape[1:]))
-    return Surface(Field(Volume(distance, grid).cropped(box), Level.DISTANCE), gaps)
+    return Surface(Field(_halved(Volume(distance, grid).cropped(box)), Level.DISTANCE), gaps)
 
 
 def _lattice(loops: list[Loop], image: Geometry) -> Geometry:
@@ -79,8 +79,9 @@ def _lattice(loops: list[Loop], image: Geometry) -> Geometry:
     first, last = round(low[0]) - 1, round(high[0]) + 1
     extent = (high - low)[1:] * image.spacing[1:]
     pitch = float(np.clip(np.sqrt(np.prod(extent + 2.0) * (last - first + 1) / NODES), FINEST, COARSEST))
-    counts = np.ceil(extent / pitch).astype(int) + 1 + 2 * (BAND + 1)
-    start = low[1:] - (BAND + 1) * pitch / np.asarray(image.spacing[1:])
+    room = int(np.ceil(BAND / pitch)) + 1
+    counts = np.ceil(extent / pitch).astype(int) + 1 + 2 * room
+    start = low[1:] - room * pitch / np.asarray(image.spacing[1:])
     x, y, z = (float(v) for v in image.points((first, *start)))
     shape = (last - first + 1, int(counts[0]), int(counts[1]))
     return replace(image, shape=shape, spacing=(image.spacing[0], pitch, pitch), origin=(x, y, z))
@@ -120,10 +121,11 @@ def _splat(
 ) -> None:
     """Lower each node near a piece to its distance (mm) from it."""
     plane, start, end = pieces
-    reach = np.arange(-BAND, BAND + 1)
+    room = int(np.ceil(BAND / pitch))
+    reach = np.arange(-room, room + 1)
     around = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
     flat, (_, rows, columns) = distance.reshape(-1), distance.shape
-    for part in np.array_split(np.arange(len(plane)), max(1, len(plane) // 20_000)):
+    for part in np.array_split(np.arange(len(plane)), max(1, len(plane) * len(around) // 2_000_000)):
         a, along = start[part], end[part] - start[part]
         length = np.maximum((along**2).sum(axis=1), 1e-12)
         nodes = np.rint(a + 0.5 * along).astype(np.intp)[:, None] + around
@@ -133,6 +135,24 @@ def _splat(
         off = np.linalg.norm(to - share[..., None] * along[:, None], axis=-1).astype(np.float32) * np.float32(pitch)
         at = (plane[part, None] * rows + nodes[..., 0]) * columns + nodes[..., 1]
         np.minimum.at(flat, at.ravel(), off.ravel())
+
+
+def _halved(field: Volume[np.float32]) -> Volume[np.float32]:
+    """With planes midway between its own, bent as their neighbours say: straight lines would cut a round thing's corners.
+
+    Of the second differences on both sides the smaller; none where they differ in sign or a distance is out of the band.
+    """
+    old = field.array
+    out = np.empty((2 * len(old) - 1, *old.shape[1:]), dtype=np.float32)
+    out[::2], out[1::2] = old, 0.5 * (old[:-1] + old[1:])
+    for k in range(1, len(old) - 2):
+        a, b, c, d = (old[n] for n in range(k - 1, k + 3))
+        low, high = a - 2 * b + c, b - 2 * c + d
+        bend = np.where(low * high > 0, np.sign(low) * np.minimum(np.abs(low), np.abs(high)), 0)
+        far = np.maximum.reduce([np.abs(v) for v in (a, b, c, d)]) > 0.99 * BAND
+        out[2 * k + 1] -= np.where(far, 0, bend / 8)
+    k, j, i = field.geometry.spacing
+    return Volume(out, replace(field.geometry, shape=out.shape, spacing=(k / 2, j, i)))
 
 
 def _close(distance: Floats, used: NDArray[np.bool_]) -> None:

@@ -228,7 +228,7 @@ def _pulled(
     points = points[:: max(1, len(points) // 4000)]
     at = today.indices(back.points(points, back.source))
     margin = np.ceil(ROOM / np.asarray(today.spacing)).astype(int)
-    thick = int(np.ceil(surface.field.geometry.spacing[0] / min(today.spacing)))
+    thick = int(np.ceil(2 * surface.field.geometry.spacing[0] / min(today.spacing)))
     first = np.floor(at.min(axis=0)).astype(int) - margin - (thick, 0, 0)
     last = np.ceil(at.max(axis=0)).astype(int) + margin + 1 + (thick, 0, 0)
     box = Box(tuple(int(v) for v in first), tuple(int(v) for v in last)).padded(0, today.shape)  # type: ignore[arg-type]

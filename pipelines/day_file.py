@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,7 @@ def read_day(folder: Path, dose_uid: str) -> DayDose:
                 for name, s in zip(("dose", "half_width"), said["steps"], strict=True)
             ]
             grid = _GRID.validate_python(said["grid"])
-    except (OSError, ValueError, KeyError, EOFError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError("An earlier fraction's dose cannot be read", where=f"{folder.name}/{NAME}") from error
     if said["dose_uid"] != dose_uid:
         raise InputError(

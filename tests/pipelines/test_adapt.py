@@ -1,0 +1,298 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from pydicom.uid import generate_uid
+
+from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceError  # noqa: A004
+from patient.read.images import open_folder
+from patient.read.rtdose import read_dose
+from patient.read.rtstruct import read_structure_set
+from pipelines.day_file import read_day
+from pipelines.fraction_case import KEPT, FractionRequest, adapt_case
+from pipelines.fraction_result import FractionResult
+from pipelines.plan_folder import read_fraction_folder, read_plan_folder
+from registration.dicom_read import rigid_between
+from tests.making import DATA
+from tests.pipelines.fractions import FRACTIONS, SHIFT, changed, write_pair
+from tests.pipelines.test_schemas import _follows_its_schema
+
+RECONTOUR = str(Path(sys.executable).with_name("recontour"))
+POLICY = """
+schema = 1
+version = "t"
+description = "for tests"
+[structures.PTV]
+recipe = "CTV + 5 mm"
+metrics = ["D95%"]
+source = "example, site to set"
+[rules.coverage]
+structures = ["PTV"]
+quantity = "D95%"
+unit = "% of prescription"
+compare = "value"
+falls_below = 10.0
+consequence = "replan"
+source = "example, site to set"
+[rules.setup_shift]
+quantity = "setup"
+unit = "mm"
+compare = "value"
+rises_above = 3.0
+consequence = "review"
+source = "example, site to set"
+"""
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    return write_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory):
+    path = tmp_path_factory.mktemp("policy") / "site.toml"
+    path.write_text(POLICY)
+    return path
+
+
+@pytest.fixture(scope="module")
+def done(pair, policy, tmp_path_factory):
+    """One whole case, its folder and the folder in which its steps were kept."""
+    folder, kept = tmp_path_factory.mktemp("case"), tmp_path_factory.mktemp("kept")
+    request = FractionRequest("c", *map(str, pair), str(folder), policy=str(policy), number=3, kept=str(kept))
+    return adapt_case(request), folder, kept
+
+
+def _value(result: FractionResult, structure: str, quantity: str):
+    return next(m for m in result.measurements if (m.structure, m.quantity) == (structure, quantity))
+
+
+def test_everything_is_written_and_the_result_follows_its_schema(done):
+    result, folder, _ = done
+    files = {path.name for path in folder.iterdir()}
+    dicom = {"rtstruct.dcm", "reg.dcm", "dreg.dcm", "dose.dcm", "dose_error.dcm"}
+    assert files == dicom | {"day.npz", "result.json", "report.html", "figures", "log.txt"}
+    text = (folder / "result.json").read_text()
+    _follows_its_schema(text, "fraction")
+    assert FractionResult.model_validate_json(text) == result
+    assert {o.file for o in result.outputs} == dicom
+    for output in result.outputs:
+        assert pydicom.dcmread(folder / output.file, stop_before_pixels=True).SOPInstanceUID == output.sop_instance_uid
+
+
+def test_the_setup_error_is_found_and_the_couch_undoes_it(done):
+    couch = done[0].couch
+    # HFS: IEC x is LPS x, IEC y is LPS z, IEC z is -LPS y
+    assert (couch.lateral, couch.longitudinal, couch.vertical) == pytest.approx((-SHIFT[0], -SHIFT[2], SHIFT[1]), abs=0.6)
+
+
+def test_structures_come_to_todays_image_with_number_name_and_colour(done, pair):
+    planned = {s.name: s for s in read_structure_set(pair[0] / "rtstruct.dcm").structures}
+    today = read_structure_set(done[1] / "rtstruct.dcm")
+    image = open_folder(pair[1])
+    assert today.series_uid == image.series_uid
+    assert {s.name for s in today.structures} == set(planned)
+    for structure in today.structures:
+        before = planned[structure.name]
+        assert (structure.number, structure.color, structure.interpreted_type) == (
+            before.number,
+            before.color,
+            before.interpreted_type,
+        )
+        middles = [
+            np.average(m.geometry.points(np.argwhere(m.array)), axis=0)
+            for m in (before.mask(open_folder(pair[0] / "CT").geometry), structure.mask(image.geometry))
+        ]
+        assert middles[1] - middles[0] == pytest.approx(SHIFT, abs=1.0)
+    header = pydicom.dcmread(done[1] / "rtstruct.dcm")
+    assert header.ApprovalStatus == "UNAPPROVED"
+    assert header.PredecessorStructureSetSequence[0].ReferencedSOPInstanceUID == done[0].plan.structure_set_uid
+
+
+def test_the_registration_object_says_where_todays_points_lie_in_the_plan(done, pair):
+    plan, today = open_folder(pair[0] / "CT"), open_folder(pair[1])
+    plan_from_today = rigid_between(done[1] / "reg.dcm", today, plan)
+    assert plan_from_today.points(SHIFT, plan_from_today.source) == pytest.approx(np.zeros(3), abs=0.6)
+
+
+def test_the_accumulated_dose_lies_on_the_plan_and_cannot_be_taken_for_a_delivered_one(done, pair):
+    dose, plan = read_dose(done[1] / "dose.dcm"), read_dose(pair[0] / "rtdose.dcm")
+    assert dose.volume.geometry.frame_of_reference == plan.volume.geometry.frame_of_reference
+    high = plan.volume.array > 35
+    inner = np.s_[6:-6, 20:-20, 20:-20]
+    ratio = (dose.volume.array[inner] / plan.volume.array[inner])[high[inner]]
+    assert np.median(ratio) == pytest.approx(3 / FRACTIONS, rel=0.02)
+    assert dose.transformed == "NON_RIGID"
+    header = pydicom.dcmread(done[1] / "dose.dcm", stop_before_pixels=True)
+    assert header.SeriesDescription == f"Accumulated 3 of {FRACTIONS} fractions, research, not delivered dose"
+    referenced = {item.ReferencedSOPInstanceUID for item in header.ReferencedSpatialRegistrationSequence}
+    assert referenced == {o.sop_instance_uid for o in done[0].outputs if o.file in ("reg.dcm", "dreg.dcm")}
+    assert read_dose(done[1] / "dose_error.dcm").kind == "ERROR"
+    assert done[0].dose.accounting[0] == "Fractions 1 to 2 as planned, before the first image"
+
+
+def test_dose_today_is_the_plans_where_nothing_but_setup_changed(done):
+    for name in ("PTV", "Parotid_L"):
+        mean = _value(done[0], name, "Dmean")
+        assert mean.value == pytest.approx(mean.planned, abs=1.5)
+        assert mean.interval[0] < mean.value < mean.interval[1]
+
+
+def test_the_decision_names_every_rule_and_a_shift_beyond_its_limit_asks_for_review(done):
+    decision = done[0].decision
+    states = {rule.rule: rule.state for rule in decision.rules}
+    assert states["setup_shift"] == "tripped"
+    assert states["coverage"] == "not tripped"
+    assert decision.verdict == done[0].verdict == "review"
+    assert any(reason.startswith("setup_shift") for reason in done[0].reasons)
+
+
+def test_the_report_says_the_decision_first_and_shows_pictures(done):
+    page = (done[1] / "report.html").read_text()
+    assert page.index("A person must look") < page.index("<h2>Structures today</h2>")
+    assert page.count("<img") == len(list((done[1] / "figures").iterdir())) >= 3
+
+
+def test_a_case_that_is_tried_again_goes_on_behind_its_registration(done, pair, policy, tmp_path):
+    _, _, kept = done
+    assert (kept / KEPT).is_file()
+    request = FractionRequest("c", *map(str, pair), str(tmp_path), policy=str(policy), number=3, kept=str(kept))
+    again = adapt_case(request)
+    assert "deformable" not in again.timing.steps_s
+    assert [m.value for m in again.measurements] == pytest.approx([m.value for m in done[0].measurements], abs=1e-6)
+
+
+def test_an_earlier_fraction_counts_for_the_fractions_up_to_this_one(done, pair, policy, tmp_path):
+    _, folder, kept = done
+    request = FractionRequest(
+        "d", *map(str, pair), str(tmp_path), policy=str(policy), earlier=(str(folder),), kept=str(kept)
+    )
+    result = adapt_case(request)
+    assert result.number == 4
+    assert result.dose.accounting[1:] == ("Fraction 3 by the image of fraction 3", "Fraction 4 by the image of fraction 4")
+    header = pydicom.dcmread(tmp_path / "dose.dcm", stop_before_pixels=True)
+    assert len(header.ReferencedSpatialRegistrationSequence) == 4
+    assert read_day(tmp_path, done[0].plan.dose_uid).number == 4
+    with pytest.raises(InputError, match="among the earlier"):
+        adapt_case(
+            FractionRequest("e", *map(str, pair), str(tmp_path), policy=str(policy), number=3, earlier=(str(folder),))
+        )
+
+
+def test_the_validators_find_no_error(done, pair):
+    validate = DATA.parent / "referees" / "validate.sh"
+    if not validate.is_file() or shutil.which("dciodvfy") is None:
+        pytest.skip("THE REFEREES ARE NOT INSTALLED")
+    environment = os.environ | {"REFEREES_HOME": os.environ.get("REFEREES_HOME", ".referees")}
+    for ct, files in ((pair[1], ("rtstruct.dcm", "dreg.dcm")), (pair[0] / "CT", ("reg.dcm", "dose.dcm", "dose_error.dcm"))):
+        paths = [str(done[1] / name) for name in files]
+        asked = subprocess.run(
+            ["bash", validate, "--ct", ct, *paths], capture_output=True, text=True, env=environment, check=False
+        )
+        assert asked.stdout == ""
+
+
+def test_the_command_publishes_whole_or_nothing(pair, tmp_path):
+    other = tmp_path / "other"
+    shutil.copytree(pair[1], other)
+    for path in other.iterdir():
+        changed(path, PatientID="SOMEBODY")
+    done = subprocess.run([RECONTOUR, "adapt", pair[0], other, "-o", tmp_path / "out"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "another patient" in done.stderr
+    assert "SOMEBODY" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+# ---- what is refused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(pair, tmp_path):
+    """A plan and a fraction that may be spoiled."""
+    for path in pair:
+        shutil.copytree(path, tmp_path / path.name)
+    return tmp_path / "plan", tmp_path / "fraction"
+
+
+def test_a_fraction_from_before_the_plan_is_refused(copy):
+    for path in copy[1].iterdir():
+        changed(path, AcquisitionDate="20251231")
+    with pytest.raises(InputError, match="before the plan"):
+        read_fraction_folder(copy[1], read_plan_folder(copy[0]))
+
+
+def test_the_planning_ct_is_no_fraction(copy):
+    with pytest.raises(InputError, match="planning CT itself"):
+        read_fraction_folder(copy[0] / "CT", read_plan_folder(copy[0]))
+
+
+def test_two_images_in_a_fractions_folder_are_refused(copy):
+    shutil.copytree(copy[1], copy[1] / "again")
+    uid = generate_uid()
+    for path in (copy[1] / "again").iterdir():
+        changed(path, SeriesInstanceUID=uid, SOPInstanceUID=generate_uid())
+    with pytest.raises(MixedSeries):
+        read_fraction_folder(copy[1], read_plan_folder(copy[0]))
+
+
+def test_two_plans_are_refused_unless_one_is_named(copy):
+    shutil.copy(copy[0] / "rtplan.dcm", copy[0] / "second.dcm")
+    changed(copy[0] / "second.dcm", SOPInstanceUID=generate_uid(), RTPlanLabel="BOOST")
+    with pytest.raises(ReferenceError, match="2 plans"):
+        read_plan_folder(copy[0])
+    label = pydicom.dcmread(copy[0] / "rtplan.dcm").RTPlanLabel
+    assert read_plan_folder(copy[0], label).dose is not None
+    with pytest.raises(ReferenceError):
+        read_plan_folder(copy[0], "NONE OF THEM")
+
+
+def test_a_structure_set_on_another_ct_is_refused(copy):
+    uid = generate_uid()
+    for path in (copy[0] / "CT").iterdir():
+        changed(path, SeriesInstanceUID=uid)
+    with pytest.raises(ReferenceError, match="not there"):
+        read_plan_folder(copy[0])
+
+
+def test_a_structure_set_in_another_frame_is_refused(copy):
+    uid = generate_uid()
+    for path in (copy[0] / "CT").iterdir():
+        changed(path, FrameOfReferenceUID=uid)
+    with pytest.raises(FrameMismatch):
+        read_plan_folder(copy[0])
+
+
+@pytest.mark.parametrize(
+    ("attributes", "what"),
+    [({"FrameOfReferenceUID": "1.2.3.4"}, "frame of reference"), ({"DoseUnits": "RELATIVE"}, "RELATIVE")],
+)
+def test_a_dose_elsewhere_or_without_gray_is_refused(copy, attributes, what):
+    changed(copy[0] / "rtdose.dcm", **attributes)
+    with pytest.raises(InputError, match=what):
+        read_plan_folder(copy[0])
+
+
+def test_a_plan_without_rtplan_and_dose_is_read_and_its_isocentre_is_the_targets_middle(copy):
+    (copy[0] / "rtdose.dcm").unlink()
+    (copy[0] / "rtplan.dcm").unlink()
+    plan = read_plan_folder(copy[0])
+    assert plan.dose is None
+    assert plan.isocentre == pytest.approx((15.0, 0.0, 0.0), abs=1.5)
+    assert "PTV" in plan.isocentre_from
+
+
+def test_an_empty_folder_is_refused(tmp_path):
+    with pytest.raises(InputError):
+        read_plan_folder(tmp_path)
+
+
+def test_what_is_printed_as_json_is_the_result(done):
+    assert json.loads(done[0].model_dump_json())["kind"] == "fraction"
