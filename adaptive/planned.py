@@ -22,6 +22,8 @@ FINEST, COARSEST = 0.5, 2.0
 """mm between nodes in plane."""
 BAND = 6.0
 """mm around a contour within which its distance is exact; beyond it is no more than that."""
+PIECE = 4
+"""Nodes; the longest piece of an edge that is looked at as one."""
 Floats = NDArray[np.float32]
 
 
@@ -88,7 +90,7 @@ def _lattice(loops: list[Loop], image: Geometry) -> Geometry:
 
 
 def _pieces(loops: list[Loop], grid: Geometry) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float64]]:
-    """Edges of all polygons, no longer than a node's step: plane, start and end `[n, 2]` (row, column) in nodes."""
+    """Edges of all polygons in pieces of at most `PIECE` nodes: plane, start and end `[n, 2]` (row, column) in nodes."""
     distinct = {loop.points.tobytes(): loop.points for loop in loops}
     planes, starts, ends = [], [], []
     for points in distinct.values():
@@ -99,7 +101,7 @@ def _pieces(loops: list[Loop], grid: Geometry) -> tuple[NDArray[np.intp], NDArra
     plane, start, end = np.concatenate(planes), np.concatenate(starts), np.concatenate(ends)
     kept = _crossed_once(plane, start, end)
     plane, start, end = plane[kept], start[kept], end[kept]
-    parts = np.maximum(1, np.ceil(np.linalg.norm(end - start, axis=1)).astype(np.intp))
+    parts = np.maximum(1, np.ceil(np.linalg.norm(end - start, axis=1) / PIECE).astype(np.intp))
     which = np.repeat(np.arange(len(parts)), parts)
     number = np.arange(len(which)) - np.repeat(np.cumsum(parts) - parts, parts)
     step = ((end - start) / parts[:, None])[which]
@@ -121,20 +123,25 @@ def _splat(
 ) -> None:
     """Lower each node near a piece to its distance (mm) from it."""
     plane, start, end = pieces
-    room = int(np.ceil(BAND / pitch))
+    room = int(np.ceil(BAND / pitch)) + PIECE // 2
     reach = np.arange(-room, room + 1)
-    around = np.stack(np.meshgrid(reach, reach, indexing="ij"), axis=-1).reshape(-1, 2)
-    flat, (_, rows, columns) = distance.reshape(-1), distance.shape
-    for part in np.array_split(np.arange(len(plane)), max(1, len(plane) * len(around) // 2_000_000)):
-        a, along = start[part], end[part] - start[part]
-        length = np.maximum((along**2).sum(axis=1), 1e-12)
-        nodes = np.rint(a + 0.5 * along).astype(np.intp)[:, None] + around
-        nodes = np.clip(nodes, 0, (rows - 1, columns - 1))
-        to = nodes - a[:, None]
-        share = np.clip((to * along[:, None]).sum(axis=-1) / length[:, None], 0, 1)
-        off = np.linalg.norm(to - share[..., None] * along[:, None], axis=-1).astype(np.float32) * np.float32(pitch)
-        at = (plane[part, None] * rows + nodes[..., 0]) * columns + nodes[..., 1]
-        np.minimum.at(flat, at.ravel(), off.ravel())
+    down, across = (v.ravel() for v in np.meshgrid(reach, reach, indexing="ij"))
+    flat, (_, rows, columns) = np.square(distance.reshape(-1) / np.float32(pitch)), distance.shape
+    middle = np.rint(0.5 * (start + end)).astype(np.intp)
+    first, along = (start - middle).astype(np.float32), (end - start).astype(np.float32)
+    length = np.maximum((along**2).sum(axis=1), 1e-9)
+    for part in np.array_split(np.arange(len(plane)), max(1, len(plane) * len(down) // 1_000_000)):
+        (y, x), (ey, ex) = first[part].T[..., None], along[part].T[..., None]
+        to_y, to_x = down.astype(np.float32) - y, across.astype(np.float32) - x
+        share = np.clip((to_y * ey + to_x * ex) / length[part, None], 0, 1)
+        to_y -= share * ey
+        to_x -= share * ex
+        off = to_y * to_y + to_x * to_x
+        row, column = middle[part, :1] + down, middle[part, 1:] + across
+        kept = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+        at = (plane[part, None] * rows + row) * columns + column
+        np.minimum.at(flat, at[kept], off[kept])
+    np.multiply(np.sqrt(flat), pitch, out=distance.reshape(-1), casting="unsafe")
 
 
 def _halved(field: Volume[np.float32]) -> Volume[np.float32]:
