@@ -88,7 +88,9 @@ def compared(
     if body is not None and body.whole is not None and body.as_planned is not None:
         changes += _separations((body.as_planned, body.whole), both, policy.separation, alignment, isocentre, ground)
         more += _air((body.as_planned, body.whole), both, images, alignment, policy, ground)
-    notes = [note for change in changes for note in change.notes]
+    notes = [
+        f"{c.structure}: {note}" if c.structure and c.structure not in note else note for c in changes for note in c.notes
+    ]
     if not patient_position:
         notes.append("Today's image does not say how the patient lay: shifts are given as if head first, supine")
     measured = [m for change in changes for m in change.measurements]

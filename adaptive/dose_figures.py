@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +11,9 @@ from adaptive.accumulate import Accumulated, TodayDose
 from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
 from adaptive.measurement import Measurement
 from adaptive.propagate import Propagated
-from adaptive.rules import Policy, matches
+from adaptive.rules import Policy
 from patient.dose import Dose
-from patient.errors import InputError, PolicyError
+from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.structures import Structure
 from patient.volume import Volume
@@ -62,7 +61,6 @@ def dose_figures(
     summed: Accumulated,
     grids: tuple[Geometry, Geometry],
     policy: Policy,
-    prescriptions: Mapping[str, float],
     *,
     trusted: bool,
 ) -> DoseFigures:
@@ -75,7 +73,6 @@ def dose_figures(
         summed: of the fractions so far.
         grids: of the plan's image and of today's.
         policy: which figures are wanted.
-        prescriptions: Gy by the structure's name; what the policy says comes after it.
         trusted: whether the registration is.
     """
     here, there = grids
@@ -109,51 +106,26 @@ def dose_figures(
         if not shown:
             said.append(f"{one.seen:.0%} of it is seen today, the rest an estimate")
         good = trusted and one.trusted and known and shown
-        prescription = prescriptions.get(one.name) or policy.for_structure(one.name).prescription
-        figures += _figures(one.name, made[-1], policy, prescription, good, "; ".join(said), notes)
+        figures += _figures(one.name, made[-1], policy, good, "; ".join(said))
     return DoseFigures(tuple(made), tuple(figures), tuple(dict.fromkeys(notes)))
 
 
 def wanted(name: str, policy: Policy) -> tuple[str, ...]:
-    """Which figures of dose a policy wants of a structure: its metrics, and what rules on it look at."""
-    asked = list(policy.for_structure(name).metrics)
-    for rule in policy.rules:
-        if rule.quantity[:1] in "DVHE" and any(matches(p, name) for p in rule.structures):
-            asked.append(rule.quantity)
-    if policy.for_structure(name).eud is not None:
-        asked.append("EUD")
-    return tuple(dict.fromkeys((*asked, *ALWAYS)))
+    """Which figures of dose are made of a structure: what the policy and its rules want, and what is always wanted."""
+    asked = policy.for_structure(name)
+    return tuple(dict.fromkeys((*asked.metrics, *(("EUD",) if asked.eud is not None else ()), *ALWAYS)))
 
 
-def _figures(
-    name: str, of: StructureDose, policy: Policy, prescription: float | None, good: bool, basis: str, notes: list[str]
-) -> list[Measurement]:
+def _figures(name: str, of: StructureDose, policy: Policy, good: bool, basis: str) -> list[Measurement]:
     assert of.planned is not None and of.today is not None and of.accumulated is not None  # noqa: PT018
     exponent, found = policy.for_structure(name).eud, []
     for quantity in wanted(name, policy):
-        asked = _in_gray(quantity, prescription)
-        if asked is None:
-            notes.append(f"{quantity} of {name} cannot be had: no prescription to it is known")
-            continue
-        try:
-            values = [d.metric(asked, exponent) for d in (of.planned, of.today.nominal, of.accumulated.nominal)]
-            bands = [band.interval(asked, exponent) for band in (of.today, of.accumulated)]
-            unit = Metric.named(asked).unit
-        except PolicyError as error:
-            notes.append(f"{quantity} of {name} cannot be had: {error.what}")
-            continue
-        planned, now, total = values
+        planned, now, total = (d.metric(quantity, exponent) for d in (of.planned, of.today.nominal, of.accumulated.nominal))
+        bands = [band.interval(quantity, exponent) for band in (of.today, of.accumulated)]
+        unit = Metric.named(quantity).unit
         if now is not None:
             found.append(Measurement(name, quantity, unit, now, planned, bands[0], good, basis))
         if total is not None:
             said = "accumulated so far, in the planned structure; research, not delivered dose"
             found.append(Measurement(name, quantity + ACCUMULATED, unit, total, None, bands[1], good, said))
     return found
-
-
-def _in_gray(quantity: str, prescription: float | None) -> str | None:
-    """`V95%` as `V66.5Gy` where the prescription is 70 Gy; everything else as it stands; None where it is unknown."""
-    share = re.fullmatch(r"V(\d+(?:\.\d+)?)%", quantity)
-    if share is None:
-        return quantity
-    return None if not prescription else f"V{float(share[1]) * prescription / 100:.6g}Gy"

@@ -31,7 +31,7 @@ from adaptive.intensity import corrected, seen_by_both
 from adaptive.measurement import Measured, Measurement
 from adaptive.planned import surface_of
 from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
-from adaptive.rules import Policy, Propagation
+from adaptive.rules import Policy, Propagation, StructurePolicy, matches
 from contour.clean import clean
 from contour.engine import Context, Engine, Finding
 from contour.template import Template
@@ -235,7 +235,7 @@ def _afresh(
     """What engines find of the structures that a policy wants afresh, by the plan's names; and which engines they were."""
     asked: dict[str, dict[str, str]] = {}
     for structure in structures:
-        how = policy.for_structure(structure.name)
+        how = _asked(structure, policy)
         if how.recipe or how.propagate not in (Propagation.FRESH, Propagation.RECONCILE):
             continue
         name = known_as(structure)
@@ -260,6 +260,12 @@ def _cleaned(found: Finding, template: Template | None) -> Finding | str:
     return replace(found, field=cleaned.field, flags=(*found.flags, *cleaned.flags))
 
 
+def _asked(structure: Structure, policy: Policy) -> StructurePolicy:
+    """By the plan's name; where the policy does not know that, by the TG-263 one."""
+    known = any(matches(pattern, structure.name) for pattern, _ in policy.structures)
+    return policy.for_structure(structure.name if known else known_as(structure))
+
+
 def known_as(structure: Structure) -> str:
     """A structure's TG-263 name; the body's is External whatever the clinic calls it."""
     if structure.interpreted_type == "EXTERNAL":
@@ -273,7 +279,7 @@ def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str
     made: dict[int, Propagated] = {}
     for n, structure in enumerate(plan.structures):
         surface = surface_of(structure, plan.image.geometry)
-        made[n] = propagated(structure, surface, policy.for_structure(structure.name), stage, fresh.get(structure.name))
+        made[n] = propagated(structure, surface, _asked(structure, policy), stage, fresh.get(structure.name))
     waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
     progress = True
     while waiting and progress:
@@ -315,7 +321,6 @@ def _dose(
         summed,
         grids,
         policy,
-        plan.prescriptions,
         trusted=alignment.trusted,
     )
     return DoseSide(here, day, summed, figures.structures), figures.measurements, figures.notes
