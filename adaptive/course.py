@@ -15,8 +15,8 @@ from adaptive.measurement import Measured, Measurement
 from adaptive.rules import TRUST, Compare, Rule
 from adaptive.trend import Forecast, Trend, forecast, trend
 
-ACCUMULATED = "accumulated_"
-"""Begins the quantity of a figure of the dose accumulated so far."""
+ACCUMULATED = " accumulated"
+"""Ends the quantity of a figure of the dose accumulated so far."""
 
 
 @dataclass(frozen=True)
@@ -339,10 +339,10 @@ def _weight(track: Track) -> tuple[int, float, float]:
 
 def _dose(fractions: Sequence[Fraction]) -> Iterator[DoseTrack]:
     for figure in fractions[-1].measured.measurements:
-        if figure.quantity.startswith(ACCUMULATED):
+        if figure.quantity.endswith(ACCUMULATED):
             days = [(f, f.measured.of(figure.structure, figure.quantity)) for f in fractions]
             figures = tuple((f.number, replace(m, trusted=m.trusted and f.trusted)) for f, m in days if m is not None)
-            yield DoseTrack(figure.structure, figure.quantity.removeprefix(ACCUMULATED), figures)
+            yield DoseTrack(figure.structure, figure.quantity.removesuffix(ACCUMULATED), figures)
 
 
 def verdict_of(course: Course) -> Verdict:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 
@@ -109,19 +109,20 @@ class Pairing:
     problems: tuple[str, ...] = ()
 
 
-def pair(index: Index, *, by_weekdays: bool = False) -> Pairing:
+def pair(index: Index, *, by_weekdays: bool = False, known: Callable[[str], Iterable[str]] = lambda plan: ()) -> Pairing:
     """Sort the CT series of an inbox into planning CTs and fractions, and find each fraction's plan.
 
     Args:
         index: of the inbox.
         by_weekdays: number fractions by weekdays since the first image under a plan, instead of by days with an image.
+        known: acquisitions of a plan's fractions of earlier nights, by its UID: their images may have left the inbox.
     """
     patients: dict[str, list[SeriesEntry]] = defaultdict(list)
     alone: list[SeriesEntry] = []
     for entry in index.series:
         # Without an id nobody can say whose image it is: it is contoured as it comes and belongs to nobody's plan.
         (patients[who] if (who := entry.headers[0].text("PatientID")) else alone).append(entry)
-    found = [_Patient(entries).paired(by_weekdays) for _, entries in sorted(patients.items())]
+    found = [_Patient(entries).paired(by_weekdays, known) for _, entries in sorted(patients.items())]
     return Pairing(
         to_contour=(*(e for e in alone if e.modality == "CT"), *(e for p in found for e in p.to_contour)),
         planned=tuple(e for p in found for e in p.planned),
@@ -199,7 +200,7 @@ class _Patient:
         named = [h for h in self._headers("RTDOSE") if plan.sop_instance_uid in _plans_of(h)]
         return tuple(sorted(h.path for h in named if h.text("FrameOfReferenceUID") == frame))
 
-    def paired(self, by_weekdays: bool) -> Pairing:
+    def paired(self, by_weekdays: bool, known: Callable[[str], Iterable[str]]) -> Pairing:
         anchors = {p.image.uid for p in self.plans}
         planned = [e for e in self.images if e.uid in anchors]
         days = [e for e in self.images if e.uid not in anchors and self._is_fraction(e)]
@@ -208,7 +209,7 @@ class _Patient:
         return Pairing(
             to_contour=tuple(e for e in self.images if e.uid not in taken),
             planned=tuple(planned),
-            courses=(tuple(_numbered(fractions, by_weekdays)),) if fractions else (),
+            courses=(tuple(_numbered(fractions, by_weekdays, known)),) if fractions else (),
             problems=tuple(self.problems),
         )
 
@@ -293,21 +294,24 @@ def _predecessors(plan: Plan) -> Iterator[str]:
             yield str(item.get("ReferencedSOPInstanceUID", ""))
 
 
-def _numbered(fractions: Sequence[PairedFraction], by_weekdays: bool) -> Iterator[PairedFraction]:
+def _numbered(
+    fractions: Sequence[PairedFraction], by_weekdays: bool, known: Callable[[str], Iterable[str]]
+) -> Iterator[PairedFraction]:
     """Numbers under each plan; images of one day are images of one fraction."""
-    days: dict[str, list[str]] = defaultdict(list)
-    for paired in fractions:
-        if paired.plan is None:
-            yield paired
+    plans = {f.plan.plan.sop_instance_uid: f.plan for f in fractions if f.plan is not None}
+    days = {uid: {when[:8] for when in known(uid)} for uid in plans}
+    for f in fractions:
+        if f.plan is not None:
+            days[f.plan.plan.sop_instance_uid].add(acquired(f.image)[:8])
+    for f in fractions:
+        if f.plan is None:
+            yield f
             continue
-        seen = days[paired.plan.plan.sop_instance_uid]
-        day = acquired(paired.image)[:8]
-        if day not in seen:
-            seen.append(day)
-        number, said = len(seen), "days with an image under this plan; fractions without one are not known"
+        given, day = sorted(days[f.plan.plan.sop_instance_uid]), acquired(f.image)[:8]
+        number, said = 1 + given.index(day), "days with an image under this plan; fractions without one are not known"
         if by_weekdays:
-            number, said = 1 + _weekdays(seen[0], day), "weekdays since the first image under this plan"
-        yield PairedFraction(**{**vars(paired), "number": number, "number_from": said})
+            number, said = 1 + _weekdays(given[0], day), "weekdays since the first image under this plan"
+        yield replace(f, number=number, number_from=said)
 
 
 def _date(day: str) -> date | None:

@@ -38,7 +38,7 @@ def day(
     figures = (
         Measurement("Parotid_L", "volume", "cc", volume, 30.0, (volume - 1, volume + 1)),
         Measurement("Parotid_L", "Dmean", "Gy", mean[0], mean[1]),
-        Measurement("Parotid_L", f"{ACCUMULATED}Dmean", "Gy", 0.6 * number, None, (0.5 * number, 0.7 * number)),
+        Measurement("Parotid_L", f"Dmean{ACCUMULATED}", "Gy", 0.6 * number, None, (0.5 * number, 0.7 * number)),
     )
     measured = Measured(number, figures)
     decision = decide(policy, [PlannedStructure("Parotid_L")], measured, [], registration_trusted=trusted)
