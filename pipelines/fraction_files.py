@@ -1,4 +1,4 @@
-"""A fraction of a night: its own and its plan's files, wherever in an inbox they lie, as the two folders of `recontour adapt`."""
+"""A fraction of a night: its own files and its plan's, wherever they lie, as the two folders of `recontour adapt`."""
 
 from __future__ import annotations
 

@@ -94,13 +94,16 @@ class _Plot:
         return LEFT + (fraction - 0.5) / (self.end - 0.5) * (WIDTH - LEFT - RIGHT)
 
     def y(self, value: float) -> float:
-        value = min(max(value, self.low), self.high)
         return TOP + (self.high - value) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM)
 
     def svg(self) -> Markup:
         """The picture; what it shows is its title, for those who cannot see it."""
         self._axes()
+        box = f"{LEFT:g} {TOP:g} {WIDTH - LEFT - RIGHT:g} {HEIGHT - TOP - BOTTOM:g}"
+        x, y, width, height = box.split()
+        self.parts.append(f'<svg x="{x}" y="{y}" width="{width}" height="{height}" viewBox="{box}" class="inside">')
         self._line()
+        self.parts.append("</svg>")
         for mark in self.marks:
             self._mark(mark)
         for dot in self.dots:
