@@ -11,12 +11,10 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from adaptive.decision import Decision, RuleResult, State, Verdict
+from adaptive.dose_figures import ACCUMULATED
 from adaptive.measurement import Measured, Measurement
 from adaptive.rules import TRUST, Compare, Rule
 from adaptive.trend import Forecast, Trend, forecast, trend
-
-ACCUMULATED = " accumulated"
-"""Ends the quantity of a figure of the dose accumulated so far."""
 
 
 @dataclass(frozen=True)
@@ -268,9 +266,9 @@ def _notes(parts: Sequence[Part], ordered: Sequence[Fraction], counting: Sequenc
         if numbers != sorted(numbers):
             yield f"Fractions of {part.plan.name} are not numbered in the order of acquisition: {numbers}"
         if part.missing:
-            yield f"Without an image under {part.plan.name}: fractions {_ranges(part.missing)}"
+            yield f"Without an image under {part.plan.name}: {_ranges(part.missing)}"
         if untrusted := [f.number for f in part.fractions if not f.trusted]:
-            yield f"Not trusted and in no trend under {part.plan.name}: fractions {_ranges(untrusted)}"
+            yield f"Not trusted and in no trend under {part.plan.name}: {_ranges(untrusted)}"
         if len({f.decision.digest for f in part.fractions}) > 1:
             yield f"The policy changed among the fractions of {part.plan.name}: the newest one's limits are shown"
 
@@ -326,6 +324,8 @@ def _limit(known: RuleResult, newest: Fraction, points: Sequence[tuple[int, floa
         ahead = Forecast("nobody says how many fractions there are")
     else:
         ahead = forecast(rule, points, last)
+    if now is not None and now.state is State.NEAR and ahead.probability == 1.0 and ahead.fraction is None:
+        ahead = replace(ahead, said="the figure is beyond it, which its interval does not tell apart")
     return Limit(rule, now.state if now else None, now.reason if now else "Was not measured today", ahead)
 
 
@@ -352,14 +352,15 @@ def verdict_of(course: Course) -> Verdict:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """`2, 4 to 7`."""
+    """`fractions 2, 4 to 7`."""
     runs: list[list[int]] = []
     for n in numbers:
         if runs and n == runs[-1][-1] + 1:
             runs[-1].append(n)
         else:
             runs.append([n])
-    return ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs)
+    said = ", ".join(f"{r[0]}" if len(r) == 1 else f"{r[0]} to {r[-1]}" for r in runs)
+    return f"fraction{'s' if len(numbers) > 1 else ''} {said}"
 
 
 def _day(acquired: str) -> str:

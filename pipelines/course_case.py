@@ -114,7 +114,7 @@ def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
     said = course_result(course, folder.name, newest.result.image.patient_id, _colours(results, newest.result))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _pictures(newest.folder, folder / "figures")
-    write_course_report(folder, said, pictures)
+    write_course_report(folder, said, pictures, {name: read.folder for name, read in named.items()})
     write_whole(folder / "course.json", said.model_dump_json(indent=1))
     return said
 

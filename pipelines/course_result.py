@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from adaptive.course import Course, DoseTrack, Limit, Part, Standing, Track, verdict_of
+from adaptive.decision import State
 from pipelines.result import SCHEMA_VERSION, VERSION, Record
 
 Colours = dict[str, tuple[int, int, int]]
@@ -171,7 +172,9 @@ class CourseResult(Record):
     today: str
     """Its case."""
     reasons: tuple[str, ...]
-    """Of the verdict, weightiest first."""
+    """Of the verdict, weightiest first; without rules that could not be evaluated."""
+    not_evaluated: tuple[str, ...]
+    """Reasons that are rules which could not be evaluated, each with why."""
     outlook: tuple[str, ...]
     """Rules that are to be expected to trip within the course, soonest first."""
     notes: tuple[str, ...]
@@ -195,12 +198,14 @@ def course_result(course: Course, name: str, patient_id: str, colours: Colours) 
         colours: of structures, by name.
     """
     today = course.today
+    unknown = {r.reason for r in today.decision.results if r.state is State.NOT_EVALUATED}
     return CourseResult(
         course=name,
         patient_id=patient_id,
         verdict=verdict_of(course).value,  # type: ignore[arg-type]
         today=today.case,
-        reasons=today.decision.reasons,
+        reasons=tuple(reason for reason in today.decision.reasons if reason not in unknown),
+        not_evaluated=tuple(reason for reason in today.decision.reasons if reason in unknown),
         outlook=course.outlook,
         notes=course.notes,
         parts=tuple(_part(part, colours) for part in course.parts),

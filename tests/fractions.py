@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib import image as pictures
 
-from adaptive.course import ACCUMULATED
 from adaptive.decision import PlannedStructure, decide
+from adaptive.dose_figures import ACCUMULATED
 from adaptive.measurement import Measured, Measurement
 from adaptive.policy import load_policy
 from pipelines.fraction_result import (

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -30,13 +31,14 @@ class _Shown:
     plot: Markup
 
 
-def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[Path]) -> None:
+def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[Path], cases: Mapping[str, Path]) -> None:
     """Write report.html and figures/*.svg; each file is replaced whole.
 
     Args:
         folder: of the course; `figures` is there.
         result: what is said.
         pictures: of today's fraction, the worst planes first.
+        cases: folder of each case, for links to their reports.
     """
     part = result.parts[-1]
     shown = [_Shown(track, track_plot(track, part.plan.fractions)) for track in part.tracks[:MOST_PLOTS]]
@@ -57,6 +59,8 @@ def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[P
             compared=COMPARED,
             soonest=soonest,
             day=day,
+            todo=_to_do(result),
+            links={name: _link(case / "report.html", folder) for name, case in cases.items()},
             style=page_style(),
         )
     )
@@ -76,6 +80,23 @@ def soonest(track: TrackRecord) -> LimitRecord | None:
 def day(acquired: str) -> str:
     """`2026-01-19`."""
     return f"{acquired[:4]}-{acquired[4:6]}-{acquired[6:8]}" if len(acquired) >= 8 else "unknown date"
+
+
+def _to_do(result: CourseResult) -> str:
+    """What a person does now, in a sentence."""
+    where = f"the points below and today's contours in case {result.today}"
+    if result.verdict == "replan":
+        return f"Decide whether to make a new plan: look at {where}."
+    if result.verdict == "review":
+        return f"Before the next fraction, look at {where}."
+    ahead = [li.forecast.earliest for t in result.parts[-1].tracks for li in t.limits if li.forecast.earliest is not None]
+    look = f" A rule may trip from fraction {min(ahead)} on." if ahead else ""
+    return f"No rule on today's figures asks for anything: treat as planned.{look}"
+
+
+def _link(report: Path, folder: Path) -> str:
+    """From the course's page, relative; empty where there is nothing to lead to."""
+    return Path(os.path.relpath(report.resolve(), folder.resolve())).as_posix() if report.is_file() else ""
 
 
 def _write_plots(figures: Path, kinds: Sequence[tuple[str, Sequence[Markup]]]) -> None:

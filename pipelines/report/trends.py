@@ -152,7 +152,8 @@ class _Plot:
         y = self.y(mark.value)
         self._rule(f"mark {mark.kind}", (LEFT, y), (WIDTH - RIGHT, y))
         above = y - TOP > 16
-        self._text(f"said {mark.kind}", LEFT + 4, y - 4 if above else y + 11, mark.said, "start")
+        side, place = ("end", WIDTH - RIGHT - 2) if mark.kind == "plan" else ("start", LEFT + 4)
+        self._text(f"said {mark.kind}", place, y - 4 if above else y + 11, mark.said, side)
         if mark.ahead is None:
             return
         earliest, median, latest = mark.ahead

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive.course import ACCUMULATED, CoursePlan, Fraction, course_of, verdict_of
+from adaptive.course import CoursePlan, Fraction, course_of, verdict_of
 from adaptive.decision import PlannedStructure, State, Verdict, decide
+from adaptive.dose_figures import ACCUMULATED
 from adaptive.measurement import Measured, Measurement
 from adaptive.policy import load_policy
 from adaptive.rules import Policy
@@ -115,7 +116,7 @@ def test_an_untrusted_fraction_is_shown_and_stands_in_no_trend():
     assert track.trend is not None
     assert 6 not in track.trend.fractions
     course = course_of(wild)
-    assert any("Not trusted and in no trend" in note and "fractions 6" in note for note in course.notes)
+    assert any("Not trusted and in no trend" in note and "fraction 6" in note for note in course.notes)
     assert any("not trusted" in r for s in course.standings for r in s.remarks)
 
 
@@ -184,6 +185,23 @@ def test_a_tripped_rule_stands_before_the_others():
     assert tracks[0].quantity == "volume"
     assert tracks[0].limits[0].state is State.TRIPPED
     assert tracks[0].limits[0].forecast.said == "has tripped"
+
+
+def test_a_figure_beyond_a_limit_that_its_interval_holds_has_not_tripped():
+    days = [day(n, 20.6) for n in range(1, 7)]
+    last = replace(
+        days[-1],
+        decision=decide(
+            SHRINKS,
+            [PlannedStructure("Parotid_L")],
+            days[-1].measured,
+            [d.measured for d in days[:-1]],
+            registration_trusted=True,
+        ),
+    )
+    (limit,) = of(course_of([*days[:-1], last]), "Parotid_L", "volume").limits
+    assert limit.state is State.NEAR
+    assert limit.forecast.said == "the figure is beyond it, which its interval does not tell apart"
 
 
 def test_another_policy_among_the_fractions_is_said():
