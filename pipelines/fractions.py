@@ -29,6 +29,7 @@ class Night(Protocol):
 
     def settled(self, entry: SeriesEntry, paths: Sequence[Path]) -> bool: ...
     def hold(self, entry: SeriesEntry, reason: str) -> None: ...
+    def leave(self) -> None: ...
     def due(self, entry: SeriesEntry, key: str, fraction: PairedFraction | None = None) -> bool: ...
     def template(self, entry: SeriesEntry) -> str: ...
     def folder(self, case: str) -> str: ...
@@ -74,8 +75,10 @@ class FractionsInOrder:
     def _considered(self, fraction: PairedFraction) -> FractionFiles | None:
         night, entry, plan = self.night, fraction.image, fraction.plan
         if plan is None:
-            night.ledger.displace(image_key(entry))
-            night.hold(entry, fraction.waits)
+            if night.ledger.last_output(image_key(entry))[0]:  # Done already: what it came to stays and goes on counting.
+                night.leave()
+            else:
+                night.hold(entry, fraction.waits)
             return None
         objects = (*plan.paths, *fraction.recomputed)
         if not night.settled(entry, (*entry.paths, *plan.image.paths, *objects)):

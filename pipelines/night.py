@@ -21,7 +21,7 @@ from pipelines.fractions import FractionsInOrder
 from pipelines.job_key import case_name, image_key, job_key, series_digest
 from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Ledger, State
 from pipelines.night_record import CaseLine, NightRecord
-from pipelines.pairing import PairedFraction, Pairing, pair
+from pipelines.pairing import Before, PairedFraction, Pairing, pair
 from pipelines.publish import CASES, KEPT, WORK, disk_watched, free_name, locked, publish, sweep, write_whole
 from pipelines.report.page import write_index
 from pipelines.result import VERSION
@@ -110,11 +110,12 @@ class _Night:
 
     def _paired(self, index: Index) -> Pairing:
         here = {image_key(entry) for entry in index.of("CT")}
-
-        def known(plan: str) -> list[str]:
-            return [f.acquired for f in self.ledger.fractions(plan=plan) if f.image not in here]
-
-        return pair(index, by_weekdays=self.configuration.fraction_numbers == "weekdays", known=known)
+        treated = {f.image: f.plan for f in self.ledger.fractions() if self.ledger.last_output(f.image)[0]}
+        before = Before(
+            days=lambda plan: [f.acquired for f in self.ledger.fractions(plan=plan) if f.image not in here],
+            plan=lambda entry: treated.get(image_key(entry), ""),
+        )
+        return pair(index, by_weekdays=self.configuration.fraction_numbers == "weekdays", before=before)
 
     def _rules(self) -> str:
         """Everything besides inputs, template and policy that decides a result."""
@@ -135,7 +136,7 @@ class _Night:
         job = self.ledger.job(image)
         over = f"not whole after {self.configuration.hold_days:g} days: {reason}"
         if job is not None and job.state is State.REFUSED and job.reasons == (over,):
-            self.unchanged += 1
+            self.leave()
             return
         since = job.changed if job is not None and job.state is State.HELD else time.time()
         self.ledger.move(image, State.HELD, case=case, reasons=(reason,))
@@ -144,13 +145,17 @@ class _Night:
             self.ledger.move(image, State.REFUSED, reasons=(reason,))
         self.lines[image] = CaseLine(case=case, state=state, reasons=(reason,))
 
+    def leave(self) -> None:
+        """There is nothing to do about an image."""
+        self.unchanged += 1
+
     def due(self, entry: SeriesEntry, key: str, fraction: PairedFraction | None = None) -> bool:
         """Whether there is something to do about an image: its key is new, or it failed and may be tried again."""
         image, case = image_key(entry), case_name(entry)
         job = self.ledger.job(image)
         given_up = job is not None and (job.state is not State.FAILED or job.attempts >= MOST_ATTEMPTS)
         if job is not None and job.key == key and job.state in FINISHED and given_up:
-            self.unchanged += 1
+            self.leave()
             return False
         self.ledger.move(image, State.READY, case=case, key=key)
         self._entries[image], self._images[case] = entry, image

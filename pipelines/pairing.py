@@ -29,7 +29,7 @@ from patient.read.rtplan import read_plan
 from patient.read.rtstruct import referenced_image
 
 _ON_THE_COUCH = re.compile(
-    r"\b(k?v?cbct|cone.?beam|xvi|obi|on.?board|mvct|megavoltage|tomo(therapy|image)?|cvct)\b", re.IGNORECASE
+    r"\b(k?v?cbct|cone.?beam|xvi|obi|on.?board|mvct|megavoltage|tomo(therapy|image))\b", re.IGNORECASE
 )
 _SAYS = ("SeriesDescription", "StudyDescription", "ProtocolName", "ManufacturerModelName", "ImageType", "ImageComments")
 SETUP_VOLTAGE = 1000.0
@@ -109,20 +109,37 @@ class Pairing:
     problems: tuple[str, ...] = ()
 
 
-def pair(index: Index, *, by_weekdays: bool = False, known: Callable[[str], Iterable[str]] = lambda plan: ()) -> Pairing:
+@dataclass(frozen=True)
+class Before:
+    """What earlier nights did.
+
+    Args:
+        days: acquisitions of a plan's fractions, by its UID, whose images have left the inbox.
+        plan: UID of the plan that an image was treated under; empty where it was not. It keeps that plan: what was given was
+            given by a plan that was there.
+    """
+
+    days: Callable[[str], Iterable[str]] = lambda plan: ()
+    plan: Callable[[SeriesEntry], str] = lambda image: ""
+
+
+NOTHING = Before()
+
+
+def pair(index: Index, *, by_weekdays: bool = False, before: Before = NOTHING) -> Pairing:
     """Sort the CT series of an inbox into planning CTs and fractions, and find each fraction's plan.
 
     Args:
         index: of the inbox.
         by_weekdays: number fractions by weekdays since the first image under a plan, instead of by days with an image.
-        known: acquisitions of a plan's fractions of earlier nights, by its UID: their images may have left the inbox.
+        before: what earlier nights did.
     """
     patients: dict[str, list[SeriesEntry]] = defaultdict(list)
     alone: list[SeriesEntry] = []
     for entry in index.series:
         # Without an id nobody can say whose image it is: it is contoured as it comes and belongs to nobody's plan.
         (patients[who] if (who := entry.headers[0].text("PatientID")) else alone).append(entry)
-    found = [_Patient(entries).paired(by_weekdays, known) for _, entries in sorted(patients.items())]
+    found = [_Patient(entries, before).paired(by_weekdays) for _, entries in sorted(patients.items())]
     return Pairing(
         to_contour=(*(e for e in alone if e.modality == "CT"), *(e for p in found for e in p.to_contour)),
         planned=tuple(e for p in found for e in p.planned),
@@ -154,6 +171,7 @@ class _Patient:
     """Everything of one patient."""
 
     entries: Sequence[SeriesEntry]
+    before: Before
     plans: list[PlanSet] = field(default_factory=list)
     waiting: list[tuple[Plan, str]] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -200,7 +218,7 @@ class _Patient:
         named = [h for h in self._headers("RTDOSE") if plan.sop_instance_uid in _plans_of(h)]
         return tuple(sorted(h.path for h in named if h.text("FrameOfReferenceUID") == frame))
 
-    def paired(self, by_weekdays: bool, known: Callable[[str], Iterable[str]]) -> Pairing:
+    def paired(self, by_weekdays: bool) -> Pairing:
         anchors = {p.image.uid for p in self.plans}
         planned = [e for e in self.images if e.uid in anchors]
         days = [e for e in self.images if e.uid not in anchors and self._is_fraction(e)]
@@ -209,7 +227,7 @@ class _Patient:
         return Pairing(
             to_contour=tuple(e for e in self.images if e.uid not in taken),
             planned=tuple(planned),
-            courses=(tuple(_numbered(fractions, by_weekdays, known)),) if fractions else (),
+            courses=(tuple(_numbered(fractions, by_weekdays, self.before.days)),) if fractions else (),
             problems=tuple(self.problems),
         )
 
@@ -236,6 +254,9 @@ class _Patient:
         return PairedFraction(entry, chosen, recomputed=today, registrations=registrations, notes=tuple(notes))
 
     def _plan_of(self, entry: SeriesEntry, day: str) -> tuple[PlanSet | str, list[str]]:
+        if given := self.before.plan(entry):
+            own = next((p for p in self.plans if p.plan.sop_instance_uid == given), None)
+            return own or "the plan that it was treated under has left the inbox", []
         if not self.plans and not self.waiting:
             return "it waits for its plan: there is none of this patient", []
         before = [p for p in self.plans if _holds(p.date, day) and acquired(p.image)[:8] <= day]

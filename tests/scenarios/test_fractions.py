@@ -151,6 +151,27 @@ def test_a_plan_replaced_in_mid_course_begins_anew_and_says_so(inbox, tmp_path):
     assert [f["ordinal"] for f in course["fractions"]] == [1, 2, 3, 4, 5]
 
 
+def test_a_fraction_keeps_the_plan_that_it_was_treated_under(inbox, tmp_path):
+    out = tmp_path / "out"
+    _night(inbox, out)
+    _planned(inbox, day=8)  # comes when the fractions of its day are done
+    _fraction(inbox, 12)
+    record = _night(inbox, out)
+    assert ([c.fraction for c in record.cases], record.unchanged) == ([1], 3)
+    assert [part["fractions"] for part in _course(out)["parts"]] == [[1, 2, 3], [1]]
+
+
+def test_fractions_whose_plan_has_left_the_inbox_stay_as_they_are_in_the_course(inbox, tmp_path):
+    out = tmp_path / "out"
+    _night(inbox, out)
+    for path in (*(inbox / "P1" / "plan5").iterdir(), *(inbox / "P1" / "ct5").iterdir()):
+        path.unlink()
+    _fraction(inbox, 12)
+    record = _night(inbox, out)
+    assert ([c.state for c in record.cases], record.unchanged) == (["held"], 3)
+    assert [f["number"] for f in _course(out)["fractions"]] == [1, 2, 3]
+
+
 def test_a_changed_plan_object_makes_all_its_fractions_anew(inbox, tmp_path):
     out = tmp_path / "out"
     _night(inbox, out)
