@@ -1,5 +1,7 @@
-"""A course of 35 fractions by `nightly` in one call: seconds a fraction, whether later ones cost more, and what the night itself
-costs: beside fractions that are made by formula, and a night in which nothing is to be done."""
+"""A course of 35 fractions by `nightly` in one call: seconds a fraction, and whether later ones cost more.
+
+Beside it what the night itself costs: fractions that are made by formula, and nights in which nothing is to be done.
+"""
 
 from __future__ import annotations
 

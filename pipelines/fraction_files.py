@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from patient.errors import ReferenceError  # noqa: A004
-from pipelines.fraction_result import FractionResult
+
+if TYPE_CHECKING:
+    from pipelines.fraction_result import FractionResult
 
 
 @dataclass(frozen=True)

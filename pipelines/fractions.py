@@ -57,6 +57,8 @@ class FractionsInOrder:
     def __post_init__(self) -> None:
         self.patient = patient_key(self.fractions[0].image.headers[0].text("PatientID"))
         self.images = {image_key(f.image) for f in self.fractions}
+        for fraction in self.fractions:  # What a site has set wrongly stops the night before its work, not in the middle.
+            self._judged_by(fraction.image)
 
     def requests(self) -> Iterator[FractionFiles]:
         """What is to be done, one after the other: each is made when what came of the one before is in the ledger."""
@@ -83,10 +85,9 @@ class FractionsInOrder:
         objects = (*plan.paths, *fraction.recomputed)
         if not night.settled(entry, (*entry.paths, *plan.image.paths, *objects)):
             return None
-        template = night.template(entry)
-        policy = night.configuration.policies.get(template, night.configuration.policy)
+        template, policy, digests = self._judged_by(entry)
         earlier = self._earlier(fraction, plan)
-        said = [load_template(template).digest, load_policy(policy).digest, self.rules, str(fraction.number), *earlier]
+        said = [*digests, self.rules, str(fraction.number), *earlier]
         contents = [series_digest(entry, night.ledger), *self._digests(plan), *night.ledger.digests(fraction.recomputed)]
         due = night.due(entry, job_key(said, contents), fraction)
         night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
@@ -114,6 +115,16 @@ class FractionsInOrder:
             predecessor=night.ledger.last_output(image_key(entry))[1],
             seed=night.configuration.seed,
         )
+
+    def _judged_by(self, entry: SeriesEntry) -> tuple[str, str, tuple[str, str]]:
+        """Template and policy of an image, and their digests.
+
+        Raises:
+            InputError: one of them is not there or not what its schema asks for.
+        """
+        template = self.night.template(entry)
+        policy = self.night.configuration.policies.get(template, self.night.configuration.policy)
+        return template, policy, (load_template(template).digest, load_policy(policy).digest)
 
     def _digests(self, plan: PlanSet) -> list[bytes]:
         """Of a plan's objects; asked once a night."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask import config as dask_config
 from distributed import Client, LocalCluster, as_completed
@@ -23,10 +23,12 @@ from distributed.scheduler import KilledWorker
 from patient.errors import Cancelled, InputError, OutOfResources, OutputRefused, RecontourError
 from pipelines.case import CaseRequest
 from pipelines.fraction_files import FractionFiles
-from pipelines.fraction_result import FractionResult
 from pipelines.ledger import State
 from pipelines.publish import is_full
 from pipelines.result import CaseResult, Verdict
+
+if TYPE_CHECKING:  # What a fraction's result stands on is large: a worker that has none to make does without.
+    from pipelines.fraction_result import FractionResult
 
 Request = CaseRequest | FractionFiles
 FUNCTIONS = {CaseRequest: "pipelines.case:contour_case", FractionFiles: "pipelines.fraction_files:adapt_files"}

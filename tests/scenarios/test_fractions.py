@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from patient.errors import PolicyError
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger, State
 from pipelines.night import run_night
@@ -170,6 +171,13 @@ def test_fractions_whose_plan_has_left_the_inbox_stay_as_they_are_in_the_course(
     record = _night(inbox, out)
     assert ([c.state for c in record.cases], record.unchanged) == (["held"], 3)
     assert [f["number"] for f in _course(out)["fractions"]] == [1, 2, 3]
+
+
+def test_a_policy_that_is_not_there_stops_the_night_before_its_work(inbox, tmp_path):
+    wrong = QUIET.model_copy(update={"policies": {"head_neck": "nobodys"}})
+    with pytest.raises(PolicyError, match="nobodys"):
+        _night(inbox, tmp_path / "out", wrong)
+    assert not list((tmp_path / "out" / "cases").iterdir())
 
 
 def test_a_changed_plan_object_makes_all_its_fractions_anew(inbox, tmp_path):

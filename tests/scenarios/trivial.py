@@ -11,11 +11,8 @@ from pydicom import dcmread
 
 from patient.errors import IncompleteSeries
 from pipelines.case import CaseRequest, contour_case
-from pipelines.course_case import read_fraction
 from pipelines.fraction_files import FractionFiles
-from pipelines.fraction_result import FractionResult
 from pipelines.result import CaseResult, Verdict
-from tests.fractions import fraction_result, write_case
 
 
 def succeed(request: CaseRequest) -> CaseResult:
@@ -58,10 +55,13 @@ def real_or_raise(request: CaseRequest) -> CaseResult:
     return by_rows(request) if Path(request.files[0]).parent.name == "raise" else contour_case(request)
 
 
-def fraction(request: FractionFiles | CaseRequest) -> FractionResult | CaseResult:
+def fraction(request: FractionFiles | CaseRequest) -> object:
     """A fraction's case by formula, judged with the earlier ones it was given; a planning CT succeeds."""
     if isinstance(request, CaseRequest):
         return succeed(request)
+    from pipelines.course_case import read_fraction
+    from tests.fractions import fraction_result, write_case
+
     pause = float(os.environ.get("TRIVIAL_PAUSE", "0"))
     time.sleep(pause)
     earlier = [read_fraction(Path(folder)) for folder in request.earlier]
