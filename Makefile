@@ -16,10 +16,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rt-utils opencv-python-headless
 	touch $(STAMP)
 
+# The sample course as a clinic would see it: a night for the planning CT, then one for each fraction's image.
 night: setup
-	$(BIN)/recontour sample -o night/inbox/sample
-	$(BIN)/recontour nightly night/inbox -o night/outbox --settle-minutes 0; status=$$?; \
-	echo "Open night/outbox/index.html"; [ $$status -eq 0 ] || [ $$status -eq 3 ]
+	$(BIN)/recontour sample -o night/sample
+	mkdir -p night/inbox/plan
+	for come in plan/CT fraction_01 fraction_02 fraction_03; do \
+		cp -R night/sample/$$come night/inbox/$$(dirname $$come); \
+		$(BIN)/recontour nightly night/inbox -o night/outbox --settle-minutes 0; status=$$?; \
+		[ $$status -eq 0 ] || [ $$status -eq 3 ] || exit $$status; \
+		cp night/sample/plan/*.dcm night/inbox/plan; \
+	done
+	@echo "Open night/outbox/index.html"
 
 test: setup
 	$(BIN)/ruff check .

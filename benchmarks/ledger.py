@@ -16,6 +16,7 @@ from pipelines.publish import CASES, WORK, free_name, locked, publish
 from pipelines.work import cluster, run_all
 
 CASES_WANTED = 200
+TRIVIAL = "tests.scenarios.trivial:succeed"
 
 
 def whole() -> None:
@@ -29,11 +30,11 @@ def whole() -> None:
 
         with cluster(2, 2000, None, outbox / WORK) as client:
             warm = [CaseRequest(f"warm{n}", (), "1", str(outbox / WORK / f"warm{n}")) for n in range(4)]
-            list(run_all(client, warm, 60, "tests.scenarios.trivial:succeed", lambda case: None, lambda cases: None))
+            list(run_all(client, [[w] for w in warm], 60, TRIVIAL, lambda case: None, lambda cases: None))
             begun = time.perf_counter()
             for request in requests:
                 ledger.move(request.case, State.READY, case=request.case, key="k")
-            for outcome in run_all(client, requests, 60, "tests.scenarios.trivial:succeed", started, lambda cases: None):
+            for outcome in run_all(client, [[r] for r in requests], 60, TRIVIAL, started, lambda cases: None):
                 name = free_name(outbox, outcome.case)
                 output = ledger.intend(outcome.case, name, outcome.rtstruct_uid, outcome.state, outcome.reasons)
                 publish(outbox / WORK / outcome.case, outbox / CASES / name)

@@ -343,6 +343,42 @@ def _show_lines(lines: list[tuple[str, str, tuple[str, ...]]]) -> None:
     people.print(table)
 
 
+@app.command(epilog="Example: recontour course /data/outbox --case 20260119-0123456789 -o OUT")
+def course(
+    place: Annotated[
+        Path, typer.Argument(metavar="PATIENT_OUT", help="Outbox of nights, or a folder that holds fractions' case folders.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", help="Folder to write; else the course's own, in PATIENT_OUT/courses.")
+    ] = None,
+    case: Annotated[str, typer.Option(help="Any case of the patient, where several patients are there.")] = "",
+    as_json: Json = False,
+) -> int:
+    """A patient's fractions in order: trends, forecasts, accumulated dose, one report."""
+    from contextlib import nullcontext
+
+    from pipelines.course_case import course_folder, find_cases, write_course_of
+    from pipelines.publish import disk_watched, locked
+
+    cases = find_cases(place, case)
+    folder = out if out is not None else course_folder(place, cases)
+    held = locked(place) if out is None and (place / "ledger.sqlite").is_file() else nullcontext()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with held, disk_watched(folder.parent):
+            result = write_course_of(cases, folder)
+    except OSError as error:
+        raise InputError(f"The output cannot be written: {error.strerror}", where=folder.name) from error
+    if as_json:
+        print(result.model_dump_json())
+    else:
+        people.print(f"recommended: {result.verdict}")
+    for said in (*result.reasons, *result.outlook, *result.notes):
+        people.print(f"  {said}", markup=False)
+    people.print(f"{len(result.fractions)} fractions: {folder / 'report.html'}")
+    return DONE if result.verdict == "continue" else LOOK
+
+
 @app.command(epilog="Example: recontour status /data/outbox --json")
 def status(
     outbox: Annotated[Path, typer.Argument(metavar="OUTBOX", help="Of a night.")],

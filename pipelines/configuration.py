@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -33,6 +34,12 @@ class Configuration(BaseModel):
         "PROSTATE": "pelvis",
     }
     """Body Part Examined to template."""
+    policy: str = "head_neck"
+    """For fractions whose template `policies` does not know: a name, or a TOML file of the site's own."""
+    policies: dict[str, str] = {"head_neck": "head_neck", "thorax": "thorax", "pelvis": "prostate"}
+    """Template to policy."""
+    fraction_numbers: Literal["images", "weekdays"] = "images"
+    """Whether fractions are numbered by days with an image, or by weekdays since the first one under a plan."""
     profile: str = "standard"
     """Planning system whose limits the gate applies."""
     settle_minutes: float = Field(default=10.0, ge=0)

@@ -7,7 +7,10 @@ from typing import Literal
 from pydantic import ConfigDict, Field
 
 from adaptive.decision import Decision, RuleResult
+from adaptive.decision import State as RuleState
+from adaptive.decision import Verdict as Recommended
 from adaptive.measurement import Measured, Measurement
+from adaptive.rules import Compare, Rule
 from pipelines.registration_result import CouchRecord, QualityRecord
 from pipelines.result import SCHEMA_VERSION, FlagRecord, ImageRecord, Record, Timing, Verdict
 
@@ -151,6 +154,8 @@ class RuleRecord(_Figures):
     """Whether beyond the limit means above it."""
     consequence: Literal["review", "replan"]
     consecutive: int
+    accepted_in_plan: bool = False
+    """Where the plan itself is beyond the limit, today's being so does not trip it."""
     state: Literal["tripped", "near", "not tripped", "not evaluated"]
     asks: Literal["continue", "review", "replan"]
     reason: str
@@ -176,6 +181,7 @@ class RuleRecord(_Figures):
             rises=rule.rises,
             consequence=rule.consequence,
             consecutive=rule.consecutive,
+            accepted_in_plan=rule.accepted_in_plan,
             state=result.state.value,  # type: ignore[arg-type]
             asks=result.asks.value,  # type: ignore[arg-type]
             reason=result.reason,
@@ -185,6 +191,36 @@ class RuleRecord(_Figures):
             fractions=result.fractions,
             trusted=result.trusted,
             source=rule.source,
+        )
+
+    def result(self) -> RuleResult:
+        """The rule's result of a record; of the rule's pattern only the structure at hand is known."""
+        rule = Rule(
+            name=self.rule,
+            structures=(self.structure,) if self.structure else (),
+            quantity=self.quantity,
+            unit=self.unit,
+            compare=Compare(self.compare),
+            limit=self.limit,
+            rises=self.rises,
+            consecutive=self.consecutive,
+            consequence=self.consequence,
+            required=False,
+            accepted_in_plan=self.accepted_in_plan,
+            source=self.source,
+        )
+        return RuleResult(
+            rule=rule,
+            structure=self.structure,
+            quantity=self.quantity,
+            state=RuleState(self.state),
+            asks=Recommended(self.asks),
+            reason=self.reason,
+            value=self.value,
+            planned=self.planned,
+            interval=self.interval,
+            fractions=self.fractions,
+            trusted=self.trusted,
         )
 
 
@@ -210,6 +246,19 @@ class DecisionRecord(Record):
             policy_version=decision.version,
             policy_digest=decision.digest,
             registration_trusted=decision.registration_trusted,
+        )
+
+    def decision(self, fraction: int) -> Decision:
+        """The decision of a record, about a fraction."""
+        return Decision(
+            verdict=Recommended(self.verdict),
+            reasons=self.reasons,
+            results=tuple(rule.result() for rule in self.rules),
+            fraction=fraction,
+            policy=self.policy,
+            version=self.policy_version,
+            digest=self.policy_digest,
+            registration_trusted=self.registration_trusted,
         )
 
 

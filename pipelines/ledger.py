@@ -5,6 +5,7 @@ States and their ways out are one table, the same as in the design; an illegal s
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sqlite3
@@ -20,7 +21,7 @@ MOST_ATTEMPTS = 3
 
 
 class State(StrEnum):
-    """Of a job: one planning image."""
+    """Of a job: one image, planning CT or fraction."""
 
     HELD = "held"
     READY = "ready"
@@ -53,6 +54,9 @@ CREATE TABLE IF NOT EXISTS attempts (
 CREATE TABLE IF NOT EXISTS outputs (
     id INTEGER PRIMARY KEY, image TEXT NOT NULL REFERENCES jobs(image), key TEXT NOT NULL, folder TEXT NOT NULL,
     rtstruct_uid TEXT NOT NULL, state TEXT NOT NULL, reasons TEXT NOT NULL, published REAL);
+CREATE TABLE IF NOT EXISTS fractions (
+    image TEXT PRIMARY KEY REFERENCES jobs(image), patient TEXT NOT NULL, plan TEXT NOT NULL, acquired TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS attempts_of ON attempts(image);
 CREATE INDEX IF NOT EXISTS outputs_of ON outputs(image);
 """
@@ -60,7 +64,10 @@ CREATE INDEX IF NOT EXISTS outputs_of ON outputs(image);
 
 @dataclass(frozen=True)
 class Job:
-    """One row: `image` is a hash of the series' UID, `key` of everything that decides its result."""
+    """One row: `image` is a hash of the series' UID, `key` of everything that decides its result.
+
+    `changed` says when it came into its state.
+    """
 
     image: str
     case: str
@@ -70,6 +77,16 @@ class Job:
     attempts: int
     first_seen: float
     changed: float
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A fraction's place: its image (as `Job.image`), hash of its patient, UID of its plan, and when it was acquired."""
+
+    image: str
+    patient: str
+    plan: str
+    acquired: str
 
 
 class Ledger:
@@ -191,6 +208,53 @@ class Ledger:
                     _move(db, job.image, State.FAILED, "", "", (f"the worker was lost {job.attempts} times",))
         return lost
 
+    def place(self, fraction: Placed) -> None:
+        """Say which plan an image is a fraction of; what was said before is forgotten."""
+        said = (fraction.image, fraction.patient, fraction.plan, fraction.acquired)
+        row = self._db.execute("SELECT * FROM fractions WHERE image = ?", (fraction.image,)).fetchone()
+        if row is None or tuple(row) != said:
+            with self._step() as db:
+                db.execute("INSERT OR REPLACE INTO fractions VALUES (?, ?, ?, ?)", said)
+
+    def displace(self, image: str) -> None:
+        """An image is no fraction, or no longer."""
+        if self._db.execute("SELECT 1 FROM fractions WHERE image = ?", (image,)).fetchone():
+            with self._step() as db:
+                db.execute("DELETE FROM fractions WHERE image = ?", (image,))
+
+    def fractions(self, *, patient: str = "", plan: str = "") -> list[Placed]:
+        """Fractions of all nights, of a patient or plan where one is given, in order of acquisition."""
+        rows = self._db.execute(
+            "SELECT * FROM fractions WHERE (?1 = '' OR patient = ?1) AND (?2 = '' OR plan = ?2) ORDER BY acquired, image",
+            (patient, plan),
+        )
+        return [Placed(*row) for row in rows]
+
+    def digests(self, paths: Sequence[Path]) -> list[bytes]:
+        """SHA-256 of files; one that looks as it did (size, times, inode) is not read again.
+
+        What a course's night costs would otherwise grow with every image that was ever given.
+        """
+        found, new = list[bytes](), list[tuple[str, str, bytes]]()
+        for path in paths:
+            state = path.stat()
+            stamp = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
+            place = str(path.resolve())
+            row = self._db.execute("SELECT digest FROM digests WHERE path = ? AND stamp = ?", (place, stamp)).fetchone()
+            if row is None:
+                with path.open("rb") as file:
+                    new.append((place, stamp, hashlib.file_digest(file, "sha256").digest()))
+            found.append(row["digest"] if row is not None else new[-1][2])
+        if new:
+            with self._step() as db:
+                db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", new)
+        return found
+
+    def outputs(self, image: str) -> list[str]:
+        """Folders of everything that was published of an image, oldest first."""
+        rows = self._db.execute("SELECT folder FROM outputs WHERE image = ? AND published IS NOT NULL ORDER BY id", (image,))
+        return [str(row["folder"]) for row in rows]
+
     def last_output(self, image: str) -> tuple[str, str]:
         """Folder and RTSTRUCT UID of the newest published output of an image; empty where there is none."""
         row = self._db.execute(
@@ -210,9 +274,10 @@ def _move(db: sqlite3.Connection, image: str, to: State, case: str, key: str, re
         db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 0, ?, ?, NULL)", (image, case, key, to, said, now, now))
         return
     again = bool(key) and key != row["key"]
+    since = row["changed"] if before is to else now
     db.execute(
         "UPDATE jobs SET state = ?, reasons = ?, changed = ?, key = ?, casename = ?, attempts = ? WHERE image = ?",
-        (to, said, now, key or row["key"], case or row["casename"], 0 if again else row["attempts"], image),
+        (to, said, since, key or row["key"], case or row["casename"], 0 if again else row["attempts"], image),
     )
 
 

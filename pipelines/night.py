@@ -1,15 +1,15 @@
-"""The night: look at the inbox, decide what is whole and new, contour it, publish it, write down what came of it."""
+"""The night: look at the inbox, decide what is whole and new, work on it, publish it, write down what came of it."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
 
 from contour.template import load_template
@@ -17,12 +17,15 @@ from patient.errors import InputError, OutOfResources
 from patient.read.index import Index, SeriesEntry, scan
 from pipelines.case import CaseRequest, installed_engines
 from pipelines.configuration import Configuration
+from pipelines.fractions import FractionsInOrder
+from pipelines.job_key import case_name, image_key, job_key, series_digest
 from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Ledger, State
 from pipelines.night_record import CaseLine, NightRecord
-from pipelines.publish import CASES, WORK, disk_watched, free_name, locked, publish, sweep, write_whole
+from pipelines.pairing import Before, PairedFraction, Pairing, pair
+from pipelines.publish import CASES, KEPT, WORK, disk_watched, free_name, locked, publish, sweep, write_whole
 from pipelines.report.page import write_index
 from pipelines.result import VERSION
-from pipelines.work import CASE_FUNCTION, Outcome, cluster, run_all
+from pipelines.work import Outcome, Request, cluster, run_all
 
 Progress = Callable[[int, int, str], None]
 NIGHTS_SHOWN = 60
@@ -34,7 +37,7 @@ def run_night(
     configuration: Configuration,
     *,
     scheduler: str | None = None,
-    function: str = CASE_FUNCTION,
+    function: str = "",
     progress: Progress = lambda done, total, what: None,
 ) -> NightRecord:
     """One night over an inbox; the inbox is only read.
@@ -44,7 +47,7 @@ def run_night(
         outbox: where everything goes; made where it is not there.
         configuration: of the site.
         scheduler: address of a Dask scheduler; a local cluster without.
-        function: what makes a case (for tests and benchmarks).
+        function: what makes a case (for tests and benchmarks); empty for what is meant to.
         progress: called with cases done, cases there are, and a word.
 
     Raises:
@@ -82,77 +85,115 @@ class _Night:
     _entries: dict[str, SeriesEntry] = field(default_factory=dict)
     _attempts: dict[str, int] = field(default_factory=dict)
     _images: dict[str, str] = field(default_factory=dict)
+    _lanes: list[Iterator[Request]] = field(default_factory=list)
+    _courses: list[FractionsInOrder] = field(default_factory=list)
 
     def look(self, index: Index) -> None:
-        """Decide for each CT series of the inbox what is to be done."""
+        """Decide for each CT series of the inbox what is to be done; for a fraction, when its turn comes."""
         names = _names_in(index)
+        pairing = self._paired(index)
         self.problems = [redacted(str(problem.error), names) for problem in index.problems]
+        self.problems += [redacted(problem, names) for problem in pairing.problems]
         rules = self._rules()
-        for entry in index.of("CT"):
-            image = hashlib.sha256(entry.uid.encode()).hexdigest()
-            self._consider(image, _case_name(entry), entry, rules)
+        for entry in (*pairing.to_contour, *pairing.planned):
+            self.ledger.displace(image_key(entry))
+        for entry in pairing.to_contour:
+            template = load_template(self.template(entry))
+            if self.settled(entry, entry.paths):
+                key = job_key((template.digest, rules), [series_digest(entry, self.ledger)])
+                if self.due(entry, key):
+                    self._lanes.append(iter([self._request(entry)]))
+        for fractions in pairing.courses:
+            course = FractionsInOrder(self, fractions, rules)
+            self._courses.append(course)
+            self._lanes.append(course.requests())
+
+    def _paired(self, index: Index) -> Pairing:
+        here = {image_key(entry) for entry in index.of("CT")}
+        treated = {f.image: f.plan for f in self.ledger.fractions() if self.ledger.last_output(f.image)[0]}
+        before = Before(
+            days=lambda plan: [f.acquired for f in self.ledger.fractions(plan=plan) if f.image not in here],
+            plan=lambda entry: treated.get(image_key(entry), ""),
+        )
+        return pair(index, by_weekdays=self.configuration.fraction_numbers == "weekdays", before=before)
 
     def _rules(self) -> str:
-        """Everything besides the image that decides a result, as one digest."""
-        digest = hashlib.sha256(f"{VERSION} {self.function} {self.configuration.profile} {self.configuration.seed}".encode())
-        for name, engine in sorted(installed_engines().items()):
-            digest.update(f"{name} {engine.version}".encode())
-        return digest.hexdigest()
+        """Everything besides inputs, template and policy that decides a result."""
+        said = [VERSION, self.function, self.configuration.profile, str(self.configuration.seed)]
+        return " ".join([*said, *(f"{name} {engine.version}" for name, engine in sorted(installed_engines().items()))])
 
-    def _consider(self, image: str, case: str, entry: SeriesEntry, rules: str) -> None:
-        job = self.ledger.job(image)
-        newest = max(path.stat().st_mtime for path in entry.paths)
-        quiet = (time.time() - newest) / 60.0
+    def settled(self, entry: SeriesEntry, paths: Sequence[Path]) -> bool:
+        """Whether all files of a case have been quiet for long enough; holds it where not."""
+        quiet = (time.time() - max(path.stat().st_mtime for path in paths)) / 60.0
         if quiet < self.configuration.settle_minutes:
-            self._hold(image, case, job.first_seen if job and job.state is State.HELD else time.time(), quiet)
-            return
-        template = load_template(self._template(entry))
-        key = _key(entry, template.digest, rules)
-        given_up = job is not None and (job.state is not State.FAILED or job.attempts >= MOST_ATTEMPTS)
-        if job is not None and job.key == key and job.state in FINISHED and given_up:
-            self.unchanged += 1
-            return
-        self.ledger.move(image, State.READY, case=case, key=key)
-        self._entries[image], self._images[case] = entry, image
-        self.lines[image] = CaseLine(case=case, state=State.READY)
+            self.hold(entry, f"files still arriving: quiet for {quiet:.1f} of {self.configuration.settle_minutes:g} minutes")
+            return False
+        return True
 
-    def _hold(self, image: str, case: str, since: float, quiet: float) -> None:
-        days = (time.time() - since) / 86400.0
-        reason = f"files still arriving: quiet for {quiet:.1f} of {self.configuration.settle_minutes:g} minutes"
+    def hold(self, entry: SeriesEntry, reason: str) -> None:
+        """Wait with an image, and not for ever."""
+        image, case, state = image_key(entry), case_name(entry), State.HELD
+        job = self.ledger.job(image)
+        over = f"not whole after {self.configuration.hold_days:g} days: {reason}"
+        if job is not None and job.state is State.REFUSED and job.reasons == (over,):
+            self.leave()
+            return
+        since = job.changed if job is not None and job.state is State.HELD else time.time()
         self.ledger.move(image, State.HELD, case=case, reasons=(reason,))
-        state = State.HELD
-        if days > self.configuration.hold_days:
-            state, reason = State.REFUSED, f"not whole after {self.configuration.hold_days:g} days"
+        if (time.time() - since) / 86400.0 > self.configuration.hold_days:
+            state, reason = State.REFUSED, over
             self.ledger.move(image, State.REFUSED, reasons=(reason,))
         self.lines[image] = CaseLine(case=case, state=state, reasons=(reason,))
 
-    def _template(self, entry: SeriesEntry) -> str:
+    def leave(self) -> None:
+        """There is nothing to do about an image."""
+        self.unchanged += 1
+
+    def due(self, entry: SeriesEntry, key: str, fraction: PairedFraction | None = None) -> bool:
+        """Whether there is something to do about an image: its key is new, or it failed and may be tried again."""
+        image, case = image_key(entry), case_name(entry)
+        job = self.ledger.job(image)
+        given_up = job is not None and (job.state is not State.FAILED or job.attempts >= MOST_ATTEMPTS)
+        if job is not None and job.key == key and job.state in FINISHED and given_up:
+            self.leave()
+            return False
+        self.ledger.move(image, State.READY, case=case, key=key)
+        self._entries[image], self._images[case] = entry, image
+        number, notes = (fraction.number, fraction.notes) if fraction else (None, ())
+        self.lines[image] = CaseLine(case=case, state=State.READY, fraction=number, notes=notes)
+        return True
+
+    def template(self, entry: SeriesEntry) -> str:
+        """Name of the template for an image."""
         part = entry.headers[0].text("BodyPartExamined").upper().replace(" ", "").replace("_", "")
         return self.configuration.body_parts.get(part, self.configuration.template)
 
     def work(self, scheduler: str | None, progress: Progress) -> None:
-        """Contour what is ready, publish as it comes."""
-        requests = [self._request(image, entry) for image, entry in self._entries.items()]
-        if not requests:
+        """Work on what is due, publish as it comes."""
+        lanes = [chain([first], lane) for lane in self._lanes if (first := next(lane, None)) is not None]
+        if not lanes:
             return
-        total = len(requests)
+        total = len(lanes) + sum(course.left for course in self._courses)
         progress(0, total, "starting workers")
-        workers = min(self.configuration.workers, total)
+        workers = min(self.configuration.workers, len(lanes))
         with cluster(workers, self.configuration.memory_limit_mib, scheduler, self.outbox / WORK) as client:
-            outcomes = run_all(client, requests, self.configuration.time_limit, self.function, self._start, self._beat)
+            outcomes = run_all(client, lanes, self.configuration.time_limit, self.function, self._start, self._beat)
             for done, outcome in enumerate(outcomes, start=1):
                 self._record(outcome)
-                progress(done, total, outcome.case)
+                progress(min(done, total), total, outcome.case)
 
-    def _request(self, image: str, entry: SeriesEntry) -> CaseRequest:
-        case = self.lines[image].case
-        _, before = self.ledger.last_output(image)
+    def folder(self, case: str) -> str:
+        """An empty place for a case to be made in."""
+        return str((self.outbox / WORK / f"{case}-{time.time_ns()}").resolve())
+
+    def _request(self, entry: SeriesEntry) -> CaseRequest:
+        _, before = self.ledger.last_output(image_key(entry))
         return CaseRequest(
-            case=case,
+            case=case_name(entry),
             files=tuple(str(path.resolve()) for path in entry.paths),
             series_uid=entry.uid,
-            folder=str((self.outbox / WORK / f"{case}-{time.time_ns()}").resolve()),
-            template=self._template(entry),
+            folder=self.folder(case_name(entry)),
+            template=self.template(entry),
             predecessor=before,
             profile=self.configuration.profile,
             seed=self.configuration.seed,
@@ -182,9 +223,10 @@ class _Night:
             log = self._keep_log(outcome, names) if outcome.detail else ""
             said = (*reasons, f"log in {log}") if log else reasons
             self.ledger.end(image, self._attempts[outcome.case], state, said)
-        self.lines[image] = CaseLine(
-            case=outcome.case, state=state, reasons=reasons, folder=folder, log=log, wall_s=outcome.wall_s
-        )
+        if state is not State.FAILED:
+            shutil.rmtree(self.outbox / KEPT / outcome.case, ignore_errors=True)
+        said = {"state": state, "reasons": reasons, "folder": folder, "log": log, "wall_s": outcome.wall_s}
+        self.lines[image] = self.lines[image].model_copy(update={**said, "decision": outcome.decision if folder else ""})
 
     def _publish(self, image: str, made: Path, outcome: Outcome, reasons: tuple[str, ...]) -> str:
         name = free_name(self.outbox, outcome.case)
@@ -208,6 +250,9 @@ class _Night:
 
     def close(self) -> NightRecord:
         """Write night.json and the morning's page, whatever happened."""
+        for course in self._courses:
+            for image in course.images & set(self.lines):
+                self.lines[image] = self.lines[image].model_copy(update={"course": course.folder})
         record = NightRecord(
             started=self.started.isoformat(timespec="seconds"),
             finished=datetime.now().isoformat(timespec="seconds"),
@@ -228,22 +273,6 @@ def read_nights(outbox: Path) -> list[NightRecord]:
     if not path.is_file():
         return []
     return [NightRecord.model_validate(night) for night in json.loads(path.read_text(encoding="utf-8"))]
-
-
-def _case_name(entry: SeriesEntry) -> str:
-    """Date and a hash of the UIDs; nothing else of a header may reach a path."""
-    dates = [entry.headers[0].text(keyword) for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate")]
-    date = next((d for d in dates if re.fullmatch(r"\d{8}", d)), "00000000")
-    return f"{date}-{hashlib.sha256(f'{entry.study_uid} {entry.uid}'.encode()).hexdigest()[:10]}"
-
-
-def _key(entry: SeriesEntry, template_digest: str, rules: str) -> str:
-    """SHA-256 over the sorted SOP Instance UIDs and file digests, template, engines, policy and version."""
-    digest = hashlib.sha256(f"{template_digest} {rules}".encode())
-    for uid, path in sorted((header.text("SOPInstanceUID"), str(header.path)) for header in entry.headers):
-        with Path(path).open("rb") as file:
-            digest.update(uid.encode() + hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
 
 
 def _name_parts(entry: SeriesEntry) -> tuple[str, ...]:

@@ -23,6 +23,14 @@ class CaseLine(Record):
     log: str = ""
     """File of what went wrong, relative to the outbox; empty where none was kept."""
     wall_s: float = 0.0
+    fraction: int | None = None
+    """Its number under its plan; null for a planning CT."""
+    decision: str = ""
+    """What is recommended about a fraction: continue, review or replan; empty where there is no decision."""
+    course: str = ""
+    """Folder of the patient's course, relative to the outbox; empty where there is none."""
+    notes: tuple[str, ...] = ()
+    """How it was paired with its plan, where there is something to say."""
 
 
 class NightRecord(Record):
@@ -37,7 +45,7 @@ class NightRecord(Record):
     unchanged: int = 0
     """Cases done before from the same inputs and configuration: nothing was to be done."""
     problems: tuple[str, ...] = ()
-    """Files that claim to be DICOM and could not be read."""
+    """Files that claim to be DICOM and could not be read; plans and courses that could not be used."""
 
     @property
     def counts(self) -> list[tuple[str, int]]:

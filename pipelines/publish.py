@@ -15,6 +15,8 @@ from patient.errors import InputError, NightBusy, OutOfResources
 
 WORK = ".work"
 CASES = "cases"
+KEPT = ".kept"
+"""Steps of cases that a night did not finish, by case."""
 NO_ROOM = 64 << 10
 """Bytes: with less, whatever cannot be written cannot for lack of room; SQLite has several words for it."""
 

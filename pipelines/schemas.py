@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter
 
+from pipelines.course_result import CourseResult
 from pipelines.fraction_result import FractionResult
 from pipelines.night_record import NightRecord
 from pipelines.result import CaseResult
 
-DOCUMENTS: dict[str, TypeAdapter[CaseResult] | TypeAdapter[FractionResult] | TypeAdapter[list[NightRecord]]] = {
+DOCUMENTS: dict[str, TypeAdapter[Any]] = {
     "result": TypeAdapter(CaseResult),
     "fraction": TypeAdapter(FractionResult),
+    "course": TypeAdapter(CourseResult),
     "night": TypeAdapter(list[NightRecord]),
 }
 """By the name of the JSON file; a fraction's result.json is described by itself."""

@@ -9,11 +9,12 @@ import importlib
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask import config as dask_config
 from distributed import Client, LocalCluster, as_completed
@@ -21,11 +22,17 @@ from distributed.scheduler import KilledWorker
 
 from patient.errors import Cancelled, InputError, OutOfResources, OutputRefused, RecontourError
 from pipelines.case import CaseRequest
+from pipelines.fraction_files import FractionFiles
 from pipelines.ledger import State
 from pipelines.publish import is_full
 from pipelines.result import CaseResult, Verdict
 
-CASE_FUNCTION = "pipelines.case:contour_case"
+if TYPE_CHECKING:  # What a fraction's result stands on is large: a worker that has none to make does without.
+    from pipelines.fraction_result import FractionResult
+
+Request = CaseRequest | FractionFiles
+FUNCTIONS = {CaseRequest: "pipelines.case:contour_case", FractionFiles: "pipelines.fraction_files:adapt_files"}
+"""What makes a case, by what asks for it: "module:name"."""
 BEAT = 0.5
 """Seconds between looks at what is running."""
 
@@ -38,23 +45,25 @@ class Outcome:
     state: State
     reasons: tuple[str, ...]
     rtstruct_uid: str = ""
+    decision: str = ""
+    """Of a fraction: continue, review or replan."""
     detail: str = ""
     wall_s: float = 0.0
 
 
-def run_case(request: CaseRequest, function: str = CASE_FUNCTION) -> Outcome:
+def run_case(request: Request, function: str = "") -> Outcome:
     """On a worker: make one case in its work folder; every error becomes an outcome.
 
     Args:
         request: of the case.
-        function: "module:name" of what makes a CaseResult of a request.
+        function: "module:name" of what makes a result of a request; empty for `FUNCTIONS`.
     """
     started = time.monotonic()
     folder = Path(request.folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        module, _, name = function.partition(":")
-        result: CaseResult = getattr(importlib.import_module(module), name)(request)
+        module, _, name = (function or FUNCTIONS[type(request)]).partition(":")
+        result: CaseResult | FractionResult = getattr(importlib.import_module(module), name)(request)
     except Cancelled:
         raise
     except (InputError, OutputRefused) as error:
@@ -72,7 +81,11 @@ def run_case(request: CaseRequest, function: str = CASE_FUNCTION) -> Outcome:
             wall_s=time.monotonic() - started,
         )
     state = {Verdict.PUBLISH: State.DONE, Verdict.REVIEW: State.REVIEW, Verdict.REFUSE: State.REFUSED}[result.verdict]
-    return Outcome(request.case, state, result.reasons, result.rtstruct_uid, wall_s=time.monotonic() - started)
+    wall = time.monotonic() - started
+    if isinstance(result, CaseResult):
+        return Outcome(request.case, state, result.reasons, result.rtstruct_uid, wall_s=wall)
+    drawn = next((o.sop_instance_uid for o in result.outputs if o.file == "rtstruct.dcm"), "")
+    return Outcome(request.case, state, result.reasons, drawn, result.decision.verdict, wall_s=wall)
 
 
 @contextmanager
@@ -121,53 +134,55 @@ def cluster(workers: int, memory_limit_mib: int, scheduler: str | None, scratch:
 
 def run_all(
     client: Client,
-    requests: Sequence[CaseRequest],
+    lanes: Iterable[Iterable[Request]],
     time_limit: float,
     function: str,
     started: Callable[[str], None],
     beat: Callable[[Sequence[str]], None],
 ) -> Iterator[Outcome]:
-    """Outcomes as they come, in any order; one for every request.
+    """Outcomes as they come; one for every request.
 
     Args:
         client: of a cluster.
-        requests: what is to be done.
+        lanes: what is to be done. Lanes run side by side; a lane is asked for its next request once the caller has taken the
+            outcome of the one before, on which it may stand (a fraction on earlier ones).
         time_limit: seconds from a task's start on a worker.
         function: as for `run_case`.
         started: called when a case is given to the cluster.
         beat: called now and then with the cases still under way.
     """
-    waiting = list(requests)
+    waiting = deque(iter(lane) for lane in lanes)
     slots = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-    running: dict[Any, CaseRequest] = {}
-    since: dict[Any, float] = {}
+    running: dict[Any, tuple[Request, Iterator[Request], float]] = {}
     last = time.monotonic()
     finished = as_completed(raise_errors=False)
     while waiting or running:
         while waiting and len(running) < slots:
-            request = waiting.pop(0)
+            lane = waiting.popleft()
+            if (request := next(lane, None)) is None:
+                continue
             started(request.case)
             future = client.submit(
                 run_case, request, function, key=f"{request.case}-{time.time_ns()}", pure=False, retries=0
             )
-            running[future], since[future] = request, time.monotonic()
+            running[future] = request, lane, time.monotonic()
             finished.add(future)
+        if not running:
+            continue
         done = _next(finished)
         now = time.monotonic()
         if done is not None and done in running:
-            request = running.pop(done)
-            yield _outcome(done, request, now - since.pop(done))
-        for future in [f for f in running if now - since[f] > time_limit]:
-            request = running.pop(future)
+            request, lane, since = running.pop(done)
+            yield _outcome(done, request, now - since)
+            waiting.appendleft(lane)
+        for future in [f for f, (_, _, since) in running.items() if now - since > time_limit]:
+            request, lane, since = running.pop(future)
             _stop(client, future)
-            yield Outcome(
-                request.case,
-                State.FAILED,
-                (f"took longer than {time_limit:g} s and was stopped",),
-                wall_s=now - since.pop(future),
-            )
+            said = f"took longer than {time_limit:g} s and was stopped"
+            yield Outcome(request.case, State.FAILED, (said,), wall_s=now - since)
+            waiting.appendleft(lane)
         if now - last > BEAT * 4:
-            beat([request.case for request in running.values()])
+            beat([request.case for request, _, _ in running.values()])
             last = now
 
 
@@ -181,7 +196,7 @@ def _next(finished: Any) -> Any:
     return None
 
 
-def _outcome(future: Any, request: CaseRequest, wall: float) -> Outcome:
+def _outcome(future: Any, request: Request, wall: float) -> Outcome:
     if future.status == "finished":
         return future.result()
     error = future.exception() if future.status == "error" else None

@@ -53,7 +53,7 @@ def read_structure_set(path: Path) -> StructureSet:
     )
     orphans = sorted(set(contours) - {structure.number for structure in structures})
     notes = (f"Contours of ROI numbers {orphans} belong to no ROI and were left out",) if orphans else ()
-    frame, study, series, images = _referenced(dataset)
+    frame, study, series, images = referenced_image(dataset)
     if not frame:
         frame = next((str(roi.get("ReferencedFrameOfReferenceUID", "")) for roi in rois), "")
     return StructureSet(
@@ -134,7 +134,7 @@ def _points(digits: bytes, where: str) -> NDArray[np.float64]:
     return numbers.reshape(-1, 3)
 
 
-def _referenced(dataset: Dataset) -> tuple[str, str, str, frozenset[str]]:
+def referenced_image(dataset: Dataset) -> tuple[str, str, str, frozenset[str]]:
     """Frame of reference, study, series and planes that the set says it was drawn on; the first where it names several."""
     frame = study = series = ""
     images: set[str] = set()

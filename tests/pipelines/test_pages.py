@@ -13,7 +13,9 @@ import pytest
 from matplotlib.image import imread
 
 from pipelines.configuration import Configuration
+from pipelines.course_case import write_course_of
 from pipelines.night import run_night
+from tests.fractions import write_cases
 from tests.making import phantom, write_ct
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -34,6 +36,8 @@ addEventListener("load", () => {
     scripts: all("script:not([nonce])").length, rows: all("table").map(t => t.tBodies[0].rows.length),
     links: all("a").map(a => a.getAttribute("href")), ids: all("[id]").length,
     sideways: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+    plots: all("svg.plot").map(s => ({width: s.clientWidth, height: s.clientHeight,
+      title: s.querySelector("title").textContent, ink: getComputedStyle(s.querySelector("text.tick")).fill})),
     background: getComputedStyle(document.body).backgroundColor,
   };
   document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
@@ -93,6 +97,29 @@ def test_the_mornings_page_stands_alone_and_every_link_leads_somewhere(outbox, t
     (log,) = (outbox / link for link in seen.links if link.endswith("log.txt"))
     assert "RuntimeError" in log.read_text()
     assert seen.text.index("failed") < seen.text.index("to review")
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """The page of a course of twelve fractions."""
+    folder = tmp_path_factory.mktemp("course")
+    write_course_of(write_cases(folder / "cases", 12), folder / "courses" / "c")
+    return folder / "courses" / "c" / "report.html"
+
+
+def test_a_courses_page_stands_alone_and_shows_every_plot_inside_the_window(course, tmp_path):
+    seen = _seen(course, tmp_path)
+    assert (seen.refused, seen.asked, seen.scripts, seen.sideways) == ([], [], 0, 0)
+    assert [p["loaded"] for p in seen.pictures] == [True]
+    assert len(seen.plots) >= 10
+    assert all(plot["width"] > 300 and plot["height"] > 150 and plot["title"] for plot in seen.plots)
+    assert _seen(course, tmp_path, "--window-size=700,900").sideways == 0
+
+
+def test_the_plots_of_a_course_are_drawn_in_the_readers_choice_of_light_or_dark(course, tmp_path):
+    light, dark = _seen(course, tmp_path), _seen(course, tmp_path, "--force-dark-mode")
+    assert dark.background != light.background
+    assert dark.plots[0]["ink"] != light.plots[0]["ink"]
 
 
 def test_a_page_follows_the_readers_choice_of_light_or_dark(outbox, tmp_path):

@@ -6,8 +6,10 @@ import pytest
 from patient.read.images import open_folder
 from pipelines.case import CaseRequest, contour_case
 from pipelines.configuration import Configuration
+from pipelines.course_case import write_course_of
 from pipelines.night import run_night
 from pipelines.schemas import DOCUMENTS, schema_text, write_schemas
+from tests.fractions import write_cases
 from tests.making import phantom, write_ct
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -53,6 +55,15 @@ def test_the_result_of_a_real_case_follows_its_schema_and_says_its_version(tmp_p
     text = (tmp_path / "made" / "result.json").read_text()
     _follows_its_schema(text, "result")
     assert json.loads(text)["schema"] == "1.0"
+
+
+def test_a_course_and_its_fractions_follow_their_schemas(tmp_path):
+    cases = write_cases(tmp_path / "cases", 6)
+    write_course_of(cases, tmp_path / "c")
+    text = (tmp_path / "c" / "course.json").read_text()
+    _follows_its_schema(text, "course")
+    assert json.loads(text)["schema"] == "1.0"
+    _follows_its_schema((cases[-1] / "result.json").read_text(), "fraction")
 
 
 def test_the_record_of_a_night_follows_its_schema_also_where_an_older_one_began_it(tmp_path):

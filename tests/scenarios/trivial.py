@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+from pydicom import dcmread
 
 from patient.errors import IncompleteSeries
 from pipelines.case import CaseRequest, contour_case
+from pipelines.fraction_files import FractionFiles
 from pipelines.result import CaseResult, Verdict
 
 
@@ -51,3 +53,28 @@ def by_rows(request: CaseRequest) -> CaseResult:
 def real_or_raise(request: CaseRequest) -> CaseResult:
     """A case as it is, but for the one whose folder says otherwise."""
     return by_rows(request) if Path(request.files[0]).parent.name == "raise" else contour_case(request)
+
+
+def fraction(request: FractionFiles | CaseRequest) -> object:
+    """A fraction's case by formula, judged with the earlier ones it was given; a planning CT succeeds."""
+    if isinstance(request, CaseRequest):
+        return succeed(request)
+    from pipelines.course_case import read_fraction
+    from tests.fractions import fraction_result, write_case
+
+    pause = float(os.environ.get("TRIVIAL_PAUSE", "0"))
+    time.sleep(pause)
+    earlier = [read_fraction(Path(folder)) for folder in request.earlier]
+    result = fraction_result(
+        request.case,
+        request.number,
+        series=request.series_uid,
+        acquired=request.case[:8],
+        plan=request.plan.plan_uid,
+        patient=str(dcmread(request.files[0], stop_before_pixels=True).PatientID),
+        earlier=tuple(e.measured() for e in earlier),
+    )
+    told = result.provenance.model_copy(update={"earlier": tuple(Path(e).name for e in request.earlier)})
+    result = result.model_copy(update={"provenance": told})
+    write_case(Path(request.folder), result)
+    return result

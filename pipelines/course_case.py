@@ -1,0 +1,169 @@
+"""A patient's course from the folders of its fraction cases: course.json, report.html, figures. No pixel is read."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from adaptive.course import CoursePlan, Fraction, course_of
+from patient.errors import InputError, MixedSeries
+from pipelines.course_result import Colours, CourseResult, course_result
+from pipelines.fraction_result import FractionResult
+from pipelines.job_key import patient_key
+from pipelines.publish import CASES, write_whole
+from pipelines.report.course import write_course_report
+
+COURSES = "courses"
+
+
+def fraction_cases(folders: Sequence[Path]) -> list[Path]:
+    """Those of the folders that hold a fraction's result, whoever it is of, in the order in which they were made."""
+    found = [folder for folder in folders if _is_fraction(folder / "result.json")]
+    return sorted(found, key=lambda folder: ((folder / "result.json").stat().st_mtime_ns, _again(folder.name)))
+
+
+def find_cases(place: Path, case: str = "") -> list[Path]:
+    """The fraction cases of one patient.
+
+    Args:
+        place: an outbox, or a folder that holds case folders.
+        case: name of any case of the patient; needed where several patients are there.
+
+    Raises:
+        InputError: no such folder, no fraction there, or several patients and no case given.
+    """
+    if not place.is_dir():
+        raise InputError("No such folder", where=place.name)
+    inside = place / CASES if (place / CASES).is_dir() else place
+    found = fraction_cases([folder for folder in sorted(inside.iterdir()) if folder.is_dir()])
+    patients = {folder: read_fraction(folder).image.patient_id for folder in found}
+    if case:
+        if (whose := next((who for folder, who in patients.items() if folder.name == case), None)) is None:
+            raise InputError(
+                "There is no such fraction case", where=case, remedy="Give the name of a fraction's case folder"
+            )
+        return [folder for folder, who in patients.items() if who == whose]
+    if not found:
+        raise InputError("Holds no fraction case", where=place.name, remedy="Give the outbox of a night, or case folders")
+    if len(set(patients.values())) > 1:
+        raise InputError(
+            f"Holds fractions of {len(set(patients.values()))} patients",
+            where=place.name,
+            remedy="Say which by --case, the name of any of the patient's cases",
+        )
+    return found
+
+
+def read_fraction(folder: Path) -> FractionResult:
+    """A fraction's result.
+
+    Raises:
+        InputError: it is not what its schema asks for.
+    """
+    try:
+        return FractionResult.model_validate_json((folder / "result.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise InputError("The result of the fraction cannot be read", where=f"{folder.name}/result.json") from error
+
+
+def course_folder(outbox: Path, cases: Sequence[Path]) -> Path:
+    """Where an outbox keeps the course of these cases: day of the first fraction and a hash; always the same one."""
+    results = [read_fraction(case) for case in cases]
+    ending = patient_key(results[0].image.patient_id)[:10]
+    there = sorted((outbox / COURSES).glob(f"*-{ending}"))
+    first = min((r.image.acquired for r in results if re.fullmatch(r"\d{8}", r.image.acquired)), default="00000000")
+    return there[0] if there else outbox / COURSES / f"{first}-{ending}"
+
+
+def is_told(folder: Path, cases: Sequence[Path]) -> bool:
+    """Whether a course folder is whole and stands on just these cases."""
+    try:
+        said = json.loads((folder / "course.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return said.get("cases") == sorted(case.name for case in cases) and said.get("schema") == "1.0"
+
+
+def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
+    """Write a course's folder; files of an earlier telling are replaced one by one, course.json last.
+
+    Args:
+        cases: fraction case folders of one patient, in the order in which they were made.
+        folder: made where it is not there.
+
+    Raises:
+        InputError: a result that cannot be read, or no case.
+        MixedSeries: cases of several patients.
+    """
+    if not cases:
+        raise InputError("A course needs a fraction")
+    results = [read_fraction(case) for case in cases]
+    if len({result.image.patient_id for result in results}) > 1:
+        raise MixedSeries("The cases are of several patients", where=folder.name, why="Their fractions make no course")
+    course = course_of(
+        [_fraction(case, result, made) for made, (case, result) in enumerate(zip(cases, results, strict=True))]
+    )
+    named = {case.name: _Read(case, result) for case, result in zip(cases, results, strict=True)}
+    newest = named[course.today.case]
+    said = course_result(course, folder.name, newest.result.image.patient_id, _colours(results, newest.result))
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(newest.folder, folder / "figures")
+    write_course_report(folder, said, pictures, {name: read.folder for name, read in named.items()})
+    write_whole(folder / "course.json", said.model_dump_json(indent=1))
+    return said
+
+
+@dataclass(frozen=True)
+class _Read:
+    folder: Path
+    result: FractionResult
+
+
+def _is_fraction(path: Path) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")).get("kind") == "fraction"
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def _again(name: str) -> int:
+    """`-3` behind a case's name: the third making."""
+    found = re.fullmatch(r".+?-[0-9a-f]{10}-(\d+)", name)
+    return int(found[1]) if found else 1
+
+
+def _fraction(case: Path, result: FractionResult, made: int) -> Fraction:
+    plan = result.plan
+    return Fraction(
+        case=case.name,
+        image=result.image.series_uid,
+        acquired=result.image.acquired,
+        plan=CoursePlan(plan.plan_uid or plan.structure_set_uid, plan.label, plan.fractions),
+        measured=result.measured(),
+        decision=result.decision.decision(result.number),
+        counted=result.dose.counted if result.dose else None,
+        accounting=result.dose.accounting if result.dose else (),
+        made=made,
+    )
+
+
+def _colours(results: Sequence[FractionResult], newest: FractionResult) -> Colours:
+    """One colour a structure, the newest fraction's where it has one: the same in every picture, table and plot."""
+    return {s.name: s.color for result in (*results, newest) for s in result.structures if s.color is not None}
+
+
+def _pictures(case: Path, figures: Path) -> list[Path]:
+    """Today's pictures, the worst planes first as the case has them; those of an earlier telling go."""
+    for old in figures.glob("today-*.png"):
+        old.unlink()
+    made = []
+    for number, picture in enumerate(sorted((case / "figures").glob("*.png")), start=1):
+        made.append(figures / f"today-{number:02d}.png")
+        shutil.copyfile(picture, made[-1])
+    return made

@@ -1,0 +1,166 @@
+"""A patient's fractions in a night: in order, each on those before it; then the course is told anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from adaptive.policy import load_policy
+from contour.template import load_template
+from patient.read.index import SeriesEntry
+from pipelines.configuration import Configuration
+from pipelines.course_case import course_folder, fraction_cases, is_told, write_course_of
+from pipelines.fraction_files import FractionFiles, PlanFiles
+from pipelines.job_key import case_name, image_key, job_key, patient_key, series_digest
+from pipelines.ledger import Ledger, Placed, State
+from pipelines.pairing import PairedFraction, PlanSet, acquired
+from pipelines.publish import CASES, KEPT
+
+
+class Night(Protocol):
+    """What a lane asks of the night it belongs to."""
+
+    outbox: Path
+    ledger: Ledger
+    configuration: Configuration
+    problems: list[str]
+
+    def settled(self, entry: SeriesEntry, paths: Sequence[Path]) -> bool: ...
+    def hold(self, entry: SeriesEntry, reason: str) -> None: ...
+    def leave(self) -> None: ...
+    def due(self, entry: SeriesEntry, key: str, fraction: PairedFraction | None = None) -> bool: ...
+    def template(self, entry: SeriesEntry) -> str: ...
+    def folder(self, case: str) -> str: ...
+
+
+@dataclass(eq=False)
+class FractionsInOrder:
+    """One patient's.
+
+    Args:
+        night: that they are treated in.
+        fractions: in order of acquisition.
+        rules: what besides inputs, template and policy decides a result.
+    """
+
+    night: Night
+    fractions: Sequence[PairedFraction]
+    rules: str
+    left: int = 0
+    """Fractions not yet looked at, the one at hand left out."""
+    folder: str = ""
+    """Of the course, relative to the outbox; empty until there is one."""
+    _plans: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.patient = patient_key(self.fractions[0].image.headers[0].text("PatientID"))
+        self.images = {image_key(f.image) for f in self.fractions}
+        for fraction in self.fractions:  # What a site has set wrongly stops the night before its work, not in the middle.
+            self._judged_by(fraction.image)
+
+    def requests(self) -> Iterator[FractionFiles]:
+        """What is to be done, one after the other: each is made when what came of the one before is in the ledger."""
+        self.left = len(self.fractions)
+        for fraction in self.fractions:
+            self.left -= 1
+            try:
+                request = self._considered(fraction)
+            except OSError as error:  # Files may go while the night goes on: this one waits, the others do not.
+                self.night.hold(fraction.image, f"its files or its plan's cannot be read: {error.strerror}")
+                request = None
+            if request is not None:
+                yield request
+        self._tell()
+
+    def _considered(self, fraction: PairedFraction) -> FractionFiles | None:
+        night, entry, plan = self.night, fraction.image, fraction.plan
+        if plan is None:
+            if night.ledger.last_output(image_key(entry))[0]:  # Done already: what it came to stays and goes on counting.
+                night.leave()
+            else:
+                night.hold(entry, fraction.waits)
+            return None
+        objects = (*plan.paths, *fraction.recomputed)
+        if not night.settled(entry, (*entry.paths, *plan.image.paths, *objects)):
+            return None
+        template, policy, digests = self._judged_by(entry)
+        earlier = self._earlier(fraction, plan)
+        said = [*digests, self.rules, str(fraction.number), *earlier]
+        contents = [series_digest(entry, night.ledger), *self._digests(plan), *night.ledger.digests(fraction.recomputed)]
+        due = night.due(entry, job_key(said, contents), fraction)
+        night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
+        if not due:
+            return None
+        return FractionFiles(
+            case=case_name(entry),
+            files=_names(entry.paths),
+            series_uid=entry.uid,
+            folder=night.folder(case_name(entry)),
+            plan=PlanFiles(
+                image=_names(plan.image.paths),
+                structure_set=str(plan.structure_set.resolve()),
+                plan=str(plan.path.resolve()),
+                plan_uid=plan.plan.sop_instance_uid,
+                doses=_names(plan.doses),
+            ),
+            number=fraction.number,
+            earlier=tuple(str((night.outbox / CASES / name).resolve()) for name in earlier),
+            recomputed=_names(fraction.recomputed),
+            template=template,
+            policy=policy,
+            profile=night.configuration.profile,
+            kept=str((night.outbox / KEPT / case_name(entry)).resolve()),
+            predecessor=night.ledger.last_output(image_key(entry))[1],
+            seed=night.configuration.seed,
+        )
+
+    def _judged_by(self, entry: SeriesEntry) -> tuple[str, str, tuple[str, str]]:
+        """Template and policy of an image, and their digests.
+
+        Raises:
+            InputError: one of them is not there or not what its schema asks for.
+        """
+        template = self.night.template(entry)
+        policy = self.night.configuration.policies.get(template, self.night.configuration.policy)
+        return template, policy, (load_template(template).digest, load_policy(policy).digest)
+
+    def _digests(self, plan: PlanSet) -> list[bytes]:
+        """Of a plan's objects; asked once a night."""
+        uid = plan.plan.sop_instance_uid
+        if uid not in self._plans:
+            ledger = self.night.ledger
+            self._plans[uid] = [series_digest(plan.image, ledger), *ledger.digests(plan.paths)]
+        return self._plans[uid]
+
+    def _earlier(self, fraction: PairedFraction, plan: PlanSet) -> list[str]:
+        """Case folders of earlier days under the same plan, one a day; also of images that have left the inbox."""
+        ledger, today = self.night.ledger, acquired(fraction.image)[:8]
+        days: dict[str, str] = {}
+        for placed in ledger.fractions(plan=plan.plan.sop_instance_uid):
+            job = ledger.job(placed.image)
+            name, _ = ledger.last_output(placed.image)
+            if name and placed.acquired[:8] < today and job is not None and job.state in (State.DONE, State.REVIEW):
+                days[placed.acquired[:8]] = name
+        return list(days.values())
+
+    def _tell(self) -> None:
+        """Write the patient's course where it does not stand on just these cases yet."""
+        ledger, outbox = self.night.ledger, self.night.outbox
+        names = [name for placed in ledger.fractions(patient=self.patient) for name in ledger.outputs(placed.image)]
+        cases = fraction_cases([outbox / CASES / name for name in names])
+        if not cases:
+            return
+        folder = course_folder(outbox, cases)
+        try:
+            if not is_told(folder, cases):
+                write_course_of(cases, folder)
+        except Exception as error:  # A course that cannot be told must not stop the night.
+            self.night.problems.append(f"The course {folder.name} could not be written: {type(error).__name__}: {error}")
+        if (folder / "report.html").is_file():
+            self.folder = str(folder.relative_to(outbox))
+
+
+def _names(paths: Sequence[Path]) -> tuple[str, ...]:
+    return tuple(str(path.resolve()) for path in paths)

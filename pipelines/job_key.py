@@ -1,0 +1,50 @@
+"""What a job is called, and what decides its result: hashes of UIDs, files, and everything that a site sets."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from patient.read.index import SeriesEntry
+from pipelines.ledger import Ledger
+
+
+def image_key(entry: SeriesEntry) -> str:
+    """Of a job, as the ledger knows it: one image."""
+    return hashlib.sha256(entry.uid.encode()).hexdigest()
+
+
+def patient_key(patient_id: str) -> str:
+    """Groups a patient's fractions without saying who it is."""
+    return hashlib.sha256(f"recontour course {patient_id}".encode()).hexdigest()
+
+
+def case_name(entry: SeriesEntry) -> str:
+    """Date and a hash of the UIDs; nothing else of a header may reach a path."""
+    dates = [entry.headers[0].text(keyword) for keyword in ("AcquisitionDate", "SeriesDate", "StudyDate")]
+    date = next((d for d in dates if re.fullmatch(r"\d{8}", d)), "00000000")
+    return f"{date}-{hashlib.sha256(f'{entry.study_uid} {entry.uid}'.encode()).hexdigest()[:10]}"
+
+
+def series_digest(entry: SeriesEntry, ledger: Ledger) -> bytes:
+    """SHA-256 over the sorted SOP Instance UIDs and file digests of a series."""
+    ordered = sorted((header.text("SOPInstanceUID"), str(header.path)) for header in entry.headers)
+    digest = hashlib.sha256()
+    for (uid, _), content in zip(ordered, ledger.digests([Path(path) for _, path in ordered]), strict=True):
+        digest.update(uid.encode() + content)
+    return digest.digest()
+
+
+def job_key(rules: Iterable[str], contents: Sequence[bytes]) -> str:
+    """SHA-256 over everything that decides a result.
+
+    Args:
+        rules: digests of template and policy, versions, seed, earlier results: whatever is text.
+        contents: digests of images and objects, in an order that is always the same.
+    """
+    digest = hashlib.sha256("\n".join(rules).encode())
+    for content in contents:
+        digest.update(content)
+    return digest.hexdigest()
