@@ -151,7 +151,7 @@ def register_case(
         progress=lambda done, what: progress(0.7 * done, what),
     )
     try:
-        registered = _registered(fixed.volume, moving.volume, kind, context)
+        registered = register(fixed.volume, moving.volume, kind, context)
     except NotTrusted as error:
         verdict = Verdict(False, (f"{error.what}{f': {error.why}' if error.why else ''}",))
         result = result_of(kind, None, RegistrationQuality(), verdict, None, time.perf_counter() - begun)
@@ -181,7 +181,7 @@ def register_case(
     return result
 
 
-def _registered(fixed: Volume[Any], moving: Volume[Any], kind: Kind, context: RegistrationContext) -> Registered:
+def register(fixed: Volume[Any], moving: Volume[Any], kind: Kind, context: RegistrationContext) -> Registered:
     """A fit of the kind asked for, with its proof."""
     way_back: Transform | None = None
     if kind is Kind.FEATURES:

@@ -9,26 +9,26 @@ control grid would come near it, the field is smoothed there until none does.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as nn
-from numpy.typing import NDArray
 
 from patient.errors import Cancelled
-from patient.geometry import Geometry
+from patient.geometry import Box, Geometry
 from patient.volume import Volume
 from registration.method import Evidence, Fit, RegistrationContext
-from registration.transforms import Affine, Displacement, Space, composed
-from registration.working import Working, working_pair
+from registration.rigid import rigid_start
+from registration.transforms import Affine, Displacement, Rigid, Space, composed, pulled_mask
+from registration.working import Working, checked_mask, working_pair
 
 Tensor = torch.Tensor
 
 VOXEL = 2.0
 """mm of the grid on which descriptors are compared, where memory allows."""
-FINEST = 0.75
+FINEST = 0.55
 """Of the fixed image's own voxels: a finer grid would compare its noise."""
 MOST_VOXELS = 9_000_000
 """Of that grid: 12 descriptors of either image must stay within a gigabyte."""
@@ -36,24 +36,34 @@ SEARCHES = ((4, 4), (3, 2), (2, 1))
 """(pixels of a cell, steps to either side) of the discrete searches: 32 mm in cells of 8, then 12 in 6, then 4 in 4."""
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """How strongly a cell is held to its neighbours' mean, from round to round."""
-REFINEMENTS = ((4, 60), (2, 60))
+INERTIA = 0.03
+"""What a displacement costs by itself, times its square in cells: where nothing is to be seen, noise moves nothing."""
+REFINEMENTS = ((4, 60), (3, 60))
 """(pixels between control points, steps) of the descent."""
 STRIDE = 3
 """Pixels between the voxels that are compared in one step of the descent; the next step takes others."""
-UNSEEN = 2.0
-"""What a displacement costs that leads to where nothing is seen: as much as poor likeness of all descriptors together."""
-STIFFNESS = 20.0
-"""Weight of the control points' differences against the descriptors'."""
+RIM = 3
+"""Voxels at the end of an image whose descriptors would look beyond it."""
+STIFFNESS = 5.0
+"""Weight of the slope between control points against the descriptors: what nothing holds stays where it is."""
+BENDING = 50.0
+"""Weight of the field's curvature: tissue turns and stretches, and hardly ever has a crease."""
 SLIDING = 0.2
 """Of the way from air to soft tissue: neighbours that differ by more may slide along each other."""
-SHEAR = 0.05
-"""Slope of the field from which on it costs no more than in proportion."""
 LOOSE = 0.02
 """What holds them still."""
+SHEAR, CREASE = 0.05, 0.02
+"""Slope of the field, and its change from node to node, from which on more costs only in proportion."""
+FIRM = 200.0
+"""How much stiffer than tissue is what the caller wants kept rigid."""
+LANDMARKS = 0.3
+"""Weight of the landmarks' mean distance (pixels) against the descriptors'."""
 RATE = 0.25
 """Pixels by which a control point moves in one step at first."""
-LEAST_VOLUME = 0.1
-"""No cell of the field shrinks below this part of its volume."""
+SQUEEZED, FOLDING = 0.3, 10.0
+"""Part of its volume below which a cell of the field is made to cost, and how much; tenfold in the last steps."""
+LEAST_VOLUME = 0.05
+"""No cell of the field that is given back shrinks below this part."""
 
 
 class Deformable:
@@ -75,9 +85,9 @@ class Deformable:
         The field covers the fixed image's body and fades out beyond what both masks hold.
         """
         torch.manual_seed(context.seed)
-        start = context.start if context.start is not None else _rigid_start(fixed, moving, context)
+        start = context.start if context.start is not None else rigid_start(fixed, moving, context)
         voxel = max(self._voxel, FINEST * float(np.cbrt(np.prod(fixed.geometry.spacing))))
-        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS)
+        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS, RIM)
         context.progress(0.3, "descriptors")
         with torch.no_grad():
             here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
@@ -87,30 +97,79 @@ class Deformable:
                 _stop_if_asked(context)
                 field = _searched(here, there, known, seen, field, cell, reach)
         context.progress(0.6, "refining")
-        tissue = torch.from_numpy(_tissue(pair)).to(context.device)
+        material = _Material.of(pair, fixed.geometry, context)
+        landmarks = _landmarks(pair, start, context)
         here, there = (v.flatten(1).T.contiguous().half() for v in (here, there))
         for spacing, steps in REFINEMENTS:
-            field = _refined(here, there, known, seen, tissue, field, spacing, steps, context)
-        nodes, grid = _control(field, pair.grid, REFINEMENTS[-1][0])
-        vectors = _unfolded(nodes, REFINEMENTS[-1][0]).cpu().numpy()
+            field = _refined(here, there, known, seen, material, landmarks, field, spacing, steps, context)
+        spacing = REFINEMENTS[-1][0]
+        nodes, grid = _faded(*_control(field, pair.grid, spacing), spacing)
+        vectors = _unfolded(nodes, spacing).cpu().numpy()
         millimetres = np.moveaxis(vectors, 0, -1) @ pair.grid.steps
         warp = Displacement(millimetres.astype(np.float32), grid, Space.of(fixed.geometry), Space.of(fixed.geometry))
         return Fit(composed(start, warp), Evidence(notes=pair.notes))
 
 
-def _tissue(pair: Working) -> NDArray[np.float32]:
-    """The fixed image from air (0) to soft tissue (1); by its own range where it is no CT."""
-    inside = pair.fixed[pair.fixed_valid]
-    low, high = (-1000.0, 0.0) if pair.fixed.min() < -700 else (float(v) for v in np.percentile(inside, (0.5, 50.0)))
-    return np.clip((pair.fixed - low) / max(high - low, 1.0), 0.0, 1.0).astype(np.float32)
+@dataclass(frozen=True)
+class _Material:
+    """What holds neighbouring points together, on the working grid.
+
+    Args:
+        tissue: 0 (air) to 1 (soft tissue and denser); by its own range in an image that is no CT.
+        rigid: 1 in what the caller wants kept rigid.
+    """
+
+    tissue: Tensor
+    rigid: Tensor
+
+    @staticmethod
+    def of(pair: Working, whole: Geometry, context: RegistrationContext) -> _Material:
+        inside = pair.fixed[pair.fixed_valid]
+        low, high = (-1000.0, 0.0) if pair.fixed.min() < -700 else (float(v) for v in np.percentile(inside, (0.5, 50.0)))
+        tissue = np.clip((pair.fixed - low) / max(high - low, 1.0), 0.0, 1.0).astype(np.float32)
+        rigid = np.zeros_like(tissue)
+        mask = checked_mask(context.rigid, whole, "rigid structures'")
+        if mask is not None:
+            space = Space.of(whole)
+            rigid = pulled_mask(Rigid.identity(space, space), mask, pair.grid).array.astype(np.float32)
+        return _Material(*(torch.from_numpy(v).to(context.device) for v in (tissue, rigid)))
+
+    def links(self, shape: tuple[int, ...]) -> list[Tensor]:
+        """Along each axis how firmly neighbouring control points hold to each other.
+
+        Hardly, where air or lung meets tissue: there organs slide. Differences among tissues do not count: muscle, fat and
+        bone move together. Very firmly inside what is rigid.
+
+        Args:
+            shape: of the control points.
+        """
+        tissue, rigid = (nn.interpolate(v[None, None], size=shape, mode="area")[0, 0] for v in (self.tissue, self.rigid))
+        firm = []
+        for axis in range(3):
+            loose = (-(tissue.diff(dim=axis) / SLIDING).square()).exp().clamp(min=LOOSE)
+            last = shape[axis] - 1
+            both = torch.minimum(rigid.narrow(axis, 0, last), rigid.narrow(axis, 1, last))
+            firm.append(torch.maximum(loose, FIRM * both))
+        return firm
 
 
-def _rigid_start(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Affine:
-    from registration.rigid import RigidByIntensity
+@dataclass(frozen=True)
+class _Landmarks:
+    """Places (fractional indices `[3, n]`) and the displacements (pixels `[3, n]`) that are known there."""
 
-    found = RigidByIntensity().fit(fixed, moving, context).moving_from_fixed
-    assert isinstance(found, Affine)
-    return found
+    places: Tensor
+    displacements: Tensor
+
+
+def _landmarks(pair: Working, start: Affine, context: RegistrationContext) -> _Landmarks | None:
+    if context.landmarks is None or not len(context.landmarks.fixed):
+        return None
+    at = context.landmarks.fixed
+    home = start.inverse().points(context.landmarks.moving, start.target)
+    places = pair.grid.indices(at)
+    apart = pair.grid.indices(home) - places
+    inside = ((places >= 0) & (places <= np.array(pair.grid.shape) - 1)).all(axis=1)
+    return _Landmarks(*(torch.from_numpy(v[inside].T.astype(np.float32)).to(context.device) for v in (places, apart)))
 
 
 def _stop_if_asked(context: RegistrationContext) -> None:
@@ -202,10 +261,19 @@ def _coupled(a: Tensor, b: Tensor, known: Tensor, seen: Tensor, reach: int) -> T
     present = nn.pad(seen[None, None], (reach,) * 6)[0, 0]
     steps = _indices((side,) * 3, a.device).reshape(3, -1) - reach
     cost = torch.empty(steps.shape[1], *shape, device=a.device)
-    for n, offset in enumerate((steps + reach).long().T.tolist()):
-        part = tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True))
-        unlike = (a - padded[(slice(None), *part)]).abs_().sum(dim=0)
-        cost[n] = _smooth((unlike - UNSEEN) * known * present[part])
+    parts = [
+        tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True)) for offset in (steps + reach).long().T.tolist()
+    ]
+    total, held = torch.zeros(shape, device=a.device), torch.zeros(shape, device=a.device)
+    for row, part in zip(cost, parts, strict=True):
+        row.copy_((a - padded[(slice(None), *part)]).abs_().sum(dim=0))
+        total.addcmul_(row, present[part])
+        held.add_(present[part])
+    usual = total / held.clamp(min=1e-6)
+    # What leads out of sight costs what a cell's displacements cost on the average: nothing is gained by leaving.
+    for row, part in zip(cost, parts, strict=True):
+        row.copy_(_smooth((row - usual) * known * present[part]))
+    cost += INERTIA * steps.square().sum(dim=0)[:, None, None, None]
     mean = _smooth(steps[:, cost.min(dim=0).indices])
     for strength in COUPLINGS:
         mean = _smooth(_held(cost, steps, mean, strength))
@@ -236,7 +304,8 @@ def _refined(
     there: Tensor,
     known: Tensor,
     seen: Tensor,
-    tissue: Tensor,
+    material: _Material,
+    landmarks: _Landmarks | None,
     field: Tensor,
     spacing: int,
     steps: int,
@@ -247,7 +316,8 @@ def _refined(
     Args:
         here, there: descriptors as rows `[voxels, 12]`: what is read together lies together.
         known, seen: where either image is to be believed.
-        tissue: the fixed image, 0 (air) to 1 (soft tissue).
+        material: what holds neighbours together.
+        landmarks: what is known from elsewhere.
         field: pixels, to begin with.
         spacing: pixels between control points.
         steps: of the descent.
@@ -257,7 +327,7 @@ def _refined(
     control = _grown(field, tuple(-(-n // spacing) for n in shape)).clone().requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=RATE)
     chance = torch.Generator(device="cpu").manual_seed(context.seed)
-    visible, links = seen.float()[None], _links(tissue, tuple(control.shape[1:]))
+    visible, links = seen.float()[None], material.links(tuple(control.shape[1:]))
     for step in range(steps):
         _stop_if_asked(context)
         for group in optimiser.param_groups:
@@ -270,7 +340,15 @@ def _refined(
         with torch.no_grad():
             weight = _at(visible, found)[0]
         unlike = (_rows_at(there, shape, found) - here[_row(at.T, shape)]).square().sum(dim=1)
-        loss = (unlike * weight).sum() / weight.sum().clamp(min=1.0) + STIFFNESS * _roughness(control, links, spacing)
+        loss = (unlike * weight).sum() / weight.sum().clamp(min=1.0)
+        loss = loss + STIFFNESS * _slope(control, links, spacing) + BENDING * _curvature(control, links, spacing)
+        if landmarks is not None:
+            off = _at(control, (landmarks.places + 0.5) / spacing - 0.5) - landmarks.displacements
+            loss = loss + LANDMARKS * (off.square().sum(dim=0) + 1.0).sqrt().mean()
+        if step >= steps // 3:
+            squeezed = SQUEEZED - _volumes(control / spacing, step % 8)
+            last = step >= 3 * steps // 4
+            loss = loss + FOLDING * (10.0 if last else 1.0) * squeezed.clamp(min=0.0).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -296,26 +374,39 @@ def _rows_at(rows: Tensor, shape: tuple[int, ...], places: Tensor) -> Tensor:
     return total
 
 
-def _roughness(control: Tensor, links: list[Tensor], spacing: int) -> Tensor:
-    """Mean slope (pixels a pixel) between neighbouring control points, each link by its weight; squared where small."""
+def _robust(squares: Tensor, knee: float) -> Tensor:
+    """Squares where small, in proportion to their root beyond a knee: a few jumps are cheaper than many slopes."""
+    return 2.0 * knee * ((squares + knee**2).sqrt() - knee)
+
+
+def _slope(control: Tensor, links: list[Tensor], spacing: int) -> Tensor:
+    """Mean squared slope (pixels a pixel) between neighbouring control points, each link by its weight; robust."""
     total = torch.zeros((), device=control.device)
-    for axis, weight in zip((1, 2, 3), links, strict=True):
-        steep = control.diff(dim=axis).div(spacing).square().sum(dim=0).add(SHEAR**2).sqrt() - SHEAR
-        total = total + 2.0 * SHEAR * (steep * weight).mean()
+    for axis, weight in enumerate(links):
+        slope = control.diff(dim=axis + 1).div(spacing)
+        total = total + (_robust(slope.square().sum(dim=0), SHEAR) * weight).mean()
     return total
 
 
-def _links(image: Tensor, shape: tuple[int, ...]) -> list[Tensor]:
-    """Along each axis how firmly neighbouring control points hold to each other: hardly where air or lung meets tissue.
+def _curvature(control: Tensor, links: list[Tensor], spacing: int) -> Tensor:
+    """Mean squared change of the slope from one control point to the next, of all second derivatives; robust.
 
-    There organs slide. Differences among tissues do not count: muscle, fat and bone move together.
-
-    Args:
-        image: of the fixed image, 0 (air) to 1 (soft tissue and denser).
-        shape: of the control points.
+    A link between two points that slide holds nothing here either.
     """
-    coarse = nn.interpolate(image[None, None], size=shape, mode="area")[0, 0]
-    return [(-(coarse.diff(dim=axis) / SLIDING).square()).exp().clamp(min=LOOSE) for axis in range(3)]
+    total = torch.zeros((), device=control.device)
+    for a in range(3):
+        slope = control.diff(dim=a + 1).div(spacing)
+        for b in range(a, 3):
+            held = _weaker(links[a], b) if a == b else torch.minimum(_weaker(links[a], b), _weaker(links[b], a))
+            curve = _robust(slope.diff(dim=b + 1).square().sum(dim=0), CREASE)
+            total = total + (1.0 if a == b else 2.0) * (curve * held).mean()
+    return total
+
+
+def _weaker(links: Tensor, axis: int) -> Tensor:
+    """Of two links that follow each other along an axis the weaker one."""
+    last = links.shape[axis] - 1
+    return torch.minimum(links.narrow(axis, 0, last), links.narrow(axis, 1, last))
 
 
 def _control(field: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
@@ -328,32 +419,51 @@ def _control(field: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geome
     return nodes, replace(grid, shape=shape, spacing=tuple(steps), origin=(x, y, z))
 
 
+def _faded(nodes: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
+    """The field with a border in which it dies away, so wide that nothing folds there: beyond it nothing is known."""
+    border = 2 + int(np.ceil(2.0 * float(nodes.norm(dim=0).max()) / spacing))
+    wide = nn.pad(nodes[None], (border,) * 6, mode="replicate")[0]
+    for axis in (1, 2, 3):
+        n = wide.shape[axis]
+        near = torch.minimum(torch.arange(n), n - 1 - torch.arange(n)).div(border).clamp(max=1.0).to(wide)
+        wide = wide * near.view([n if a == axis else 1 for a in range(4)])
+    start = tuple(-border for _ in range(3))
+    stop = tuple(n + border for n in nodes.shape[1:])
+    return wide, grid.cropped(Box(start, stop))  # type: ignore[arg-type]
+
+
 def _unfolded(nodes: Tensor, spacing: int, rounds: int = 100) -> Tensor:
     """The field (pixels) smoothed where a cell's volume, measured at any of its corners, falls below `LEAST_VOLUME`."""
     for _ in range(rounds):
         low = _least_volume(nodes / spacing) < LEAST_VOLUME
         if not bool(low.any()):
             break
-        near = nn.max_pool3d(low.float()[None, None], 5, stride=1, padding=2)[0]
+        near = nn.max_pool3d(low.float()[None, None], 3, stride=1, padding=1)[0]
         nodes = nodes + near * (_smooth(nodes) - nodes)
     return nodes
 
 
 def _least_volume(field: Tensor) -> Tensor:
-    """Of each node, the least determinant of the map's derivative in the eight cells around it (field in node distances)."""
+    """Of each node, the least volume of the eight cells around it (field in node distances)."""
+    least = _volumes(field, 0)
+    for corner in range(1, 8):
+        least = torch.minimum(least, _volumes(field, corner))
+    return least
+
+
+def _volumes(field: Tensor, corner: int) -> Tensor:
+    """Determinants of the map's derivative at each node, by differences to its neighbours on the side of a corner (0-7)."""
     framed = nn.pad(field[None], (1,) * 6, mode="replicate")[0]
     inner = slice(1, -1)
-    slopes: list[list[Tensor]] = []
+    middle = framed[(slice(None), inner, inner, inner)]
+    slopes: list[Tensor] = []
     for axis in range(3):
-        ahead, behind = [inner] * 3, [inner] * 3
-        ahead[axis], behind[axis] = slice(2, None), slice(None, -2)
-        middle = framed[(slice(None), inner, inner, inner)]
-        slopes.append([framed[(slice(None), *ahead)] - middle, middle - framed[(slice(None), *behind)]])
-    least = torch.full(field.shape[1:], torch.inf)
-    for corner in range(8):
-        a, b, c = (slopes[axis][corner >> axis & 1].clone() for axis in range(3))
-        a[0] += 1.0
-        b[1] += 1.0
-        c[2] += 1.0
-        least = torch.minimum(least, (a * torch.linalg.cross(b, c, dim=0)).sum(dim=0))
-    return least
+        side = [inner] * 3
+        ahead = bool(corner >> axis & 1)
+        side[axis] = slice(None, -2) if ahead else slice(2, None)
+        beside = framed[(slice(None), *side)]
+        unit = torch.zeros(3, 1, 1, 1, device=field.device)
+        unit[axis] = 1.0
+        slopes.append((middle - beside if ahead else beside - middle) + unit)
+    a, b, c = slopes
+    return (a * torch.linalg.cross(b, c, dim=0)).sum(dim=0)

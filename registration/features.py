@@ -19,7 +19,7 @@ from scipy.spatial import KDTree
 from patient.errors import Cancelled, NotTrusted
 from patient.volume import Volume
 from registration.keypoints import Keypoints, Scene, keypoints, scene, seen_through, sharpened
-from registration.method import Evidence, Fit, RegistrationContext
+from registration.method import Evidence, Fit, Matches, RegistrationContext
 from registration.transforms import Affine, Points, Rigid, Space, Transform
 
 RATIO = 0.9
@@ -43,28 +43,6 @@ LIKE = 0.5
 FEWEST, SHARE = 8, 0.15
 """So many pairs, and beyond them this share of all pairs found near the first answer, must agree with the last one. Of
 different patients of one site 3 to 11 % agreed, of one patient cut to 40 % overlap and noisy 39 % and more."""
-
-
-@dataclass(frozen=True, eq=False)
-class Matches:
-    """Points of two images that are one and the same place in the patient.
-
-    Args:
-        fixed: `[n, 3]` LPS mm in the fixed image.
-        moving: `[n, 3]` LPS mm in the moving image.
-        score: `[n]`, 0 to 1: likeness of the two descriptors.
-    """
-
-    fixed: Points
-    moving: Points
-    score: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return len(self.fixed)
-
-    def where(self, kept: NDArray[np.bool_]) -> Matches:
-        """Some of them."""
-        return Matches(self.fixed[kept], self.moving[kept], self.score[kept])
 
 
 @dataclass(frozen=True)

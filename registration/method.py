@@ -7,11 +7,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patient.volume import Mask, Volume
-from registration.transforms import Affine, Transform
+from registration.transforms import Affine, Points, Transform
 
 
 def _silent(done: float, what: str) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Points of two images that are one and the same place in the patient.
+
+    Args:
+        fixed: `[n, 3]` LPS mm in the fixed image.
+        moving: `[n, 3]` LPS mm in the moving image.
+        score: `[n]`, 0 to 1: likeness of the two descriptors.
+    """
+
+    fixed: Points
+    moving: Points
+    score: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.fixed)
+
+    def where(self, kept: NDArray[np.bool_]) -> Matches:
+        """Some of them."""
+        return Matches(self.fixed[kept], self.moving[kept], self.score[kept])
 
 
 @dataclass(frozen=True)
@@ -23,7 +48,9 @@ class RegistrationContext:
             view of a CBCT), on its own grid or a crop of it; None for everywhere.
         moving_mask: the same of the moving image.
         weight: a region of the fixed image that counts most (bone, a target); None for none.
-        rigid: structures of the fixed image that move as one piece (bone); None for none.
+        rigid: structures of the fixed image that turn and shift rather than bend (bone); None for none.
+        landmarks: points of which it is known from elsewhere that they meet (`registration.features.find_matches`, or a
+            person's); deformable methods draw toward them and weigh them against the images. None for none.
         start: `moving_from_fixed` to begin with; None where nothing is known.
         seed: the same seed gives the same result.
         device: "cpu" or "cuda:0".
@@ -35,6 +62,7 @@ class RegistrationContext:
     moving_mask: Mask | None = None
     weight: Mask | None = None
     rigid: Mask | None = None
+    landmarks: Matches | None = None
     start: Affine | None = None
     seed: int = 0
     device: str = "cpu"

@@ -26,6 +26,7 @@ from scipy import ndimage
 from patient.errors import Cancelled, InputError, NotTrusted
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
+from registration.features import RigidByFeatures
 from registration.method import Evidence, Fit, RegistrationContext
 from registration.transforms import Rigid, Space, placed
 
@@ -104,6 +105,23 @@ class RigidByIntensity:
             raise _nothing_in_common(f"nothing in common: one tells nothing of the other ({told:.3f}, from 1 to 2)")
         seen = f"{min(overlap, 1.0):.0%} of what could overlap does; normalised mutual information {told:.3f}"
         return Fit(frame.rigid(best), Evidence(notes=(seen,)))
+
+
+def rigid_start(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> Rigid:
+    """What a deformable method begins with: by intensity, or, where that finds nothing in common, by features.
+
+    Raises:
+        NotTrusted: neither finds an answer.
+    """
+    try:
+        found = RigidByIntensity().fit(fixed, moving, context).moving_from_fixed
+    except NotTrusted as nothing:
+        try:
+            found = RigidByFeatures().fit(fixed, moving, context).moving_from_fixed
+        except NotTrusted:
+            raise nothing from None
+    assert isinstance(found, Rigid)
+    return found
 
 
 def _nothing_in_common(what: str) -> NotTrusted:

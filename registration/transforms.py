@@ -313,13 +313,17 @@ def pulled(b_from_a: Transform, volume: Volume[Any], onto: Geometry, outside: fl
     Raises:
         FrameMismatch: the volume is not of b, or the grid not of a.
     """
+    return _pulled(b_from_a, volume, onto, outside, sitk.sitkLinear)
+
+
+def _pulled(b_from_a: Transform, volume: Volume[Any], onto: Geometry, outside: float, between: int) -> Volume[np.float32]:
     b_from_a.target.admit(Space.of(volume.geometry), "The volume")
     b_from_a.source.admit(Space.of(onto), "The grid")
     image = sitk.GetImageFromArray(volume.array.astype(np.float32))
     placed(image, volume.geometry)
     resampler = sitk.ResampleImageFilter()
     resampler.SetTransform(b_from_a.itk())
-    resampler.SetInterpolator(sitk.sitkLinear)
+    resampler.SetInterpolator(between)
     resampler.SetDefaultPixelValue(float(outside))
     resampler.SetOutputPixelType(sitk.sitkFloat32)
     resampler.SetReferenceImage(_empty(onto))
@@ -327,9 +331,15 @@ def pulled(b_from_a: Transform, volume: Volume[Any], onto: Geometry, outside: fl
 
 
 def pulled_field(b_from_a: Transform, field: Field, onto: Geometry) -> Field:
-    """A structure of b on a grid of a, as a field: its surface stays finer than voxels. Raises as `pulled`."""
-    outside = 0.0 if field.level is Level.PROBABILITY else float(max(field.volume.array.max(), 1.0))
-    return Field(pulled(b_from_a, field.volume, onto, outside), field.level)
+    """A structure of b on a grid of a, as a field: its surface stays finer than voxels. Raises as `pulled`.
+
+    A distance is bent between voxels as its neighbours say (cubic): linear, a round structure of 2 cc on slices of 3 mm
+    would lose a twentieth of its volume. A probability stays between 0 and 1 (linear).
+    """
+    if field.level is Level.PROBABILITY:
+        return Field(pulled(b_from_a, field.volume, onto, 0.0), field.level)
+    outside = float(max(field.volume.array.max(), 1.0))
+    return Field(_pulled(b_from_a, field.volume, onto, outside, sitk.sitkBSpline), field.level)
 
 
 def pulled_mask(b_from_a: Transform, mask: Mask, onto: Geometry) -> Mask:

@@ -47,9 +47,22 @@ class Working:
 
 
 def working_pair(
-    fixed: Volume[Any], moving: Volume[Any], start: Affine, context: RegistrationContext, voxel: float, most: int
+    fixed: Volume[Any],
+    moving: Volume[Any],
+    start: Affine,
+    context: RegistrationContext,
+    voxel: float,
+    most: int,
+    rim: int = 0,
 ) -> Working:
     """Both images on a grid of about `voxel` mm around the fixed image's mask, of about `most` voxels at most.
+
+    Args:
+        fixed, moving, start, context: as a method gets them.
+        voxel: mm.
+        most: voxels.
+        rim: voxels inward from where an image ends that are not believed: what is computed there looks beyond the end.
+            A mask's edge is no end of the image, and is left as it is.
 
     Raises:
         InputError: an image is constant or holds no numbers, or a mask is empty or of another image.
@@ -67,8 +80,8 @@ def working_pair(
     other = reduced(moving, side)
     here = pulled(identity, reduced(fixed, side), grid, float(small.array.min())).array
     there = pulled(start, other, grid, float(other.array.min())).array
-    held = pulled(identity, measured(fixed), grid, 0.0).array > 0.5
-    seen = pulled(start, measured(moving), grid, 0.0).array > 0.5
+    held = _inner(pulled(identity, measured(fixed), grid, 0.0).array > 0.5, rim)
+    seen = _inner(pulled(start, measured(moving), grid, 0.0).array > 0.5, rim)
     held &= pulled_mask(identity, known, grid).array
     if moving_mask is not None:
         seen &= pulled_mask(start, moving_mask, grid).array
@@ -156,6 +169,11 @@ def measured(image: Volume[Any]) -> Volume[np.float32]:
             outside[np.unique(np.take(labels, side, axis=axis))] = True
     outside[0] = False
     return Volume((~outside[labels]).astype(np.float32), image.geometry)
+
+
+def _inner(where: NDArray[np.bool_], rim: int) -> NDArray[np.bool_]:
+    """Without its outermost voxels; the grid's own edge counts as an end."""
+    return ndimage.minimum_filter(where, 2 * rim + 1, mode="constant", cval=0) if rim else where
 
 
 def _around(mask: Mask, side: float) -> Geometry:
