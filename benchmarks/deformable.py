@@ -1,7 +1,8 @@
 """Deformable registration: mm at landmarks of which it is known where they went, ours beside every peer.
 
-python benchmarks/deformable.py              every pair and peer: some hours on two cores
-python benchmarks/deformable.py --pairs 1    a quick look: one pair of each kind, nothing written
+python benchmarks/deformable.py                      every pair and peer: an hour and more on two cores
+python benchmarks/deformable.py --only breathing     one kind alone
+python benchmarks/deformable.py --pairs 1            a quick look: one pair of each kind, nothing written
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -21,22 +23,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import peers
 from benchmarks.known import Pair, breathing_pair, head_neck_pair, head_neck_patients, timing_pair
-from benchmarks.record import DATA, alone, record
+from benchmarks.record import DATA, RESULTS, alone, record
 from registration.transforms import Space, Transform, jacobian
 
 OURS = "recontour"
-HEAD_NECK_PAIRS, BREATHING_PAIRS = 12, 4
-SLOW = ("simpleitk_bspline",)
-"""Not run on the large pair: more than ten minutes."""
+KINDS = {"head_neck": 5, "breathing": 2, "timing": 1}
+"""How many pairs of each; "timing" is one of 512 x 512 x 200 voxels."""
+SLOW = (("timing", "simpleitk_bspline"), ("timing", "simpleitk_demons"))
+"""Not run: more than ten minutes."""
 
 
 def pairs_of(kind: str) -> list[Callable[[], Pair]]:
     """What makes the pairs of one kind, the first ones first."""
     if kind == "head_neck":
-        patients = head_neck_patients()[:: max(1, len(head_neck_patients()) // HEAD_NECK_PAIRS)]
-        return [lambda p=p, n=n: head_neck_pair(p, n) for n, p in enumerate(patients[:HEAD_NECK_PAIRS])]
+        patients = head_neck_patients()[:: max(1, len(head_neck_patients()) // KINDS["head_neck"])]
+        return [lambda p=p, n=n: head_neck_pair(p, n) for n, p in enumerate(patients[: KINDS["head_neck"]])]
     if kind == "breathing":
-        return [lambda n=n: breathing_pair(n) for n in range(BREATHING_PAIRS)]
+        return [lambda n=n: breathing_pair(n) for n in range(KINDS["breathing"])]
     return [timing_pair]
 
 
@@ -50,12 +53,12 @@ def ours(kind: str, number: str) -> dict[str, Any]:
     pair = pairs_of(kind)[int(number)]()
     peers.forget_peak()
     at_rest = peers.peak_mib()
-    known = {"fixed_mask": pair.fixed_masks["Body"], "moving_mask": pair.moving_masks["FieldOfView"]}
+    context = RegistrationContext(fixed_mask=pair.fixed_masks["Body"], moving_mask=pair.moving_masks["FieldOfView"])
     began = time.perf_counter()
-    start = RigidByIntensity().fit(pair.fixed, pair.moving, RegistrationContext(**known)).moving_from_fixed
+    start = RigidByIntensity().fit(pair.fixed, pair.moving, context).moving_from_fixed
     assert isinstance(start, Affine)
     halfway = time.perf_counter()
-    fit = Deformable().fit(pair.fixed, pair.moving, RegistrationContext(**known, start=start))
+    fit = Deformable().fit(pair.fixed, pair.moving, replace(context, start=start))
     ended = time.perf_counter()
     peak = peers.peak_mib()
     points = fit.moving_from_fixed.points(pair.fixed_points, Space.of(pair.fixed.geometry))
@@ -118,43 +121,47 @@ def _row(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(kind: str, count: int, methods: tuple[str, ...]) -> dict[str, Any]:
-    """Every method on the first `count` pairs of a kind, each alone on the machine."""
-    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-    for number in range(min(count, len(pairs_of(kind)))):
-        for name in methods:
-            try:
-                part = ("ours", kind, str(number)) if name == OURS else ("theirs", kind, str(number), name)
-                result = alone(str(Path(__file__)), *part)
-            except RuntimeError as error:
-                result = {"failed": str(error).strip().splitlines()[-1]}
-            print(f"{kind} {number} {name}: {json.dumps(result)}", file=sys.stderr, flush=True)
-            rows[name].append(result)
-    starts = [
-        r["before"]["mean"] for r in max(rows.values(), key=lambda found: sum("before" in r for r in found)) if "before" in r
-    ]
-    before = round(mean(starts), 2) if starts else None
-    return {"before_mean": before, **{name: _row(results) for name, results in rows.items()}}
+def one(kind: str, number: int, method: str) -> dict[str, Any]:
+    """One method on one pair, alone in its process."""
+    part = ("ours", kind, str(number)) if method == OURS else ("theirs", kind, str(number), method)
+    try:
+        found = alone(str(Path(__file__)), *part)
+    except RuntimeError as error:
+        found = {"failed": str(error).strip().splitlines()[-1]}
+    print(f"{kind} {number} {method}: {json.dumps(found)}", file=sys.stderr, flush=True)
+    return found
 
 
-def whole(count: int | None, methods: tuple[str, ...]) -> None:
-    """The tables; written only where nothing was left out."""
-    figures = {
+def whole(counts: dict[str, int], methods: tuple[str, ...], keep: bool) -> None:
+    """The tables, written after every pair, so that a run that is cut short leaves what it measured."""
+    path = RESULTS / "deformable.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {}
+    figures: dict[str, Any] = {
         "peers": peers.versions(),
         "unit": "mm at landmarks; rows are over pairs: mean of means, median of medians, mean of 95th percentiles",
-        "head_neck": table("head_neck", count or HEAD_NECK_PAIRS, methods),
-        "breathing": table("breathing", count or BREATHING_PAIRS, methods),
+        **{kind: before[kind] for kind in KINDS if kind in before},
     }
-    if count is not None:
+    for kind, count in counts.items():
+        chosen = [m for m in methods if (kind, m) not in SLOW]
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in chosen}
+        for number in range(min(count, len(pairs_of(kind)))):
+            for name in chosen:
+                results[name].append(one(kind, number, name))
+            starts = [
+                r["before"]["mean"] for r in max(results.values(), key=lambda v: sum("tre" in r for r in v)) if "tre" in r
+            ]
+            rows = {name: _row(found) for name, found in results.items()}
+            figures[kind] = {"before_mean": round(mean(starts), 2) if starts else None, **rows}
+            if keep:
+                record("deformable", figures)
+    if not keep:
         print(json.dumps(figures, indent=1))
-        return
-    quick = tuple(name for name in methods if name not in SLOW)
-    record("deformable", {**figures, "512x512x200": table("timing", 1, quick)})
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, help="so many of each kind; nothing is written")
+    parser.add_argument("--only", choices=KINDS, help="one kind alone; the others stay as they are recorded")
     parser.add_argument("--methods", nargs="+", default=[OURS, *peers.NAMES], choices=[OURS, *peers.NAMES])
     return parser.parse_args()
 
@@ -166,4 +173,5 @@ if __name__ == "__main__":
         print(f"REAL PATIENTS ARE NOT THERE ({DATA}): nothing measured")
     else:
         wanted = _arguments()
-        whole(wanted.pairs, tuple(wanted.methods))
+        counts = {k: wanted.pairs or n for k, n in KINDS.items() if wanted.only in (None, k)}
+        whole(counts, tuple(wanted.methods), wanted.pairs is None)
