@@ -29,6 +29,8 @@ from registration.transforms import Space, Transform, jacobian
 OURS = "recontour"
 KINDS = {"head_neck": 5, "breathing": 2, "timing": 1}
 """How many pairs of each; "timing" is one of 512 x 512 x 200 voxels."""
+LIMIT = 300.0
+"""Seconds that a peer is given for a pair."""
 SLOW = (("timing", "simpleitk_bspline"), ("timing", "simpleitk_demons"))
 """Not run: more than ten minutes."""
 
@@ -75,7 +77,7 @@ def theirs(kind: str, number: str, peer: str) -> dict[str, Any]:
     """One pair by a peer."""
     pair = pairs_of(kind)[int(number)]()
     try:
-        answer = peers.run(peer, pair)
+        answer = peers.run(peer, pair, LIMIT)
     except RuntimeError as error:
         return {"failed": str(error)}
     figures = judged(pair, answer.moving_points, answer.moving_from_fixed)
