@@ -42,9 +42,9 @@ def scheduler(tmp_path):
     started = [subprocess.Popen([*dask, *map(str, what)], **quiet) for what in (scheduler, worker)]
     try:
         deadline = time.monotonic() + 60
-        while not file.exists() and time.monotonic() < deadline:
+        while (address := _address(file)) is None and time.monotonic() < deadline:
             time.sleep(0.1)
-        address = json.loads(file.read_text())["address"]
+        assert address is not None
         with Client(address, timeout="30s") as client:
             client.wait_for_workers(2, timeout=60)
         yield address
@@ -53,6 +53,14 @@ def scheduler(tmp_path):
             process.terminate()
         for process in started:
             process.wait(timeout=30)
+
+
+def _address(file):
+    """Where the scheduler listens; None while it has not said so, or not to the end."""
+    try:
+        return json.loads(file.read_text())["address"]
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
 
 
 def _inbox(folder, names):
