@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from patient.errors import NotTrusted
 from patient.geometry import Box, Geometry
 from patient.volume import Volume
-from registration.deformable import Deformable
+from registration.deformable import Deformable, way_back
 from registration.features import RigidByFeatures
 from registration.method import Fit, RegistrationContext
 from registration.quality import RegistrationQuality, judged
@@ -123,9 +123,9 @@ def aligned(
     if start is None:
         return _as_headers_say(today, planned, intensity, features)
     step("deformable")
-    fit, way_back, failed = _bent(today, planned, replace(context, start=start))
+    fit, back, failed = _bent(today, planned, replace(context, start=start))
     step("proof")
-    registered = judged(fit, today, planned, context, way_back=way_back)
+    registered = judged(fit, today, planned, context, way_back=back)
     reasons = [*reasons, *failed, *registered.verdict.reasons]
     plan_from_today = registered.moving_from_fixed
     step("way back")
@@ -187,9 +187,8 @@ def _bent(
         fit = Deformable().fit(today, planned, context)
     except NotTrusted as error:
         return Fit(start), None, (f"There is no deformable answer: {error.what}",)
-    back = replace(context, fixed_mask=context.moving_mask, moving_mask=context.fixed_mask, start=start.inverse())
     try:
-        return fit, Deformable(voxel=4.0).fit(planned, today, back).moving_from_fixed, ()
+        return fit, way_back(today, planned, context, fit.moving_from_fixed), ()
     except NotTrusted:
         return fit, None, ()
 

@@ -24,10 +24,10 @@ from pipelines.array_case import read_image
 from pipelines.registration_result import RegistrationResult, result_of
 from pipelines.result import VERSION
 from registration.couch import CouchCorrection, couch_correction
-from registration.deformable import Deformable
+from registration.deformable import Deformable, way_back
 from registration.dicom import write_deformable, write_registration
 from registration.features import RigidByFeatures
-from registration.method import Fit, RegistrationContext
+from registration.method import RegistrationContext
 from registration.quality import Registered, RegistrationQuality, Verdict, judged, rigid_part
 from registration.rigid import RigidByIntensity
 from registration.transforms import Rigid, Space, Transform, displacements, placed, pulled, pulled_mask
@@ -183,23 +183,16 @@ def register_case(
 
 def register(fixed: Volume[Any], moving: Volume[Any], kind: Kind, context: RegistrationContext) -> Registered:
     """A fit of the kind asked for, with its proof."""
-    way_back: Transform | None = None
+    back: Transform | None = None
     if kind is Kind.FEATURES:
         fit = RigidByFeatures().fit(fixed, moving, context)
     elif kind is Kind.RIGID:
         fit = RigidByIntensity().fit(fixed, moving, context)
     else:
-        fit, way_back = _deformed(fixed, moving, context)
+        fit = Deformable().fit(fixed, moving, context)
+        back = way_back(fixed, moving, context, fit.moving_from_fixed)
     context.progress(1.0, "proving")
-    return judged(fit, fixed, moving, context, way_back=way_back)
-
-
-def _deformed(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext) -> tuple[Fit, Transform]:
-    """A deformable fit, and a coarse one of its own the other way."""
-    fit = Deformable().fit(fixed, moving, context)
-    start = rigid_part(fit.moving_from_fixed).inverse()
-    back = replace(context, fixed_mask=context.moving_mask, moving_mask=context.fixed_mask, start=start)
-    return fit, Deformable(voxel=4.0).fit(moving, fixed, back).moving_from_fixed
+    return judged(fit, fixed, moving, context, way_back=back)
 
 
 def _couch(registered: Registered, fixed: Image) -> CouchCorrection | None:

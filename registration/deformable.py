@@ -21,13 +21,15 @@ from patient.geometry import Box, Geometry
 from patient.volume import Volume
 from registration.method import Evidence, Fit, RegistrationContext
 from registration.rigid import rigid_start
-from registration.transforms import Affine, Displacement, Rigid, Space, composed, pulled_mask
+from registration.transforms import Affine, Displacement, Rigid, Space, Transform, composed, linear_part, pulled_mask
 from registration.working import Working, checked_mask, working_pair
 
 Tensor = torch.Tensor
 
 VOXEL = 2.0
 """mm of the grid on which descriptors are compared, where memory allows."""
+WAY_BACK = 4.0
+"""mm of that grid for the way back, which only proves."""
 FINEST = 0.55
 """Of the fixed image's own voxels: a finer grid would compare its noise."""
 MOST_VOXELS = 9_000_000
@@ -108,6 +110,22 @@ class Deformable:
         millimetres = np.moveaxis(vectors, 0, -1) @ pair.grid.steps
         warp = Displacement(millimetres.astype(np.float32), grid, Space.of(fixed.geometry), Space.of(fixed.geometry))
         return Fit(composed(start, warp), Evidence(notes=pair.notes))
+
+
+def way_back(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext, there: Transform) -> Transform:
+    """`fixed_from_moving`, coarse and registered by itself: what inverse consistency is measured with.
+
+    Args:
+        fixed, moving, context: with which `there` was found.
+        there: `moving_from_fixed`; its linear part, turned round, is the start.
+
+    Raises:
+        NotTrusted: there is no answer that way.
+        Cancelled: asked to stop.
+    """
+    start = linear_part(there).inverse()
+    back = replace(context, fixed_mask=context.moving_mask, moving_mask=context.fixed_mask, start=start)
+    return Deformable(voxel=WAY_BACK).fit(moving, fixed, back).moving_from_fixed
 
 
 @dataclass(frozen=True)

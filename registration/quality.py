@@ -31,6 +31,7 @@ from registration.transforms import (
     Transform,
     displacements,
     jacobian,
+    linear_part,
     pulled,
     pulled_field,
 )
@@ -255,12 +256,10 @@ def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
 
 def rigid_part(transform: Transform) -> Affine:
     """The product of a chain's matrices; the transform itself where it is one."""
-    matrix = np.eye(4)
     for part in transform.parts if isinstance(transform, Chain) else (transform,):
-        if isinstance(part, Affine):
-            matrix = part.matrix @ matrix
-        elif not isinstance(part, Displacement):
+        if not isinstance(part, Affine | Displacement):
             raise TypeError(f"a {type(part).__name__} has no rigid part")
+    matrix = linear_part(transform).matrix
     return (
         Rigid(matrix, transform.source, transform.target)
         if _is_rigid(matrix)

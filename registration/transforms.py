@@ -268,7 +268,7 @@ def inverted(b_from_a: Transform, grid: Geometry, rounds: int = 30) -> tuple[Tra
     """
     if isinstance(b_from_a, Affine):
         return b_from_a.inverse(), 0.0
-    linear = _linear(b_from_a)
+    linear = linear_part(b_from_a)
     turn = linear.inverse().rotation
     at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
     back = linear.inverse()._mapped(at)
@@ -282,7 +282,7 @@ def inverted(b_from_a: Transform, grid: Geometry, rounds: int = 30) -> tuple[Tra
     return Displacement((back - at).astype(np.float32), grid, b_from_a.target, b_from_a.source), left
 
 
-def _linear(transform: Transform) -> Affine:
+def linear_part(transform: Transform) -> Affine:
     """The product of a chain's matrices: what turns space, without what bends it."""
     matrix = np.eye(4)
     for part in _parts(transform):
