@@ -27,7 +27,7 @@ from adaptive.change import Change
 from adaptive.compare import Compared, compared, couch_of, setup_of
 from adaptive.decision import Decision, PlannedStructure, decide
 from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
-from adaptive.intensity import corrected, seen_by_both
+from adaptive.intensity import corrected, in_pixels, seen_by_both
 from adaptive.measurement import Measured, Measurement
 from adaptive.planned import surface_of
 from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
@@ -36,7 +36,7 @@ from contour.clean import clean
 from contour.engine import Context, Engine, Finding
 from contour.template import Template
 from patient.dose import Dose
-from patient.geometry import Triple
+from patient.geometry import Geometry, Triple
 from patient.names import lookup
 from patient.structures import Structure
 from patient.volume import Mask, Volume
@@ -115,7 +115,8 @@ class Fraction:
     Args:
         alignment: of the two images.
         couch: the correction about the isocentre; None where nobody knows how the patient lay.
-        seen: where both images show the patient, on today's grid.
+        today: today's image as everything below was made on it: in pixels no smaller than about 1 mm.
+        seen: where both images show the patient, on that grid.
         corrected: today's image, its shading and drift taken off.
         structures: the plan's, today, in the plan's order.
         changes: by structure, with maps of their surfaces.
@@ -129,6 +130,7 @@ class Fraction:
 
     alignment: Alignment
     couch: CouchCorrection | None
+    today: Volume[Any]
     seen: Mask
     corrected: Volume[Any]
     structures: tuple[Propagated, ...]
@@ -177,9 +179,9 @@ def adapt(
         if alignments is not None:
             alignments.keep(alignment)
     step("field of view")
-    seen = seen_by_both(today.image, plan.image, alignment.plan_from_today)
-    image = corrected(today.image, plan.image, alignment.plan_from_today, seen)
-    stage = Stage(today.image.geometry, plan.image.geometry, alignment, seen, today.patient_position)
+    raw, seen = in_pixels(today.image, seen_by_both(today.image, plan.image, alignment.plan_from_today))
+    image = corrected(raw, plan.image, alignment.plan_from_today, seen)
+    stage = Stage(raw.geometry, plan.image.geometry, alignment, seen, today.patient_position)
     step("contour afresh")
     asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
     fresh, used = _afresh(plan.structures, policy, engines, image, asking, template)
@@ -197,7 +199,7 @@ def adapt(
         patient_position=today.patient_position,
     )
     step("dose")
-    dose, figures, more = _dose(plan, today, alignment, seen, structures, policy)
+    dose, figures, more = _dose(plan, today, raw.geometry, alignment, seen, structures, policy)
     measurements = (*setup_of(couch, alignment), *change.measurements, *figures)
     step("decide")
     decision = decide(
@@ -211,6 +213,7 @@ def adapt(
     return Fraction(
         alignment,
         couch,
+        raw,
         seen,
         image,
         structures,
@@ -297,6 +300,7 @@ def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str
 def _dose(
     plan: PlanSide,
     today: TodaySide,
+    grid: Geometry,
     alignment: Alignment,
     seen: Mask,
     structures: Sequence[Propagated],
@@ -306,7 +310,7 @@ def _dose(
         missing = "no dose" if plan.dose is None else "no number of fractions"
         return None, (), (f"The plan has {missing}: nothing is said of dose",)
     own = plan.dose.on(plan.image.geometry)
-    grids = plan.image.geometry, today.image.geometry
+    grids = plan.image.geometry, grid
     if today.dose is not None:
         here = recomputed(today.dose, grids[1], plan.fractions)
     else:

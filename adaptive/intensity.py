@@ -31,6 +31,8 @@ SOFT = (-150.0, 200.0)
 """HU of fat to soft tissue."""
 SMOOTH = 25.0
 """mm, standard deviation of the low-pass: shading is smoother, organs are not."""
+PIXEL = 1.0
+"""mm of the pixels that contours are made on: a distance between pixels is known far better than they are wide."""
 MOST = 300.0
 """HU; what differs by more is other tissue, not shading."""
 
@@ -104,6 +106,29 @@ def seen_by_both(today: Volume[Any], planned: Volume[Any], plan_from_today: Tran
     for k, plane in enumerate(view.array):
         plane &= shown[rows[0][k]][np.ix_(rows[1], rows[2])]
     return view
+
+
+def in_pixels(image: Volume[Any], seen: Mask) -> tuple[Volume[Any], Mask]:
+    """An image of very small pixels in blocks of about `PIXEL`, averaged, and what is seen of it; the same planes.
+
+    Args:
+        image: today's, HU.
+        seen: on its grid; a block is seen where each of its pixels is.
+    """
+    rows, columns = (
+        max(1, min(n, round(PIXEL / s))) for n, s in zip(image.array.shape[1:], image.geometry.spacing[1:], strict=True)
+    )
+    if rows == columns == 1:
+        return image, seen
+    planes, height, width = (n // f for n, f in zip(image.array.shape, (1, rows, columns), strict=True))
+    old = image.geometry
+    grid = replace(_strided(old, [1, rows, columns]), shape=(planes, height, width))
+    mean, whole = np.empty(grid.shape, np.int16), np.empty(grid.shape, bool)
+    for k in range(planes):
+        blocks = (height, rows, width, columns)
+        mean[k] = _whole(image.array[k, : height * rows, : width * columns].reshape(blocks).mean(axis=(1, 3)))
+        whole[k] = seen.array[k, : height * rows, : width * columns].reshape(blocks).all(axis=(1, 3))
+    return Volume(mean, grid), Volume(whole, grid)
 
 
 def _strided(grid: Geometry, steps: list[int]) -> Geometry:

@@ -185,7 +185,7 @@ def adapt_case(
     )
     with clock.step("report"):
         progress(0.92, "drawing")
-        write_fraction_report(folder, result, made, today_side.image)
+        write_fraction_report(folder, result, made)
     result = result.model_copy(update={"timing": clock.timing()})
     (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
     (folder / "log.txt").write_text(_log(result), encoding="utf-8")

@@ -21,7 +21,6 @@ from adaptive.histogram import BIN
 from adaptive.propagate import Propagated
 from patient.structures import Structure
 from patient.turn import Turn
-from patient.volume import Volume
 from pipelines.fraction_result import FractionResult, FractionStructureRecord, MeasurementRecord
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import layers, three_planes
@@ -54,19 +53,18 @@ class Row:
     figures: dict[str, MeasurementRecord]
 
 
-def write_fraction_report(folder: Path, result: FractionResult, made: Fraction, image: Volume[Any]) -> None:
+def write_fraction_report(folder: Path, result: FractionResult, made: Fraction) -> None:
     """Write report.html and figures/*.png.
 
     Args:
         folder: of the case.
         result: what is said.
         made: contours, surfaces and DVHs.
-        image: today's, as it was reconstructed.
     """
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     pictures = []
-    for png, alt, caption in (*_planes(made, image), *_dvhs(made)):
+    for png, alt, caption in (*_planes(made), *_dvhs(made)):
         (figures / f"{len(pictures) + 1:02d}.png").write_bytes(png)
         pictures.append(Picture(base64.b64encode(png).decode("ascii"), alt, caption))
     rules = sorted(result.decision.rules, key=lambda rule: ORDER.index(rule.state))
@@ -96,18 +94,19 @@ def _rows(result: FractionResult) -> list[Row]:
     return [Row(structure, by_name.get(structure.name, {})) for structure in result.structures]
 
 
-def _planes(made: Fraction, image: Volume[Any]) -> Iterator[tuple[bytes, str, str]]:
+def _planes(made: Fraction) -> Iterator[tuple[bytes, str, str]]:
     """Through the place where a surface moved most, of the structures that moved most, targets first."""
+    image = made.today
     upright = Turn.of(image.geometry).upright(image).geometry
     by_name = {one.name: one for one in made.structures}
-    today = [_today(one) for one in made.structures if one.field is not None]
+    today = layers([_today(one) for one in made.structures if one.field is not None], image)
     for change in _worst_first(made.changes, by_name)[:WORST]:
         one, moved = by_name[change.structure], change.map
         assert moved is not None
         worst = int(np.argmax(np.abs(moved.outward)))
         index = np.rint(upright.indices(moved.points[worst]))
         k, j, i = (int(v) for v in np.clip(index, 0, np.asarray(upright.shape) - 1))
-        shown = [*layers(today, image), *layers([_planned(one)], image)]
+        shown = [*today, *layers([_planned(one)], image)]
         png = three_planes(image, shown, (k, j, i), f"{one.name}: white as planned, coloured as today")
         far = abs(float(moved.outward[worst]))
         caption = f"{one.name} where it differs most: {far:.1f} mm {'outside' if moved.outward[worst] > 0 else 'inside'}"
