@@ -24,7 +24,8 @@ from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry, Triple
 from patient.volume import Mask, Volume
-from registration.transforms import Rigid, Space, pulled
+from registration.pulling import pulled
+from registration.transforms import Rigid, Space
 
 SYSTEMATIC = 0.5
 """Part of the variance of a registration's error that is the same every day: example, site to set."""

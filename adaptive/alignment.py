@@ -125,7 +125,8 @@ def aligned(
     step("deformable")
     fit, back, failed = _bent(today, planned, replace(context, start=start))
     step("proof")
-    registered = judged(fit, today, planned, context, way_back=back)
+    referee = features.plan_from_today if intensity.plan_from_today is not None else None
+    registered = judged(fit, today, planned, context, way_back=back, by_features=referee)
     reasons = [*reasons, *failed, *registered.verdict.reasons]
     plan_from_today = registered.moving_from_fixed
     step("way back")
@@ -141,7 +142,7 @@ def aligned(
         plan_from_today,
         today_from_plan,
         left,
-        not failed,
+        fit.moving_from_fixed is not start,
         registered.quality,
         error,
         said,
@@ -180,7 +181,7 @@ def _compared(a: RigidAnswer, b: RigidAnswer, centre: ArrayLike) -> tuple[float 
 def _bent(
     today: Volume[Any], planned: Volume[Any], context: RegistrationContext
 ) -> tuple[Fit, Transform | None, tuple[str, ...]]:
-    """The deformable answer and a coarse one of its own the other way; the rigid start and why where there is none."""
+    """The deformable answer and a coarse one of its own the other way; the rigid start where there is none; and why."""
     start = context.start
     assert start is not None
     try:
@@ -189,8 +190,8 @@ def _bent(
         return Fit(start), None, (f"There is no deformable answer: {error.what}",)
     try:
         return fit, way_back(today, planned, context, fit.moving_from_fixed), ()
-    except NotTrusted:
-        return fit, None, ()
+    except NotTrusted as error:
+        return fit, None, (f"There is no deformable answer the other way, so that the two could be compared: {error.what}",)
 
 
 def _as_headers_say(today: Volume[Any], planned: Volume[Any], intensity: RigidAnswer, features: RigidAnswer) -> Alignment:

@@ -20,7 +20,8 @@ from patient.errors import InputError
 from patient.geometry import Box, Geometry, Triple
 from patient.volume import Field, Mask, Volume
 from registration.couch import CouchCorrection, couch_correction
-from registration.transforms import Rigid, pulled
+from registration.pulling import pulled
+from registration.transforms import Rigid
 
 WHOLE = 0.5
 """Of the error of a point: how far a whole surface lies off together. What moves a surface in one place and back in another

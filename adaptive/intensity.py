@@ -17,7 +17,8 @@ from scipy import ndimage
 
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
-from registration.transforms import Transform, pulled
+from registration.pulling import pulled
+from registration.transforms import Transform
 from registration.working import reduced
 
 COARSE = 4.0

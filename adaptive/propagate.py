@@ -26,7 +26,8 @@ from contour.recipe import ingredients, parse
 from patient.geometry import Box, Geometry
 from patient.structures import Structure
 from patient.volume import Field, Level, Mask, Volume
-from registration.transforms import Transform, pulled_field
+from registration.pulling import pulled_field
+from registration.transforms import Transform
 
 ROOM = 8.0
 """mm around where a structure is expected."""

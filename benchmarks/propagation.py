@@ -35,7 +35,8 @@ from patient.geometry import Box, Geometry
 from patient.outline import loops_of_mask
 from patient.structures import Structure
 from patient.volume import Field, Mask, Volume
-from registration.transforms import Chain, Displacement, Points, Rigid, Space, Transform, inverted, pulled_field
+from registration.pulling import pulled_field
+from registration.transforms import Chain, Displacement, Points, Rigid, Space, Transform, inverted
 
 PAIRS = 12
 SHRINKING = ("Parotid_L", "Parotid_R")

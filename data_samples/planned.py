@@ -17,7 +17,8 @@ from scipy import ndimage
 from data_samples.population import ORGANS, Population, population
 from patient.geometry import Box, Geometry, Triple
 from patient.volume import Field, Level, Volume
-from registration.transforms import Transform, placed, pulled_field
+from registration.pulling import pulled_field
+from registration.transforms import Transform, placed
 
 Floats = NDArray[np.float32]
 AIR = -1000.0

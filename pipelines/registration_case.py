@@ -28,9 +28,10 @@ from registration.deformable import Deformable, way_back
 from registration.dicom import write_deformable, write_registration
 from registration.features import RigidByFeatures
 from registration.method import RegistrationContext
+from registration.pulling import pulled, pulled_mask
 from registration.quality import Registered, RegistrationQuality, Verdict, judged, rigid_part
 from registration.rigid import RigidByIntensity
-from registration.transforms import Rigid, Space, Transform, displacements, placed, pulled, pulled_mask
+from registration.transforms import Rigid, Space, Transform, displacements, placed
 
 NODES = 4.0
 """mm between the nodes of the field that is written."""

@@ -20,8 +20,9 @@ from patient.errors import Cancelled
 from patient.geometry import Box, Geometry
 from patient.volume import Volume
 from registration.method import Evidence, Fit, RegistrationContext
+from registration.pulling import pulled_mask
 from registration.rigid import rigid_start
-from registration.transforms import Affine, Displacement, Rigid, Space, Transform, composed, linear_part, pulled_mask
+from registration.transforms import Affine, Displacement, Rigid, Space, Transform, composed, linear_part
 from registration.working import Working, checked_mask, working_pair
 
 Tensor = torch.Tensor

@@ -22,7 +22,8 @@ from patient.errors import InputError
 from patient.geometry import Box, Geometry
 from patient.parallel import each
 from patient.volume import Mask, Volume
-from registration.transforms import Points, Rigid, Space, Transform, placed, pulled, pulled_mask, sampled
+from registration.pulling import pulled, pulled_mask
+from registration.transforms import Points, Rigid, Space, Transform, placed, sampled
 
 SPACING = 2.5
 """mm, of the working grid."""

@@ -23,18 +23,8 @@ from patient.geometry import Box, Geometry
 from patient.volume import Field, Mask, Volume
 from registration.features import RigidByFeatures, find_matches
 from registration.method import Fit, RegistrationContext
-from registration.transforms import (
-    Affine,
-    Chain,
-    Displacement,
-    Rigid,
-    Transform,
-    displacements,
-    jacobian,
-    linear_part,
-    pulled,
-    pulled_field,
-)
+from registration.pulling import pulled, pulled_field
+from registration.transforms import Affine, Chain, Displacement, Rigid, Transform, displacements, jacobian, linear_part
 from registration.working import Working, foreground, numbers, reduced, working_pair
 
 VOXEL = 4.0
@@ -187,6 +177,7 @@ def judged(
     *,
     structures: Sequence[Pair] = (),
     way_back: Transform | None = None,
+    by_features: Affine | None = None,
     policy: Policy | None = None,
 ) -> Registered:
     """A fit with its quality and verdict.
@@ -197,6 +188,7 @@ def judged(
         context: with which it was made.
         structures: known in both images.
         way_back: `fixed_from_moving`, registered by itself; None leaves inverse consistency out.
+        by_features: the rigid answer by features alone, where it is there already; None has it found here.
         policy: limits of trust; the package's own where None.
     """
     policy = policy or Policy.read()
@@ -212,7 +204,7 @@ def judged(
     quality = _with_shape(quality, pair, transform, rigid)
     if way_back is not None:
         quality = _with_way_back(quality, pair, transform, way_back)
-    quality = _with_features(quality, fixed, moving, context, transform, rigid)
+    quality = _with_features(quality, fixed, moving, context, transform, rigid, by_features)
     quality = replace(quality, structures=tuple(_agreement(s, transform) for s in structures))
     return Registered(transform, quality, verdict_on(quality, policy))
 
@@ -335,6 +327,7 @@ def _with_features(
     context: RegistrationContext,
     transform: Transform,
     rigid: Affine,
+    other: Affine | None,
 ) -> RegistrationQuality:
     """Points matched anew around the result, and the rigid result by features alone as its referee."""
     alone = replace(context, start=None)
@@ -355,11 +348,13 @@ def _with_features(
             feature_error_median=float(np.median(near)),
             feature_error_p95=float(np.percentile(near, 95)),
         )
-    try:
-        other = RigidByFeatures().fit(fixed, moving, alone).moving_from_fixed
-    except NotTrusted as error:
-        return replace(quality, notes=(*quality.notes, f"By features alone there is no answer: {error.what}"))
-    assert isinstance(other, Affine)
+    if other is None:
+        try:
+            answer = RigidByFeatures().fit(fixed, moving, alone).moving_from_fixed
+        except NotTrusted as error:
+            return replace(quality, notes=(*quality.notes, f"By features alone there is no answer: {error.what}"))
+        assert isinstance(answer, Affine)
+        other = answer
     middle = found.fixed.mean(axis=0) if len(found.fixed) else fixed.geometry.points(np.array(fixed.geometry.shape) / 2.0)
     apart = other.points(middle, other.source) - rigid.points(middle, rigid.source)
     turn = other.rotation @ np.linalg.inv(rigid.rotation)

@@ -15,7 +15,8 @@ from patient.errors import InputError, NotTrusted
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
 from registration.method import RegistrationContext
-from registration.transforms import Affine, Rigid, Space, pulled, pulled_mask
+from registration.pulling import pulled, pulled_mask
+from registration.transforms import Affine, Rigid, Space
 
 MARGIN = 20.0
 """mm of grid around the fixed image's mask: where it may have moved to."""
@@ -23,6 +24,8 @@ DIVISIBLE = 12
 """Voxels along each axis are a multiple of this, so that cells of 2, 3, 4 and 6 fill the grid."""
 LEAST_SHARED = 0.1
 """Part of the fixed mask that the moving image must hold after the start."""
+MEASURED = 2.0
+"""mm between the voxels that are asked whether anything was measured there."""
 SAME = 0.02
 """Part of an image that holds one and the same number where nothing was measured."""
 
@@ -155,20 +158,26 @@ def foreground(image: Volume[np.float32]) -> Mask:
 
 
 def measured(image: Volume[Any]) -> Volume[np.float32]:
-    """1 where something was measured; 0 where an image holds its padding: one and the same number, from its sides inward."""
-    array = image.array
+    """1 where something was measured; 0 where an image holds its padding: one and the same number, from its sides inward.
+
+    On every second or third voxel where voxels are small: `MEASURED` mm are near enough.
+    """
+    steps = [max(1, int(MEASURED / s)) for s in image.geometry.spacing]
+    array = image.array[tuple(slice(None, None, step) for step in steps)]
+    k, j, i = (step * s for step, s in zip(steps, image.geometry.spacing, strict=True))
+    grid = replace(image.geometry, shape=array.shape, spacing=(k, j, i))
     faces = [np.take(array, side, axis=axis) for axis in range(3) for side in (0, -1)]
     values, counts = np.unique(np.concatenate([face.ravel() for face in faces]), return_counts=True)
     same = array == values[int(np.argmax(counts))]
     if float(same.mean()) < SAME:
-        return Volume(np.ones(array.shape, dtype=np.float32), image.geometry)
+        return Volume(np.ones(array.shape, dtype=np.float32), grid)
     labels = cc3d.connected_components(same, connectivity=6)
     outside = np.zeros(int(labels.max()) + 1, dtype=np.bool_)
     for axis in range(3):
         for side in (0, -1):
             outside[np.unique(np.take(labels, side, axis=axis))] = True
     outside[0] = False
-    return Volume((~outside[labels]).astype(np.float32), image.geometry)
+    return Volume((~outside[labels]).astype(np.float32), grid)
 
 
 def _inner(where: NDArray[np.bool_], rim: int) -> NDArray[np.bool_]:

@@ -17,8 +17,9 @@ from patient.volume import Volume
 from pipelines.registration_result import RegistrationResult
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import LETTERS
+from registration.pulling import pulled
 from registration.quality import foreground_box
-from registration.transforms import Rigid, Transform, pulled
+from registration.transforms import Rigid, Transform
 
 TILE = 32.0
 """mm of a checkerboard's field."""

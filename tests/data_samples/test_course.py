@@ -28,7 +28,8 @@ from patient.series import ImageSeries
 from patient.structures import StructureSet
 from patient.volume import Volume
 from registration.couch import setup_error
-from registration.transforms import Rigid, Space, jacobian, pulled, pulled_mask
+from registration.pulling import pulled, pulled_mask
+from registration.transforms import Rigid, Space, jacobian
 
 SMALL = {"slices": 80, "size": 128, "nodes": 5.0}
 FRACTIONS = 2

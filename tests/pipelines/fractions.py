@@ -13,7 +13,8 @@ from data_samples.dicom import Identity, write_ct, write_dose, write_plan, write
 from patient.geometry import Box, Geometry
 from patient.structures import Structure
 from patient.volume import Field, Level, Volume
-from registration.transforms import Rigid, Space, pulled
+from registration.pulling import pulled
+from registration.transforms import Rigid, Space
 
 GRID = Geometry((36, 72, 72), (3.0, 3.0, 3.0), (-106.5, -106.5, -52.5))
 SHIFT = np.array([6.0, -4.0, 5.0])

@@ -14,7 +14,8 @@ from patient.geometry import Geometry
 from patient.read.images import open_folder
 from patient.volume import Volume
 from registration.dicom_read import read_deformable, rigid_between
-from registration.transforms import Rigid, Space, pulled
+from registration.pulling import pulled
+from registration.transforms import Rigid, Space
 from tests.making import write_ct
 
 RECONTOUR = str(Path(sys.executable).with_name("recontour"))

@@ -17,7 +17,8 @@ from patient.volume import Mask, Volume
 from registration.deformable import Deformable
 from registration.demons import Demons
 from registration.method import Matches, Method, RegistrationContext
-from registration.transforms import Displacement, Points, Rigid, Space, composed, displacements, inverted, jacobian, pulled
+from registration.pulling import pulled
+from registration.transforms import Displacement, Points, Rigid, Space, composed, displacements, inverted, jacobian
 
 GRID = Geometry((48, 60, 60), (3.0, 3.0, 3.0), (-88.5, -88.5, -70.5), image="planning")
 OTHER = replace(GRID, image="today")

@@ -15,7 +15,8 @@ from patient.volume import Mask, Volume
 from registration.features import RigidByFeatures, find_matches
 from registration.keypoints import APART, keypoints, scene
 from registration.method import Fit, Method, RegistrationContext
-from registration.transforms import Points, Rigid, Space, pulled
+from registration.pulling import pulled
+from registration.transforms import Points, Rigid, Space
 
 GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="planning")
 OTHER = replace(GRID, image="fraction")

@@ -14,6 +14,7 @@ from patient.errors import PolicyError
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
 from registration.method import Fit, RegistrationContext
+from registration.pulling import pulled, pulled_mask
 from registration.quality import (
     Agreement,
     Pair,
@@ -25,7 +26,7 @@ from registration.quality import (
     rigid_part,
     verdict_on,
 )
-from registration.transforms import Affine, Displacement, Points, Rigid, Space, Transform, composed, pulled, pulled_mask
+from registration.transforms import Affine, Displacement, Points, Rigid, Space, Transform, composed
 
 OWN = Path(__file__).parents[2] / "registration" / "policy.toml"
 GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="planning")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from patient.errors import FrameMismatch, UnsupportedGeometry
 from patient.geometry import Geometry, Triple
 from patient.volume import Field, Level, Mask, Volume
+from registration.pulling import pulled, pulled_field, pulled_mask
 from registration.transforms import (
     Affine,
     Chain,
@@ -24,9 +25,6 @@ from registration.transforms import (
     displacements,
     inverted,
     jacobian,
-    pulled,
-    pulled_field,
-    pulled_mask,
     sampled,
 )
 
