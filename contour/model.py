@@ -1,7 +1,7 @@
 """A model folder: `model.toml`, which says what a network is and where it comes from, and `weights.safetensors`.
 
-A folder is read whole or refused: the bytes that are loaded are the bytes whose digest the card names, and they fit the network
-that the card describes. Nothing in a folder is ever executed.
+A folder is read whole or refused: the bytes that are loaded are the bytes whose digest the card names, and they fit the
+network that the card describes. Nothing in a folder is ever executed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from contour.engine import Offer
 from patient.errors import ModelError
 
 if TYPE_CHECKING:  # A card is read for every case, also where no network runs: torch alone takes a second to import.
@@ -157,6 +158,11 @@ class ModelCard(_Frozen):
         return self
 
 
+def offers_of(card: ModelCard) -> Mapping[str, Offer]:
+    """What a model offers, each structure with the licence and what the model is known not to do."""
+    return {name: Offer(f"network {card.name} {card.version}", card.licence, card.limits) for name in card.structures}
+
+
 def read_card(folder: Path) -> ModelCard:
     """The card of a model folder; the weights are not looked at.
 
@@ -205,8 +211,8 @@ def read_model(folder: Path) -> tuple[nn.Module, ModelCard]:
     module = network(architecture_of(card))
     try:
         state = load(held)
-        _fits(state, module.state_dict())
-        module.load_state_dict(state)
+        _fits(state, _own(module))
+        module.load_state_dict(state, strict=False)
     except (SafetensorError, RuntimeError, ValueError) as error:
         said = str(error).splitlines()[0]
         raise _refused(f"{WEIGHTS} does not fit the network of the card: {said}", folder) from error
@@ -233,18 +239,28 @@ def architecture_of(card: ModelCard) -> Architecture:
 
 
 def write_model(folder: Path, card: ModelCard, state: Mapping[str, Tensor]) -> ModelCard:
-    """Write a model folder; the card as written, with the weights' digest.
+    """Write a folder of our own kind; the card as written, with the weights' digest.
 
-    Each file appears whole or not at all, the card last: a folder whose card is there has the weights that it names, and
-    one that was being replaced when the power went is refused by the digest.
+    A module that a network knows by two names is written once. Each file appears whole or not at all, the card last: a folder
+    whose card is there has the weights that it names, and one that was being replaced when the power went is refused by the
+    digest.
 
     Raises:
         OSError: the folder cannot be written.
+        ModelError: the weights are not those of the network that the card describes.
     """
     from safetensors.torch import save
 
+    from contour.unet import network
+
+    wanted = _own(network(architecture_of(card)))
+    kept = {name: state[name].detach().cpu().contiguous() for name in wanted if name in state}
+    try:
+        _fits(kept, wanted)
+    except ValueError as error:
+        raise _refused(f"The weights do not fit the network of the card: {error}", folder) from error
     folder.mkdir(parents=True, exist_ok=True)
-    held = save({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    held = save(kept)
     written = card.model_copy(update={"sha256": hashlib.sha256(held).hexdigest()})
     _put(folder / WEIGHTS, held)
     write_card(folder, written)
@@ -262,7 +278,12 @@ def _put(path: Path, held: bytes) -> None:
         file.write(held)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(passing, path)
+    passing.replace(path)
+
+
+def _own(module: nn.Module) -> Mapping[str, Tensor]:
+    """A network's weights, each under its first name alone."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 def _fits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

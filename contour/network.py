@@ -1,43 +1,42 @@
-"""Contours by a network: an image brought to the network's grid, seen in windows, and one structure at a time brought back."""
+"""Contours by a network: an image on the network's grid, seen in windows, and one structure at a time brought back.
+
+What is decided (is it there, in one piece, on its side, large enough) is decided on the network's grid; the surface is drawn
+on the image's own planes from probabilities between the network's voxels. No map of the image's size is ever made but in a
+structure's own box.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contour.engine import Context, Finding, NotInImage, Offer
-from contour.model import ModelCard
-from patient.volume import Volume
+from contour.checks import cut_sides
+from contour.confidence import Features, predicted
+from contour.engine import Context, Finding, Flag, NotInImage, Offer
+from contour.grid import Brought, Grid
+from contour.model import ModelCard, offers_of
+from contour.windows import probabilities
+from patient.errors import Cancelled, UnsupportedGeometry
+from patient.geometry import Box, Geometry
+from patient.volume import Field, Volume
 
-Spacing = tuple[float, float, float]
+__all__ = ["Grid", "LoadedModel", "NetworkEngine"]
 
-
-@dataclass(frozen=True)
-class Grid:
-    """How an image is brought to a network. All triples are in the order of the network's own array axes.
-
-    Args:
-        patch: voxels that the network sees at once.
-        spacing: mm; None for the image's own.
-        finest, coarsest: mm between which the image's own voxels, or means of whole blocks of them, are taken as they are;
-            None where only `spacing` will do.
-        axes: the direction of each array axis: S to the head, I to the feet, L and R, A and P. `SPL` is `[z, y, x]` in LPS;
-            a network that was trained on `[x, y, z]` in RAS has `RAS`.
-        overlap: share of a patch that neighbouring windows have in common.
-        step: windows may be larger than `patch` by multiples of this (a plain convolutional network); 0 where they may not.
-    """
-
-    patch: tuple[int, int, int]
-    spacing: Spacing | None = None
-    finest: Spacing | None = None
-    coarsest: Spacing | None = None
-    axes: str = "SPL"
-    overlap: float = 0.25
-    step: int = 0
+Floats = NDArray[np.float32]
+PIECE = 0.2
+"""Of a structure's largest piece: what is smaller and apart is dropped."""
+FAINT = 0.05
+"""Probability below which nothing is brought back around a structure."""
+TOO_LITTLE = 0.35
+"""Of the smallest usual volume: what is smaller, and not cut by the image, is no organ."""
+LEAST_CC = 0.1
+OFF_MIDLINE = 5.0
+"""mm: a paired organ must lie so far on its own side of what lies in the middle."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class LoadedModel:
 
     card: ModelCard
     grid: Grid
-    prepare: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+    prepare: Callable[[Floats], Floats]
     forward: Callable[[Tensor], Tensor]
 
 
@@ -66,9 +65,165 @@ class NetworkEngine:
 
     def offers(self) -> Mapping[str, Offer]:
         """The model's structures."""
-        card = self._model.card
-        return {name: Offer(f"network {card.name} {card.version}", card.licence, card.limits) for name in card.structures}
+        return offers_of(self._model.card)
 
     def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
-        """One answer for each wanted name, one at a time, each cropped to its own box."""
-        raise NotImplementedError
+        """One answer for each wanted name, one at a time, each on the image's voxels in its own box.
+
+        An image that is no CT, or none of the part of the body that the model knows, has nothing in it, and says so.
+
+        Raises:
+            ValueError: a name that is not offered.
+            Cancelled: asked to stop.
+        """
+        if unknown := [name for name in wanted if name not in self._model.card.structures]:
+            raise ValueError(f"not offered: {', '.join(unknown)}")
+        seen = self._look(image, wanted, context)
+        for name in wanted:
+            _go_on(context)
+            yield NotInImage(name, seen) if isinstance(seen, str) else seen.answer(name)
+
+    def _look(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> _Seen | str:
+        """The network's whole say on an image; or why it has none."""
+        card, grid = self._model.card, self._model.grid
+        try:
+            brought = Brought(image, grid)
+        except UnsupportedGeometry as error:
+            return error.what
+        if (why := no_hounsfield(brought.hu)) is not None:
+            return why
+        asked = {*wanted, *card.landmarks}
+        channels = [n for n, name in enumerate(card.structures) if name in asked]
+
+        def before_each(done: float) -> None:
+            _go_on(context)
+            context.progress(done, card.name)
+
+        maps = probabilities(
+            brought.hu, grid, self._model.prepare, self._model.forward, channels, context.device, before_each
+        )
+        named = {card.structures[n]: values for n, values in zip(channels, maps, strict=True)}
+        return _Seen(card, image.geometry, brought, named)
+
+
+def no_hounsfield(hu: Floats) -> str | None:
+    """Why an image on a network's grid cannot be a CT in HU; None where it may be one."""
+    low, middle, high = (float(v) for v in np.percentile(hu, (0.5, 50, 99.5)))
+    if float(hu.max()) - float(hu.min()) < 1:
+        return f"the image is constant ({low:.0f})"
+    if low > -50:
+        return f"the numbers are no Hounsfield units: neither air nor fat (lowest {low:.0f}, median {middle:.0f})"
+    if high < -300:
+        return f"nothing in the image is as dense as a body (99.5 % are below {high:.0f} HU)"
+    return None
+
+
+def _go_on(context: Context) -> None:
+    if context.cancelled.is_set():
+        raise Cancelled("Contouring was cancelled")
+
+
+class _Seen:
+    """What a network says of one image, structure by structure."""
+
+    def __init__(self, card: ModelCard, whole: Geometry, brought: Brought, maps: Mapping[str, Floats]) -> None:
+        self._card, self._whole, self._brought, self._maps = card, whole, brought, maps
+        self._pieces = {name: _pieces(values) for name, values in maps.items()}
+        self._elsewhere = self._another_part_of_the_body()
+
+    def answer(self, name: str) -> Finding | NotInImage:
+        """One structure on the image's voxels, or why it is not there."""
+        if self._elsewhere:
+            return NotInImage(name, self._elsewhere)
+        values, kept = self._maps[name], self._pieces[name]
+        if not kept.any():
+            return NotInImage(name, f"the network is nowhere sure of it (at most {100 * float(values.max()):.0f} %)")
+        field = Field(self._brought.back(_alone(values, kept)))
+        cut = cut_sides(field, self._whole) if field.mask().array.any() else []
+        if (why := self._too_little(name, cut=bool(cut))) is not None:
+            return NotInImage(name, why)
+        confidence = self._confidence(name, cut=bool(cut))
+        return Finding(name, field, confidence, tuple(self._flags(name, cut, confidence)))
+
+    def _flags(self, name: str, cut: Sequence[str], confidence: float | None) -> Iterator[Flag]:
+        if cut:
+            yield Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(cut)}")
+        calibration = self._card.confidence
+        if confidence is not None and calibration is not None and confidence < calibration.review_below:
+            yield Flag(
+                "low_confidence",
+                f"predicted Dice {confidence:.2f}; below {calibration.review_below:.2f} a person shall look",
+            )
+        if side := self._wrong_side(name):
+            yield Flag("wrong_side", side)
+
+    def _volume(self, name: str) -> float:
+        return float(self._pieces[name].sum()) * self._brought.geometry.voxel_cc
+
+    def _too_little(self, name: str, *, cut: bool) -> str | None:
+        volume, usual = self._volume(name), self._card.population.get(name)
+        least = LEAST_CC if usual is None or cut else TOO_LITTLE * usual.low_cc
+        if volume >= least:
+            return None
+        said = f"; {usual.low_cc:.1f} to {usual.high_cc:.1f} cc are usual" if usual is not None else ""
+        return f"what the network sees is too little to be one ({volume:.1f} cc{said})"
+
+    def _another_part_of_the_body(self) -> str:
+        """Why nothing is to be believed here; empty where enough of the model's landmarks are there."""
+        landmarks = [name for name in self._card.landmarks if name in self._maps]
+        there = [name for name in landmarks if self._pieces[name].any() and self._too_little(name, cut=False) is None]
+        if len(there) >= self._card.landmarks_needed:
+            return ""
+        seen = f"only {', '.join(there)}" if there else "none"
+        return f"the image does not show the part of the body that the model knows: of {', '.join(landmarks)} it sees {seen}"
+
+    def _confidence(self, name: str, *, cut: bool) -> float | None:
+        if self._card.confidence is None:
+            return None
+        return predicted(self.features(name, cut=cut), name, self._card.confidence)
+
+    def features(self, name: str, *, cut: bool) -> Features:
+        """Of a structure that is there."""
+        return Features.of(
+            self._maps[name],
+            self._pieces[name],
+            self._brought.geometry.voxel_cc,
+            self._card.population.get(name),
+            cut=cut,
+        )
+
+    def _wrong_side(self, name: str) -> str:
+        """A sentence where a left structure lies to the right of what lies in the middle, or the other way round."""
+        sign = {"_L": 1.0, "_R": -1.0}.get(name[-2:])
+        middle = [self._across(n) for n in self._maps if n[-2:] not in ("_L", "_R") and self._pieces[n].any()]
+        if sign is None or not middle:
+            return ""
+        away = sign * (self._across(name) - float(np.median(middle)))
+        return f"lies {abs(away):.0f} mm on the other side of the middle" if away < OFF_MIDLINE else ""
+
+    def _across(self, name: str) -> float:
+        """LPS x of a structure's middle."""
+        box = Box.of(self._pieces[name])
+        index = np.argwhere(self._pieces[name][box.slices]).mean(axis=0) + box.start
+        return float(self._brought.geometry.points(index)[0])
+
+
+def _pieces(values: Floats) -> NDArray[np.bool_]:
+    """Where a structure is: its largest piece, and what is not much smaller."""
+    inside = values > 0.5
+    if not inside.any():
+        return inside
+    labels = cc3d.connected_components(inside, connectivity=26)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (sizes >= max(1.0, PIECE * sizes.max()))[labels]
+
+
+def _alone(values: Floats, kept: NDArray[np.bool_]) -> Floats:
+    """The probabilities of the pieces that are kept and around them; zero elsewhere."""
+    box = Box.of(kept).padded(2, values.shape)
+    alone = np.zeros_like(values)
+    part = values[box.slices]
+    stays = (part > FAINT) & (kept[box.slices] | (part <= 0.5))
+    alone[box.slices] = np.where(stays, part, np.float32(0.0))
+    return alone
