@@ -241,8 +241,8 @@ def architecture_of(card: ModelCard) -> Architecture:
 def write_model(folder: Path, card: ModelCard, state: Mapping[str, Tensor]) -> ModelCard:
     """Write a folder of our own kind; the card as written, with the weights' digest.
 
-    A module that a network knows by two names is written once. Each file appears whole or not at all, the card last: a folder
-    whose card is there has the weights that it names, and one that was being replaced when the power went is refused by the
+    A module that a network knows by two names is written once. Each file appears whole or not at all, the card last: one
+    whose card is there has the weights that it names, and one that was being replaced when the power went is refused by its
     digest.
 
     Raises:
