@@ -79,7 +79,7 @@ def predicted(features: Features, structure: str, calibration: Calibration) -> f
 
 
 @dataclass(frozen=True)
-class Seen:
+class Example:
     """A finding of a patient who was not trained on, and the Dice that it reached."""
 
     patient: str
@@ -88,7 +88,7 @@ class Seen:
     dice: float
 
 
-def calibrated(seen: Sequence[Seen], review_below: float) -> Calibration:
+def calibrated(seen: Sequence[Example], review_below: float) -> Calibration:
     """The formula that predicts these findings' Dice best: cross-entropy with a ridge, no weight above zero.
 
     A doubtful sign can then never raise a prediction, however few patients there were.

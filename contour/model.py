@@ -55,7 +55,7 @@ class Shape(_Frozen):
     finest: Triple
     coarsest: Triple
     patch: tuple[Count, Count, Count]
-    filters: Annotated[tuple[Count, ...], Field(min_length=2)]
+    filters: Annotated[tuple[Count, ...], Field(min_length=3)]
     windows: Annotated[tuple[tuple[float, float], ...], Field(min_length=1)]
 
     @model_validator(mode="after")

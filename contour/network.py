@@ -78,13 +78,13 @@ class NetworkEngine:
         """
         if unknown := [name for name in wanted if name not in self._model.card.structures]:
             raise ValueError(f"not offered: {', '.join(unknown)}")
-        seen = self._look(image, wanted, context)
+        seen = self.look(image, wanted, context)
         for name in wanted:
             _go_on(context)
             yield NotInImage(name, seen) if isinstance(seen, str) else seen.answer(name)
 
-    def _look(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> _Seen | str:
-        """The network's whole say on an image; or why it has none."""
+    def look(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Seen | str:
+        """The network's whole say on an image, on its own grid; or why it has none."""
         card, grid = self._model.card, self._model.grid
         try:
             brought = Brought(image, grid)
@@ -103,7 +103,7 @@ class NetworkEngine:
             brought.hu, grid, self._model.prepare, self._model.forward, channels, context.device, before_each
         )
         named = {card.structures[n]: values for n, values in zip(channels, maps, strict=True)}
-        return _Seen(card, image.geometry, brought, named)
+        return Seen(card, image.geometry, brought, named)
 
 
 def no_hounsfield(hu: Floats) -> str | None:
@@ -123,7 +123,7 @@ def _go_on(context: Context) -> None:
         raise Cancelled("Contouring was cancelled")
 
 
-class _Seen:
+class Seen:
     """What a network says of one image, structure by structure."""
 
     def __init__(self, card: ModelCard, whole: Geometry, brought: Brought, maps: Mapping[str, Floats]) -> None:
