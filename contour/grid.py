@@ -12,6 +12,7 @@ import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import csr_array
 
 from patient.geometry import Box, Geometry
 from patient.turn import UPRIGHT, Turn
@@ -101,7 +102,7 @@ class Axis:
     def exact(self) -> bool:
         return self.block == 1
 
-    def down(self) -> Floats:
+    def down(self) -> csr_array:
         """`[network, image]`: what each of the network's voxels takes of the image's; rows add up to 1."""
         at = self.first + self.step * np.arange(self.network)[:, None]
         away = np.abs(np.arange(self.image)[None] - np.clip(at, 0, self.image - 1))
@@ -109,9 +110,9 @@ class Axis:
             weights = (np.abs(np.arange(self.image)[None] - at) < self.block / 2).astype(np.float64)
         else:
             weights = np.maximum(0.0, 1.0 - away / max(1.0, self.step))
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return csr_array((weights / weights.sum(axis=1, keepdims=True)).astype(np.float32))
 
-    def up(self, image: slice, network: slice) -> Floats:
+    def up(self, image: slice, network: slice) -> csr_array:
         """`[image voxels, network voxels]`: cubic interpolation (Catmull-Rom), the ends repeated; rows add up to 1."""
         at = (np.arange(image.start, image.stop) - self.first) / self.step
         base = np.floor(at).astype(int)
@@ -126,7 +127,7 @@ class Axis:
         for offset, share in zip((-1, 0, 1, 2), shares, strict=True):
             column = np.clip(base + offset, network.start, network.stop - 1) - network.start
             np.add.at(weights, (np.arange(len(at)), column), share.astype(np.float32))
-        return weights
+        return csr_array(weights)
 
     def covering(self, network: slice) -> slice:
         """The image's voxels over a run of the network's."""
@@ -172,10 +173,10 @@ class Brought:
         wide = box.padded(2, values.shape)
         fine = values[wide.slices]
         for n, (axis, run, own) in enumerate(zip(self._axes, image, wide.slices, strict=True)):
-            if not axis.exact:
-                fine = np.moveaxis(np.tensordot(axis.up(run, own), fine, (1, n)), 0, n)
-            else:
+            if axis.exact:
                 fine = fine.take(range(run.start - own.start, run.stop - own.start), axis=n)
+            else:
+                fine = _along(axis.up(run, own), fine, n)
         start, stop = zip(*((run.start, run.stop) for run in image), strict=True)
         fine = np.clip(np.ascontiguousarray(fine, dtype=np.float32), 0.0, 1.0)
         return self._turn.back(Volume(fine, self._fine.cropped(Box(start, stop))))
@@ -200,18 +201,21 @@ def body_box(image: Volume[np.generic]) -> Box:
 
 
 def _down(array: NDArray[np.generic], axes: tuple[Axis, ...]) -> Floats:
-    """The image on the network's grid: one plane at a time, then along the first axis."""
+    """The image on the network's grid: plane by plane, then along the first axis."""
     if all(axis.exact for axis in axes):
         return _numbers(array)
     first, rows, columns = (axis.down() for axis in axes)
-    out = np.zeros((axes[0].network, axes[1].network, axes[2].network), np.float32)
-    for k, weights in enumerate(first.T):
-        taking = np.flatnonzero(weights)
-        if taking.size:
-            plane = rows @ _numbers(array[k]) @ columns.T
-            for n in taking:
-                out[n] += weights[n] * plane
-    return out
+    planes = np.empty((len(array), axes[1].network, axes[2].network), np.float32)
+    for plane, out in zip(array, planes, strict=True):
+        out[...] = (columns @ (rows @ _numbers(plane)).T).T
+    return planes if axes[0].exact else _along(first, planes, 0)
+
+
+def _along(matrix: csr_array, values: Floats, axis: int) -> Floats:
+    """A matrix applied along one axis. Few of its numbers are not zero, and no library's threads are in each other's way."""
+    lines = np.moveaxis(values, axis, 0)
+    made = matrix @ lines.reshape(len(lines), -1)
+    return np.moveaxis(made.reshape(-1, *lines.shape[1:]), 0, axis)
 
 
 def _numbers(array: NDArray[np.generic]) -> Floats:
