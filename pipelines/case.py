@@ -338,7 +338,8 @@ class _Made:
             found, flags = cleaned.field, (*flags, *cleaned.flags)
         self._fields[wanted.name] = found
         self._centres[wanted.name] = centre = centroid(found)
-        flags = (*flags, *check(wanted, found, self.image.geometry, self._centres))
+        said = {flag.code for flag in flags}
+        flags = (*flags, *(f for f in check(wanted, found, self.image.geometry, self._centres) if f.code not in said))
         structure = Structure(
             name=wanted.name,
             interpreted_type=wanted.interpreted_type,
@@ -368,7 +369,7 @@ class _Made:
         )
 
 
-_LONG = ("External", "Bones", "SpinalCanal", "Skin", "Trachea")
+_LONG = ("External", "Bones", "SpinalCanal", "SpinalCord", "Skin", "Trachea", "Esophagus")
 
 
 def _expected(name: str, flag: FlagRecord) -> bool:
