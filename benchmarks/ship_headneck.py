@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.headneck_cases import BITS
 from benchmarks.train_headneck import ARCHITECTURE
 from contour.cases import read_cases
-from contour.model import OURS, ModelCard, Population, Shape, write_model
+from contour.model import OURS, ModelCard, Offset, Population, Shape, write_model
 
 FINEST, COARSEST = (2.0, 3.7, 3.7), (3.3, 5.5, 5.5)
 """mm between which nearly all training patients' voxels lie."""
@@ -46,6 +47,24 @@ def population(cases: Path) -> dict[str, Population]:
             if not (mask[0].any() or mask[-1].any()):
                 volumes[name].append(float(mask.sum() * np.prod(case.spacing)) / 1000)
     return {name: Population.model_validate(_percentiles(cc)) for name, cc in volumes.items() if len(cc) >= 10}
+
+
+def layout(cases: Path) -> tuple[Offset, ...]:
+    """Where the landmarks of the training patients lie to each other."""
+    centres: list[dict[str, np.ndarray]] = []
+    for case in read_cases(cases / "train"):
+        there = {}
+        for name in set(case.known) & set(LANDMARKS):
+            k, j, i = np.argwhere(case.mask(name, BITS)).mean(axis=0) * case.spacing
+            there[name] = np.array([i, j, k])
+        centres.append(there)
+    offsets = []
+    for a, b in combinations(LANDMARKS, 2):
+        away = np.array([there[a] - there[b] for there in centres if a in there and b in there])
+        if len(away) >= 20:
+            mean, sd = (tuple(round(float(v), 1) for v in of(axis=0)) for of in (away.mean, away.std))
+            offsets.append(Offset.model_validate({"of": a, "seen_from": b, "mean": mean, "sd": sd, "patients": len(away)}))
+    return tuple(offsets)
 
 
 def _percentiles(cc: list[float]) -> dict[str, float]:
@@ -82,6 +101,7 @@ if __name__ == "__main__":
         landmarks=LANDMARKS,
         landmarks_needed=2,
         population=population(said.cases),
+        layout=layout(said.cases),
     )
     halves = {name: value.half() for name, value in held["mean"].items()}
     written = write_model(said.out, card, halves)

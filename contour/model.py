@@ -93,6 +93,16 @@ class Population(_Frozen):
     patients: Count
 
 
+class Offset(_Frozen):
+    """Where one structure's middle lies from another's in the training patients: LPS mm (x, y, z), mean and deviation."""
+
+    of: TG263
+    seen_from: TG263
+    mean: tuple[float, float, float]
+    sd: Triple
+    patients: Count
+
+
 class Calibration(_Frozen):
     """How a finding's features become its predicted Dice: `logistic(intercept[structure] + sum(weight * feature))`.
 
@@ -122,6 +132,7 @@ class ModelCard(_Frozen):
         limits: what it is known not to do, in words.
         architecture: of our own kind only.
         landmarks: structures of which at least `landmarks_needed` must be in an image for the others to be believed.
+        layout: where landmarks lie to each other; those that fit no other are not believed.
         scores, population: by structure.
         confidence: None where nobody calibrated it.
     """
@@ -140,13 +151,19 @@ class ModelCard(_Frozen):
     landmarks_needed: Annotated[int, Field(ge=0)] = 0
     scores: dict[TG263, Score] = {}
     population: dict[TG263, Population] = {}
+    layout: tuple[Offset, ...] = ()
     confidence: Calibration | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelCard:
         if len(set(self.structures)) < len(self.structures):
             raise ValueError("a structure is there twice")
-        named = {*self.landmarks, *self.scores, *self.population}
+        named = {
+            *self.landmarks,
+            *self.scores,
+            *self.population,
+            *(name for o in self.layout for name in (o.of, o.seen_from)),
+        }
         if self.confidence is not None:
             named |= set(self.confidence.intercepts)
         if strangers := named - set(self.structures):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import cc3d
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +18,7 @@ from contour.checks import cut_sides
 from contour.confidence import Features, predicted
 from contour.engine import Context, Finding, Flag, NotInImage, Offer
 from contour.grid import Brought, Grid
+from contour.layout import candidates, placed
 from contour.model import ModelCard, offers_of
 from contour.windows import probabilities
 from patient.errors import Cancelled, UnsupportedGeometry
@@ -28,8 +28,6 @@ from patient.volume import Field, Volume
 __all__ = ["Grid", "LoadedModel", "NetworkEngine"]
 
 Floats = NDArray[np.float32]
-PIECE = 0.2
-"""Of a structure's largest piece: what is smaller and apart is dropped."""
 FAINT = 0.05
 """Probability below which nothing is brought back around a structure."""
 TOO_LITTLE = 0.35
@@ -128,17 +126,28 @@ class Seen:
 
     def __init__(self, card: ModelCard, whole: Geometry, brought: Brought, maps: Mapping[str, Floats]) -> None:
         self._card, self._whole, self._brought, self._maps = card, whole, brought, maps
-        self._pieces = {name: _pieces(values) for name, values in maps.items()}
+        found = {name: candidates(values > 0.5, brought.geometry) for name, values in maps.items()}
+        chosen = {name: of[0] if of else None for name, of in found.items()}
+        self._astray: set[str] = set()
+        if card.layout:
+            fitting = placed({name: found[name] for name in card.landmarks if name in found}, card.layout)
+            self._astray = {name for name, candidate in fitting.items() if candidate is None and found[name]}
+            chosen |= {name: candidate for name, candidate in fitting.items() if candidate is not None}
+        self._chosen = {name: candidate for name, candidate in chosen.items() if candidate is not None}
         self._elsewhere = self._another_part_of_the_body()
 
     def answer(self, name: str) -> Finding | NotInImage:
         """One structure on the image's voxels, or why it is not there."""
         if self._elsewhere:
             return NotInImage(name, self._elsewhere)
-        values, kept = self._maps[name], self._pieces[name]
-        if not kept.any():
+        values = self._maps[name]
+        if name not in self._chosen:
             return NotInImage(name, f"the network is nowhere sure of it (at most {100 * float(values.max()):.0f} %)")
-        field = Field(self._brought.back(_alone(values, kept)))
+        if name in self._astray:
+            side = self._wrong_side(name)
+            where = f"; it {side}" if side else ""
+            return NotInImage(name, f"what the network sees lies where no other organ that it sees puts it{where}")
+        field = Field(self._brought.back(_alone(values, self._chosen[name].kept)))
         cut = cut_sides(field, self._whole) if field.mask().array.any() else []
         if (why := self._too_little(name, cut=bool(cut))) is not None:
             return NotInImage(name, why)
@@ -157,11 +166,8 @@ class Seen:
         if side := self._wrong_side(name):
             yield Flag("wrong_side", side)
 
-    def _volume(self, name: str) -> float:
-        return float(self._pieces[name].sum()) * self._brought.geometry.voxel_cc
-
     def _too_little(self, name: str, *, cut: bool) -> str | None:
-        volume, usual = self._volume(name), self._card.population.get(name)
+        volume, usual = self._chosen[name].volume_cc, self._card.population.get(name)
         least = LEAST_CC if usual is None or cut else TOO_LITTLE * usual.low_cc
         if volume >= least:
             return None
@@ -171,7 +177,8 @@ class Seen:
     def _another_part_of_the_body(self) -> str:
         """Why nothing is to be believed here; empty where enough of the model's landmarks are there."""
         landmarks = [name for name in self._card.landmarks if name in self._maps]
-        there = [name for name in landmarks if self._pieces[name].any() and self._too_little(name, cut=False) is None]
+        likely = [name for name in landmarks if name in self._chosen and name not in self._astray]
+        there = [name for name in likely if self._too_little(name, cut=False) is None]
         if len(there) >= self._card.landmarks_needed:
             return ""
         seen = f"only {', '.join(there)}" if there else "none"
@@ -186,7 +193,7 @@ class Seen:
         """Of a structure that is there."""
         return Features.of(
             self._maps[name],
-            self._pieces[name],
+            self._chosen[name].kept,
             self._brought.geometry.voxel_cc,
             self._card.population.get(name),
             cut=cut,
@@ -195,28 +202,11 @@ class Seen:
     def _wrong_side(self, name: str) -> str:
         """A sentence where a left structure lies to the right of what lies in the middle, or the other way round."""
         sign = {"_L": 1.0, "_R": -1.0}.get(name[-2:])
-        middle = [self._across(n) for n in self._maps if n[-2:] not in ("_L", "_R") and self._pieces[n].any()]
+        middle = [float(c.centre[0]) for n, c in self._chosen.items() if n[-2:] not in ("_L", "_R")]
         if sign is None or not middle:
             return ""
-        away = sign * (self._across(name) - float(np.median(middle)))
-        return f"lies {abs(away):.0f} mm on the other side of the middle" if away < OFF_MIDLINE else ""
-
-    def _across(self, name: str) -> float:
-        """LPS x of a structure's middle."""
-        box = Box.of(self._pieces[name])
-        index = np.argwhere(self._pieces[name][box.slices]).mean(axis=0) + box.start
-        return float(self._brought.geometry.points(index)[0])
-
-
-def _pieces(values: Floats) -> NDArray[np.bool_]:
-    """Where a structure is: its largest piece, and what is not much smaller."""
-    inside = values > 0.5
-    if not inside.any():
-        return inside
-    labels = cc3d.connected_components(inside, connectivity=26)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (sizes >= max(1.0, PIECE * sizes.max()))[labels]
+        away = sign * (float(self._chosen[name].centre[0]) - float(np.median(middle)))
+        return f"lies {away:.0f} mm to its own side of the middle" if away < OFF_MIDLINE else ""
 
 
 def _alone(values: Floats, kept: NDArray[np.bool_]) -> Floats:

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 from functools import cache
-from itertools import permutations, product
+from itertools import combinations, permutations, product
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from contour.checks import centroid
 from contour.engine import Context, Engine, Finding, NotInImage
 from contour.headneck import HeadNeck
-from contour.model import Calibration, ModelCard, Population
+from contour.model import Calibration, ModelCard, Offset, Population
 from contour.network import Grid, LoadedModel, NetworkEngine
 from contour.windows import Run, probabilities
 from patient.errors import Cancelled
@@ -247,6 +247,58 @@ def test_a_doubtful_contour_has_less_confidence_and_is_flagged():
     assert certain.confidence > 0.7 > doubtful.confidence
     assert "low_confidence" in {f.code for f in doubtful.flags}
     assert "low_confidence" not in {f.code for f in certain.flags}
+
+
+def _offset(of, seen_from, sd=3.0):
+    x, y, z = (a - b for a, b in zip(PLACES[of], PLACES[seen_from], strict=True))
+    return Offset(of=of, seen_from=seen_from, mean=(x, y, z), sd=(sd, sd, sd), patients=30)
+
+
+PLACES = dict(zip(STRUCTURES, (LEFT, RIGHT, FRONT), strict=True))
+LAYOUT = CARD.model_copy(
+    update={
+        "landmarks": STRUCTURES,
+        "landmarks_needed": 2,
+        "layout": tuple(_offset(*pair) for pair in combinations(STRUCTURES, 2)),
+    }
+)
+
+
+def test_organs_that_lie_as_they_do_in_patients_are_believed():
+    _is_the_phantom(_answers(_rule(card=LAYOUT), _image()), _image().geometry, 1.0)
+
+
+def test_organs_that_lie_as_in_no_patient_are_not_believed():
+    wide = LAYOUT.model_copy(update={"layout": tuple(replaced_mean(o, 3.0) for o in LAYOUT.layout)})
+    answers = _answers(_rule(card=wide), _image())
+    assert all(isinstance(a, NotInImage) and "sees none" in a.reason for a in answers.values())
+
+
+def replaced_mean(offset, times):
+    x, y, z = (times * v for v in offset.mean)
+    return offset.model_copy(update={"mean": (x, y, z)})
+
+
+def test_of_two_pieces_the_one_that_lies_right_is_taken_though_the_other_is_larger():
+    array = _image().array.copy()
+    points = _image().geometry.points(np.moveaxis(np.indices(array.shape), 0, -1))
+    array[np.linalg.norm(points - (40.0, -5.0, -45.0), axis=-1) < 24] = 1000
+    engine = _rule(card=LAYOUT)
+    confused = lambda inputs: torch.where(  # noqa: E731
+        torch.tensor([True, False, False]).reshape(1, 3, 1, 1, 1),
+        engine._model.forward(inputs).sum(1, keepdim=True),
+        engine._model.forward(inputs),
+    )
+    found = _answers(NetworkEngine(replace(engine._model, forward=confused)), Volume(array, _image().geometry), STRUCTURES)
+    assert np.linalg.norm(np.subtract(centroid(found["Parotid_L"].field), LEFT)) < 1
+
+
+def test_sides_exchanged_are_withheld_where_the_model_knows_where_organs_lie():
+    engine = _rule(card=LAYOUT.model_copy(update={"landmarks_needed": 0}))
+    exchanged = lambda inputs: engine._model.forward(inputs)[:, [1, 0, 2]]  # noqa: E731
+    answers = _answers(NetworkEngine(replace(engine._model, forward=exchanged)), _image(), STRUCTURES[:2])
+    assert all("to its own side" in a.reason for a in answers.values() if isinstance(a, NotInImage))
+    assert all(isinstance(a, NotInImage) for a in answers.values())
 
 
 @settings(max_examples=60, deadline=None)
