@@ -148,7 +148,9 @@ class Seen:
             where = f"; it {side}" if side else ""
             return NotInImage(name, f"what the network sees lies where no other organ that it sees puts it{where}")
         field = Field(self._brought.back(_alone(values, self._chosen[name].kept)))
-        cut = cut_sides(field, self._whole) if field.mask().array.any() else []
+        if not field.mask().array.any():
+            return NotInImage(name, "what the network sees of it lies between the image's voxels")
+        cut = cut_sides(field, self._whole)
         if (why := self._too_little(name, cut=bool(cut))) is not None:
             return NotInImage(name, why)
         confidence = self._confidence(name, cut=bool(cut))
