@@ -21,11 +21,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.headneck_cases import BITS
 from benchmarks.record import record
 from contour.cases import TrainingCase, read_cases
+from contour.checks import wrong_side
 from contour.confidence import Example, Features
 from contour.engine import Context, Finding
 from contour.evaluate import NotCompared, between_ends, compare
 from contour.model import Score, read_card, write_card
 from contour.network import NetworkEngine
+from contour.training import other_side
 from contour.unet_model import load
 from patient.geometry import Geometry
 from patient.volume import Volume
@@ -99,6 +101,28 @@ def scores(found: list[Measured]) -> dict[str, Score]:
     return out
 
 
+def sides(cases: list[TrainingCase]) -> dict[str, int]:
+    """On how many patients with a parotid the check of sides speaks up: as drawn, left and right exchanged, mirrored."""
+    caught = {"patients": 0, "as_drawn": 0, "exchanged": 0, "mirrored": 0}
+    for case in cases:
+        drawn = {}
+        for name in set(case.known) & set(WANTED):
+            k, j, i = np.argwhere(case.mask(name, BITS)).mean(axis=0) * case.spacing
+            drawn[name] = (float(i), float(j), float(k))
+        if not any(name.startswith("Parotid") for name in drawn):
+            continue
+        width = case.hu.shape[2] * case.spacing[2]
+        states = {
+            "as_drawn": drawn,
+            "exchanged": {other_side(name): place for name, place in drawn.items()},
+            "mirrored": {name: (width - x, y, z) for name, (x, y, z) in drawn.items()},
+        }
+        caught["patients"] += 1
+        for state, found in states.items():
+            caught[state] += any(wrong_side(name, found) for name in found)
+    return caught
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
@@ -106,7 +130,8 @@ if __name__ == "__main__":
     parser.add_argument("--into-card", action="store_true")
     said = parser.parse_args()
     engine = NetworkEngine(load(said.model))
-    found = [m for case in read_cases(said.cases) for m in measured(engine, case)]
+    cases = read_cases(said.cases)
+    found = [m for case in cases for m in measured(engine, case)]
     reached = scores(found)
     card = read_card(said.model)
     if said.into_card:
@@ -117,6 +142,7 @@ if __name__ == "__main__":
         {
             "model": {"name": card.name, "version": card.version, "sha256": card.sha256},
             "patients": len(patients),
+            "sides": sides(cases),
             "seconds_a_patient": round(float(np.mean(list(patients.values()))), 2),
             "structures": {
                 name: {**score.model_dump(), "wanted_dice": WANTED.get(name), "not_found": sum(

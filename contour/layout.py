@@ -36,7 +36,7 @@ class Candidate:
     """
 
     kept: Bools
-    centre: NDArray[np.float64]
+    centre: tuple[float, float, float]
     volume_cc: float
 
 
@@ -55,7 +55,8 @@ def candidates(inside: Bools, grid: Geometry) -> list[Candidate]:
 def _candidate(kept: Bools, grid: Geometry) -> Candidate:
     box = Box.of(kept)
     index = np.argwhere(kept[box.slices]).mean(axis=0) + box.start
-    return Candidate(kept, grid.points(index), float(kept.sum()) * grid.voxel_cc)
+    x, y, z = (float(v) for v in grid.points(index))
+    return Candidate(kept, (x, y, z), float(kept.sum()) * grid.voxel_cc)
 
 
 def placed(found: Mapping[str, Sequence[Candidate]], layout: Iterable[Offset]) -> dict[str, Candidate | None]:
@@ -79,7 +80,7 @@ def placed(found: Mapping[str, Sequence[Candidate]], layout: Iterable[Offset]) -
 
 def fits(candidate: Candidate, other: Candidate, offset: Offset) -> bool:
     """Whether an organ lies where another puts it."""
-    away = np.abs(candidate.centre - other.centre - offset.mean)
+    away = np.abs(np.subtract(candidate.centre, other.centre) - offset.mean)
     return bool((away <= AWAY * np.asarray(offset.sd) + PLAY).all())
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from contour.checks import cut_sides
+from contour.checks import Place, cut_sides, wrong_side
 from contour.confidence import Features, predicted
 from contour.engine import Context, Finding, Flag, NotInImage, Offer
 from contour.grid import Brought, Grid
@@ -33,8 +33,6 @@ FAINT = 0.05
 TOO_LITTLE = 0.35
 """Of the smallest usual volume: what is smaller, and not cut by the image, is no organ."""
 LEAST_CC = 0.1
-OFF_MIDLINE = 5.0
-"""mm: a paired organ must lie so far on its own side of what lies in the middle."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +132,7 @@ class Seen:
             self._astray = {name for name, candidate in fitting.items() if candidate is None and found[name]}
             chosen |= {name: candidate for name, candidate in fitting.items() if candidate is not None}
         self._chosen = {name: candidate for name, candidate in chosen.items() if candidate is not None}
+        self._centres: dict[str, Place] = {name: c.centre for name, c in self._chosen.items()}
         self._elsewhere = self._another_part_of_the_body()
 
     def answer(self, name: str) -> Finding | NotInImage:
@@ -144,8 +143,8 @@ class Seen:
         if name not in self._chosen:
             return NotInImage(name, f"the network is nowhere sure of it (at most {100 * float(values.max()):.0f} %)")
         if name in self._astray:
-            side = self._wrong_side(name)
-            where = f"; it {side}" if side else ""
+            side = wrong_side(name, self._centres)
+            where = f"; {side}" if side else ""
             return NotInImage(name, f"what the network sees lies where no other organ that it sees puts it{where}")
         field = Field(self._brought.back(_alone(values, self._chosen[name].kept)))
         if not field.mask().array.any():
@@ -165,7 +164,7 @@ class Seen:
                 "low_confidence",
                 f"predicted Dice {confidence:.2f}; below {calibration.review_below:.2f} a person shall look",
             )
-        if side := self._wrong_side(name):
+        if side := wrong_side(name, self._centres):
             yield Flag("wrong_side", side)
 
     def _too_little(self, name: str, *, cut: bool) -> str | None:
@@ -200,15 +199,6 @@ class Seen:
             self._card.population.get(name),
             cut=cut,
         )
-
-    def _wrong_side(self, name: str) -> str:
-        """A sentence where a left structure lies to the right of what lies in the middle, or the other way round."""
-        sign = {"_L": 1.0, "_R": -1.0}.get(name[-2:])
-        middle = [float(c.centre[0]) for n, c in self._chosen.items() if n[-2:] not in ("_L", "_R")]
-        if sign is None or not middle:
-            return ""
-        away = sign * (float(self._chosen[name].centre[0]) - float(np.median(middle)))
-        return f"lies {away:.0f} mm to its own side of the middle" if away < OFF_MIDLINE else ""
 
 
 def _alone(values: Floats, kept: NDArray[np.bool_]) -> Floats:

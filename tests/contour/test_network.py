@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from contour.checks import centroid
+from contour.checks import centroid, wrong_side
 from contour.engine import Context, Engine, Finding, NotInImage
 from contour.headneck import HeadNeck
 from contour.model import Calibration, ModelCard, Offset, Population
@@ -238,6 +238,14 @@ def test_left_and_right_exchanged_are_flagged():
     assert not any(f.code == "wrong_side" for a in _answers(_rule(), _image()).values() for f in a.flags)
 
 
+def test_one_of_a_pair_alone_is_known_by_the_patients_middle():
+    found = {"SpinalCord": (3.0, 60.0, 0.0), "Brainstem": (1.0, 40.0, 90.0), "Parotid_L": (-58.0, 20.0, 50.0)}
+    assert "60 mm on the other side" in wrong_side("Parotid_L", found)
+    assert wrong_side("Parotid_R", {**found, "Parotid_R": found["Parotid_L"]}) != ""
+    assert wrong_side("Parotid_R", {"Parotid_R": found["Parotid_L"], "SpinalCord": found["SpinalCord"]}) == ""
+    assert wrong_side("SpinalCord", found) == ""
+
+
 def test_a_doubtful_contour_has_less_confidence_and_is_flagged():
     weights = {"doubt": -3.0, "wavering": -3.0}
     calibration = Calibration(weights=weights, intercepts={"Larynx": 2.0}, review_below=0.7, patients=9)
@@ -297,7 +305,7 @@ def test_sides_exchanged_are_withheld_where_the_model_knows_where_organs_lie():
     engine = _rule(card=LAYOUT.model_copy(update={"landmarks_needed": 0}))
     exchanged = lambda inputs: engine._model.forward(inputs)[:, [1, 0, 2]]  # noqa: E731
     answers = _answers(NetworkEngine(replace(engine._model, forward=exchanged)), _image(), STRUCTURES[:2])
-    assert all("to its own side" in a.reason for a in answers.values() if isinstance(a, NotInImage))
+    assert all("lies to the right of" in a.reason for a in answers.values() if isinstance(a, NotInImage))
     assert all(isinstance(a, NotInImage) for a in answers.values())
 
 
