@@ -34,7 +34,6 @@ def load(folder: Path) -> LoadedModel:
         finest=shape.finest,
         coarsest=shape.coarsest,
         overlap=OVERLAP,
-        step=2 ** (len(architecture.filters) - 1),
     )
 
     def prepare(hu: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import replace
 from functools import cache
-from itertools import combinations, permutations, product
+from itertools import combinations, pairwise, permutations, product
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from patient.volume import Volume
 LEFT, RIGHT, FRONT = (42.0, 10.0, 20.0), (-42.0, 10.0, 20.0), (0.0, -20.0, -20.0)
 RADII = {LEFT: 16.0, RIGHT: 20.0, FRONT: 14.0}
 STRUCTURES = ("Parotid_L", "Parotid_R", "Larynx")
-GRID = Grid((24, 32, 32), (3.0, 4.0, 4.0), (2.0, 3.7, 3.7), (3.4, 5.0, 5.0), step=4)
+GRID = Grid((24, 32, 32), (3.0, 4.0, 4.0), (2.0, 3.7, 3.7), (3.4, 5.0, 5.0))
 CARD = ModelCard(name="rule", version="1", kind="test", structures=STRUCTURES, sha256="0" * 64, licence="Apache-2.0")
 UPRIGHT = np.array([[0.0, 0, 1], [0, 1, 0], [1, 0, 0]])
 
@@ -75,7 +75,6 @@ def _rule(axes="SPL", card=CARD, grid=GRID):
         grid,
         axes=axes,
         patch=(64, 64, 64),
-        step=0,
         **{k: turned(getattr(grid, k)) for k in ("spacing", "finest", "coarsest")},
     )
     return NetworkEngine(LoadedModel(card, mine, lambda hu: hu[None], forward))
@@ -310,18 +309,18 @@ def test_sides_exchanged_are_withheld_where_the_model_knows_where_organs_lie():
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 200), st.integers(4, 40), st.floats(0.0, 0.6), st.sampled_from([0, 4, 8]))
-def test_windows_cover_an_axis_and_share_it_out(size, patch, overlap, step):
-    run = Run.over(size, patch, overlap, step)
-    assert run.length >= patch
-    assert run.starts[0] == 0
-    assert run.starts[-1] + run.length == max(size, run.length)
+@given(st.integers(1, 200), st.integers(4, 40), st.floats(0.0, 0.6))
+def test_windows_cover_an_axis_and_share_it_out(size, patch, overlap):
+    run = Run.over(size, patch, overlap)
+    starts = [span.start for span in run.spans]
+    assert all(span.stop - span.start == patch for span in run.spans)
+    assert starts[0] == 0
+    assert run.spans[-1].stop == max(size, patch)
     np.testing.assert_allclose(run.shares.sum(axis=0), 1, atol=1e-5)
     common = min(patch - 1, round(overlap * patch))
-    assert all(b - a <= run.length - common for a, b in zip(run.starts, run.starts[1:], strict=False))
-    if len(run.starts) > 1:
-        fewer = len(run.starts) - 1
-        assert run.length + (fewer - 1) * (run.length - common) < size
+    assert all(b - a <= patch - common for a, b in pairwise(starts))
+    if len(starts) > 1:
+        assert patch + (len(starts) - 2) * (patch - common) < size
 
 
 def test_windows_put_together_give_what_one_look_would_have_given():
