@@ -44,12 +44,14 @@ class LoadedModel:
         grid: how an image is brought to it.
         prepare: HU float32, axes as `grid` says, to input channels `[c, ...]`.
         forward: `[1, c, ...]` to probabilities `[1, structures, ...]` in the order of `card.structures`.
+        whole: `prepare` looks at an image's own range or mean, and so needs all of it at once; else it is given windows.
     """
 
     card: ModelCard
     grid: Grid
     prepare: Callable[[Floats], Floats]
     forward: Callable[[Tensor], Tensor]
+    whole: bool = False
 
 
 class NetworkEngine:
@@ -81,7 +83,7 @@ class NetworkEngine:
 
     def look(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Seen | str:
         """The network's whole say on an image, on its own grid; or why it has none."""
-        card, grid = self._model.card, self._model.grid
+        card, grid, whole = self._model.card, self._model.grid, self._model.whole
         try:
             brought = Brought(image, grid)
         except UnsupportedGeometry as error:
@@ -96,7 +98,7 @@ class NetworkEngine:
             context.progress(done, card.name)
 
         maps = probabilities(
-            brought.hu, grid, self._model.prepare, self._model.forward, channels, context.device, before_each
+            brought.hu, grid, self._model.prepare, self._model.forward, channels, context.device, before_each, whole
         )
         named = {card.structures[n]: values for n, values in zip(channels, maps, strict=True)}
         return Seen(card, image.geometry, brought, named)

@@ -50,6 +50,7 @@ def probabilities(
     channels: Sequence[int],
     device: str = "cpu",
     before_each: Callable[[float], None] = lambda done: None,
+    whole: bool = False,
 ) -> Floats:
     """What a network says of an image that is on its grid: `[channel, ...]`, 0 to 1.
 
@@ -57,9 +58,12 @@ def probabilities(
         hu: on the network's grid.
         channels: of the network's outputs, those that are wanted.
         before_each: called with the share that is done, before each window.
+        whole: the image is prepared at once, not window by window.
     """
     runs = [Run.over(n, p, grid.overlap) for n, p in zip(hu.shape, grid.patch, strict=True)]
-    framed = np.pad(hu, [(0, max(0, p - n)) for n, p in zip(hu.shape, grid.patch, strict=True)], constant_values=AIR)
+    frame = [(0, max(0, p - n)) for n, p in zip(hu.shape, grid.patch, strict=True)]
+    framed = np.pad(hu, frame, constant_values=AIR)
+    prepared = np.pad(prepare(hu), [(0, 0), *frame], mode="edge") if whole else None
     out = torch.zeros((len(channels), *framed.shape), dtype=torch.float32)
     picked = torch.tensor(list(channels))
     places = [place for place in product(*(range(len(run.spans)) for run in runs)) if _shows_something(framed, runs, place)]
@@ -67,7 +71,8 @@ def probabilities(
         for n, place in enumerate(places):
             before_each(n / len(places))
             at = _window(runs, place)
-            inputs = torch.from_numpy(np.ascontiguousarray(prepare(framed[at]), dtype=np.float32))[None].to(device)
+            shown = prepare(framed[at]) if prepared is None else prepared[(slice(None), *at)]
+            inputs = torch.from_numpy(np.ascontiguousarray(shown, dtype=np.float32))[None].to(device)
             found = forward(inputs)[0].cpu()[picked].float()
             for axis, (run, p, span) in enumerate(zip(runs, place, at, strict=True)):
                 shape = [1, 1, 1, 1]
