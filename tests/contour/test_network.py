@@ -328,3 +328,16 @@ def test_windows_put_together_give_what_one_look_would_have_given():
     grid = Grid((16, 16, 16), overlap=0.5)
     found = probabilities(hu, grid, lambda part: part[None], lambda x: torch.sigmoid(x.float() / 100), [0])
     np.testing.assert_allclose(found[0], 1 / (1 + np.exp(-hu / 100)), atol=1e-5)
+
+
+def test_a_preparation_that_looks_at_the_whole_image_sees_all_of_it():
+    hu = np.random.default_rng(4).normal(0, 200, (30, 20, 20)).astype(np.float32)
+    shapes = []
+
+    def prepare(part):
+        shapes.append(part.shape)
+        return (part - part.mean())[None]
+
+    found = probabilities(hu, Grid((16, 16, 16)), prepare, lambda x: torch.sigmoid(x.float() / 100), [0], whole=True)
+    assert shapes == [hu.shape]
+    np.testing.assert_allclose(found[0], 1 / (1 + np.exp(-(hu - hu.mean()) / 100)), atol=1e-5)
