@@ -33,6 +33,8 @@ FAINT = 0.05
 TOO_LITTLE = 0.35
 """Of the smallest usual volume: what is smaller, and not cut by the image, is no organ."""
 LEAST_CC = 0.1
+DOUBTFUL = 0.7
+"""`-log` of the expected Dice from which on a landmark does not say which part of the body this is."""
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,8 @@ class Seen:
         """Why nothing is to be believed here; empty where enough of the model's landmarks are there."""
         landmarks = [name for name in self._card.landmarks if name in self._maps]
         likely = [name for name in landmarks if name in self._chosen and name not in self._astray]
-        there = [name for name in likely if self._too_little(name, cut=False) is None]
+        large = [name for name in likely if self._too_little(name, cut=False) is None]
+        there = [name for name in large if self.features(name, cut=False).doubt < DOUBTFUL]
         if len(there) >= self._card.landmarks_needed:
             return ""
         seen = f"only {', '.join(there)}" if there else "none"
