@@ -17,7 +17,7 @@ from patient.names import lookup, match
 class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    names: dict[str, Annotated[str, Field(max_length=16)]]
+    names: dict[str, Annotated[str, Field(max_length=16, pattern=r"^[A-Za-z0-9_~^!+-]*$")]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Naming:
     """How names are read.
 
     Args:
-        own: a site's names, folded, to TG-263; an empty one means that the structure is to be left out. They go before the list.
+        own: a site's names, folded, to what they mean; an empty one means that the structure is to be left out. They go before
+            the list, and may mean what the list does not have (a nodal level, a target).
     """
 
     own: Mapping[str, str] = field(default_factory=dict)
@@ -80,7 +81,7 @@ def read_naming(path: Path) -> Naming:
     """A site's own names: a table `[names]` of `"as it is written" = "TG-263"`, an empty string for what is to be left out.
 
     Raises:
-        PolicyError: not there, or not what the schema asks for; a name that is no TG-263 name known here.
+        PolicyError: not there, or not what the schema asks for.
     """
     try:
         read = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
@@ -94,10 +95,6 @@ def read_naming(path: Path) -> Naming:
         raise PolicyError(f"{keys}: {first['msg']}", where=path.name) from error
     own: dict[str, str] = {}
     for written, meant in read.names.items():
-        known = lookup(meant) if meant else None
-        if meant and known is None:
-            raise PolicyError(
-                f"{meant!r} is no TG-263 name known here", where=path.name, remedy="Spell it as names.toml does"
-            )
-        own[written.strip().casefold()] = known.name if known else ""
+        listed = lookup(meant)
+        own[written.strip().casefold()] = listed.name if listed else meant
     return Naming(own)

@@ -462,6 +462,98 @@ def check(
     return LOOK if any(one["warnings"] for one in found) else DONE
 
 
+@app.command(epilog="Example: recontour evaluate OUTBOX/cases CLINIC -o report --limits head_neck")
+def evaluate(
+    predicted: Annotated[
+        Path, typer.Argument(metavar="PREDICTED", help="RTSTRUCT file, or folder of many cases: RTSTRUCT files or label files.")
+    ],
+    reference: Annotated[Path, typer.Argument(metavar="REFERENCE", help="The same, as a person drew it.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
+    ct: Annotated[Path | None, typer.Option(help="Folder of the images, where they are not with the structure sets.")] = None,
+    limits: Annotated[str, typer.Option(help="Limits to judge by: a name, or a TOML file of your own.")] = "",
+    tolerance: Annotated[float | None, typer.Option(help="Of surface Dice, mm, instead of the limits' own.", min=0.0)] = None,
+    names: Annotated[Path | None, typer.Option(help="TOML file of your own names for structures.")] = None,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same intervals.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """How far predicted contours agree with references: measures, intervals, limits, worst cases."""
+    from pipelines.evaluation import evaluate, pair_up
+
+    rules = _rules(limits, tolerance, names, seed)
+    _must_be_free(out)
+    with _progress("Evaluating") as update:
+        pairs, left_out = pair_up(predicted, reference, ct)
+        result, shown = evaluate(pairs, rules, total=len(pairs), left_out=left_out, progress=update)
+    return _write_evaluation(out, result, shown, as_json)
+
+
+@app.command(epilog="Example: recontour commission MODEL ARCHIVE -o report --limits head_neck")
+def commission(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, or name of an installed engine.")],
+    cases: Annotated[Path, typer.Argument(metavar="CASES", help="Folder tree of CTs with an RTSTRUCT each.")],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
+    limits: Annotated[str, typer.Option(help="Limits to judge by: a name, or a TOML file of your own.")] = "",
+    tolerance: Annotated[float | None, typer.Option(help="Of surface Dice, mm, instead of the limits' own.", min=0.0)] = None,
+    names: Annotated[Path | None, typer.Option(help="TOML file of your own names for structures.")] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda:0.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
+    as_json: Json = False,
+) -> int:
+    """Contour cases that a clinic has drawn, and measure how far both agree."""
+    from contour.model import engine_of
+    from pipelines.commission import commission, find_engine
+
+    rules = _rules(limits, tolerance, names, seed)
+    engine = find_engine(model, engine_of)
+    _must_be_free(out)
+    with _progress("Commissioning") as update:
+        result, shown = commission(engine, cases, rules, device=device, progress=update)
+    return _write_evaluation(out, result, shown, as_json)
+
+
+def _rules(limits: str, tolerance: float | None, names: Path | None, seed: int) -> Any:
+    from contour.limit import load_limits
+    from patient.naming import Naming, read_naming
+    from pipelines.evaluation import Rules
+
+    return Rules(load_limits(limits) if limits else None, tolerance, read_naming(names) if names else Naming(), seed)
+
+
+def _write_evaluation(out: Path, result: Any, shown: Any, as_json: bool) -> int:
+    """The report's folder, whole or not at all, and what to say."""
+    from pipelines.publish import disk_watched, publish
+    from pipelines.report.evaluation import write_evaluation_report
+
+    made = _beside(out)
+    try:
+        with disk_watched(made.parent):
+            (made / "evaluation.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
+            write_evaluation_report(made, result, shown)
+            if out.exists():
+                out.rmdir()
+            publish(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    if as_json:
+        print(result.model_dump_json())
+    else:
+        _show_evaluation(result)
+    for reason in result.reasons[:12]:
+        people.print(f"  {reason}", markup=False)
+    people.print(f"{result.verdict.capitalize()}: {out / 'report.html'}")
+    return LOOK if result.reasons else DONE
+
+
+def _show_evaluation(result: Any) -> None:
+    table = Table(box=None)
+    for heading, side in (("structure", "left"), *((h, "right") for h in ("cases", "missed", "Dice", "surface Dice", "HD95 mm"))):
+        table.add_column(heading, justify=side)  # type: ignore[arg-type]
+    for s in result.structures:
+        figures = [f"{m.mean:.{d}f}" if m else "" for m, d in ((s.dice, 3), (s.surface_dice, 3), (s.hd95, 1))]
+        table.add_row(s.structure, str(s.compared), str(s.missed or ""), *figures)
+    people.print(table)
+
+
 @app.command(epilog="Example: recontour sample -o sample --fractions 5")
 def sample(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write into.")] = Path("sample"),
