@@ -160,7 +160,9 @@ def judge(limits: Limits, structure: str, summaries: Mapping[Measure, Summary | 
     if asked.missed is not None:
         measured = missed > 0 or any(summary is not None for summary in summaries.values())
         kept = missed <= asked.missed if measured else None
-        out.append(Judgement(structure, "missed", asked.missed, True, float(missed) if measured else None, kept, True, source))
+        out.append(
+            Judgement(structure, "missed", asked.missed, True, float(missed) if measured else None, kept, True, source)
+        )
     return out
 
 
@@ -170,9 +172,7 @@ def _judged(
     rises = measure not in _LEAST
     if found is None:
         return Judgement(structure, measure, limit, rises, None, None, False, source)
-    value, interval = (
-        (found.mean, found.mean_interval) if statistic == "mean" else (found.median, found.median_interval)
-    )
+    value, interval = (found.mean, found.mean_interval) if statistic == "mean" else (found.median, found.median_interval)
     signed = measure == "volume_bias_percent"
 
     def keeps(v: float) -> bool:

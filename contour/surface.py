@@ -65,7 +65,10 @@ def apart(one: NDArray[np.bool_], other: NDArray[np.bool_], spacing: Triple) -> 
     codes = [_codes(mask) for mask in (one, other)]
     borders = [(code != 0) & (code != 255) for code in codes]
     far = [edt.edt(np.ascontiguousarray(~border), anisotropy=spacing, black_border=False, parallel=1) for border in borders]
-    return (_sorted(far[1][borders[0]], areas[codes[0][borders[0]]]), _sorted(far[0][borders[1]], areas[codes[1][borders[1]]]))
+    return (
+        _sorted(far[1][borders[0]], areas[codes[0][borders[0]]]),
+        _sorted(far[0][borders[1]], areas[codes[1][borders[1]]]),
+    )
 
 
 def _sorted(distances: NDArray[np.float32], areas: NDArray[np.float64]) -> Apart:

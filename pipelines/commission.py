@@ -22,11 +22,8 @@ from pipelines.evaluation_result import EvaluationResult, MakerRecord
 Progress = Callable[[float, str], None]
 
 
-def find_engine(name_or_folder: str, load: Callable[[Path], Engine]) -> Engine:
+def find_engine(name_or_folder: str) -> Engine:
     """An installed engine by name, or the engine of a model folder.
-
-    Args:
-        load: makes an engine of a folder; raises ModelError.
 
     Raises:
         InputError: neither an installed engine nor a folder.
@@ -38,7 +35,10 @@ def find_engine(name_or_folder: str, load: Callable[[Path], Engine]) -> Engine:
     if not Path(name_or_folder).is_dir():
         there = ", ".join(sorted(installed))
         raise InputError(f"No model folder and no engine {name_or_folder!r}", remedy=f"Give a folder, or one of {there}")
-    return load(Path(name_or_folder))
+    from contour.network import NetworkEngine
+    from contour.unet_model import load
+
+    return NetworkEngine(load(Path(name_or_folder)))
 
 
 def commission(

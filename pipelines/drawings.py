@@ -182,7 +182,9 @@ def one_each(drawings: Sequence[Drawing]) -> tuple[list[Drawing], list[str]]:
             kept.append(newest[0])
             said.append(f"{newest[0].case} has {len(group)} structure sets: the newest was taken")
         else:
-            said.append(f"{newest[0].case} has {len(group)} structure sets and their dates do not say which is the newest: left out")
+            said.append(
+                f"{newest[0].case} has {len(group)} structure sets and their dates do not say which is the newest: left out"
+            )
     return kept, said
 
 
@@ -208,7 +210,9 @@ def _beside(file: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    return next((path.name[: -len(end)] for end in sorted(IMAGE_FILES, key=len, reverse=True) if path.name.endswith(end)), "")
+    return next(
+        (path.name[: -len(end)] for end in sorted(IMAGE_FILES, key=len, reverse=True) if path.name.endswith(end)), ""
+    )
 
 
 def _label_files(folder: Path) -> list[Path]:

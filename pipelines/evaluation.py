@@ -53,18 +53,21 @@ class Rules:
         tolerance: mm of the surface Dice; None for the limits', or `DEFAULT_TOLERANCE`.
         naming: how names are read.
         seed: of the bootstrap.
+        between_ends: structures scored between the ends of the reference, besides those of the limits.
     """
 
     limits: Limits | None = None
     tolerance: float | None = None
     naming: Naming = field(default_factory=Naming)
     seed: int = 0
+    between_ends: frozenset[str] = frozenset()
 
     def of(self, structure: str) -> StructureLimits:
         """What holds for a structure, its tolerance filled in."""
         asked = (self.limits.of(structure) if self.limits else None) or StructureLimits(missed=None)
         usual = self.limits.tolerance if self.limits else DEFAULT_TOLERANCE
-        return asked.model_copy(update={"tolerance": self.tolerance or asked.tolerance or usual})
+        ends = asked.between_ends or structure in self.between_ends
+        return asked.model_copy(update={"tolerance": self.tolerance or asked.tolerance or usual, "between_ends": ends})
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +283,9 @@ def _with_counted_absences(cases: list[CaseComparison], rules: Rules) -> list[Ca
         understood = understand(case.reference_only, rules.naming)
         missed = {name: written for name, written in understood.meant.items() if name in predicted | asked}
         more = [
-            ComparisonRecord(structure=name, state="missed", reason="no predicted structure means it", reference_name=written)
+            ComparisonRecord(
+                structure=name, state="missed", reason="no predicted structure means it", reference_name=written
+            )
             for name, written in missed.items()
             if all(r.structure != name for r in case.structures)
         ]
@@ -376,9 +381,7 @@ class _Worst:
 
     _held: dict[str, list[Shown]] = field(default_factory=dict)
 
-    def offer(
-        self, case: str, structure: str, dice: float | None, predicted: Mask, reference: Mask, drawn: Drawn
-    ) -> None:
+    def offer(self, case: str, structure: str, dice: float | None, predicted: Mask, reference: Mask, drawn: Drawn) -> None:
         held = self._held.setdefault(structure, [])
         if len(held) == SHOWN and (dice or 0.0) >= (held[-1].dice or 0.0):
             return

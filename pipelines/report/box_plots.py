@@ -88,7 +88,9 @@ class _Plot:
             inside = values[(values >= first - reach) & (values <= third + reach)]
             self._line("whisker", self.x(float(inside[0])), y, self.x(float(inside[-1])), y)
             left, width = self.x(first), self.x(third) - self.x(first)
-            self.parts.append(f'<rect class="box" x="{left:.1f}" y="{y - 8:.1f}" width="{max(width, 1):.1f}" height="16" rx="2"/>')
+            self.parts.append(
+                f'<rect class="box" x="{left:.1f}" y="{y - 8:.1f}" width="{max(width, 1):.1f}" height="16" rx="2"/>'
+            )
             self._line("median", self.x(middle), y - 8, self.x(middle), y + 8)
         for n, value in enumerate(row.values):
             # A fixed pattern keeps dots of equal value apart, and the page the same for the same result.

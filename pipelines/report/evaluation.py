@@ -135,7 +135,9 @@ def _picture(one: Shown, color: tuple[int, int, int]) -> bytes:
         if mask.array.any()
     ]
     said = f"Dice {one.dice:.3f}" if one.dice is not None else "missed"
-    return three_planes(image, layers(held, image), _middle_of_difference(one, image), f"{one.structure}, {one.case}: {said}")
+    return three_planes(
+        image, layers(held, image), _middle_of_difference(one, image), f"{one.structure}, {one.case}: {said}"
+    )
 
 
 def _with_room(mask: Mask) -> Field:
