@@ -1,4 +1,4 @@
-"""How far a contour agrees with another one: the measures that a commissioning report asks for, each with its unit and source.
+"""How far a contour agrees with another one: the measures that a commissioning report asks for, with unit and source.
 
 Both sides are masks on voxels of one grid. Where a side is empty there is nothing to measure, and that is said: a structure
 that was missed is neither a Dice of 0 nor a distance of some large number.
@@ -27,9 +27,10 @@ class Agreement:
 
     Args:
         dice: 2 |P ∩ R| / (|P| + |R|) (Dice, Ecology 26 (1945) 297).
-        surface_dice: part of both surfaces that lies within `tolerance` of the other one (Nikolov et al., JMIR 23 (2021) e26151).
+        surface_dice: part of both surfaces that lies within `tolerance` of the other one (Nikolov et al., JMIR 23
+            (2021) e26151).
         tolerance: of the surface Dice.
-        hd95: the larger of both directions' 95th percentiles of surface distance, by area (ibid., robust Hausdorff distance).
+        hd95: the larger of both directions' 95th percentiles of surface distance, by area (ibid., robust Hausdorff).
         mean_surface_distance: mean of the two directions below.
         to_reference: mean distance from the predicted surface to the reference's, by area.
         to_predicted: the other way.
@@ -124,7 +125,7 @@ _REASONS = {
 
 
 def added_path(predicted: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Geometry, tolerance: float = 0.0) -> float:
-    """mm of reference outline that no predicted outline comes within `tolerance` mm of, in its own plane (Vaassen et al. 2020).
+    """mm of reference outline that no predicted outline of its plane comes within `tolerance` mm of (Vaassen et al. 2020).
 
     What was predicted and has to be deleted costs nothing.
     """
@@ -141,7 +142,7 @@ def added_path(predicted: NDArray[np.bool_], reference: NDArray[np.bool_], grid:
 
 
 def between_ends(predicted: Mask, reference: Mask) -> Mask:
-    """The predicted mask between the first and last plane of the reference, along the grid's axis that runs most to the head.
+    """The predicted mask between the reference's first and last plane, along the grid's axis that runs most to the head.
 
     For organs that the clinic draws only as far as the treated region goes. An empty reference leaves it as it is.
     """

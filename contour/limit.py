@@ -1,7 +1,7 @@
 """What a contouring system must reach to be used: limits as data, and whether a summary of many patients keeps them.
 
-TOML with a schema that refuses what it does not know and says which line is wrong. A limit is about the mean (or median) over
-patients; where its 95 % interval reaches beyond the limit, it is kept or broken, but not surely so, and that is said.
+TOML with a schema that refuses what it does not know and says which line is wrong. A limit is about the mean (or median)
+over patients; where its 95 % interval reaches beyond the limit, it is kept or broken, but not surely so, and that is said.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a network is to look like, planned from what it shall learn: spacing, patch and depth (after Isensee et al., nnU-Net 2021).
+"""What a network is to look like, planned from what it shall learn: spacing, patch and depth (after nnU-Net, Isensee 2021).
 
-Small on purpose: one resolution, one network, made for two CPU cores. The voxels are the images' own or coarser, so that a patch
-shows the surroundings of the largest structure and still some voxels across the smallest.
+Small on purpose: one resolution, one network, made for two CPU cores. The voxels are the images' own or coarser, so that a
+patch shows the surroundings of the largest structure and still some voxels across the smallest.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from contour.unet import Architecture
 PATCH_VOXELS = 48 * 64 * 64
 """Of a patch: half a second a step on two cores."""
 SURROUNDINGS = 1.5
-"""A patch is so much longer than the structures."""
-LONGEST_PATCH = 180.0
-"""mm: what is longer (a cord) is learnt in parts."""
+"""A patch is so much longer than the structures, where voxels are coarse enough for it."""
+SHORTEST, LONGEST = 120.0, 180.0
+"""mm: what tells left from right is farther away than a small organ is long; what is longer (a cord) is learnt in parts."""
 LEAST_ACROSS = 5
 """Voxels across the smallest structure."""
 FILTERS = (16, 32, 64, 128, 160)
 FEWEST_LEVELS = 3
+FINE_STEP = 1.05
 AS_THEY_ARE = 1.25
 """An image whose voxels differ from the plan's by less than this factor is not resampled."""
 OPEN_ENDED = ("SpinalCord", "SpinalCanal", "Esophagus", "Trachea", "A_Aorta", "V_Venacava_S", "V_Venacava_I", "Bowel_Bag")
@@ -38,10 +39,12 @@ class Fingerprint:
 
     Args:
         spacing: mm (z, y, x).
+        size: mm (z, y, x) of the image.
         extents: mm (z, y, x) of each structure that is drawn.
     """
 
     spacing: Triple
+    size: Triple
     extents: Mapping[str, Triple]
 
 
@@ -66,21 +69,18 @@ def plan(cases: Sequence[Fingerprint], structures: Sequence[str], patch_voxels: 
     Raises:
         ValueError: no case, or no structure that any of them has.
     """
-    extents = {
-        name: np.median([c.extents[name] for c in cases if name in c.extents], axis=0)
-        for name in structures
-        if any(name in c.extents for c in cases)
-    }
-    if not extents:
+    drawn = {name: [case.extents[name] for case in cases if name in case.extents] for name in structures}
+    extents = np.array([np.median(held, axis=0) for held in drawn.values() if held])
+    if not extents.size:
         raise ValueError("No case has any of the structures")
-    spacing = np.median([case.spacing for case in cases], axis=0)
-    wanted = np.minimum(np.max(list(extents.values()), axis=0) * SURROUNDINGS, LONGEST_PATCH)
-    most = np.maximum(np.min(list(extents.values()), axis=0) / LEAST_ACROSS, spacing)
+    spacing, size = (np.median([getattr(case, what) for case in cases], axis=0) for what in ("spacing", "size"))
+    wanted = np.minimum(np.clip(extents.max(axis=0) * SURROUNDINGS, SHORTEST, LONGEST), size)
+    coarsest = np.maximum(extents.min(axis=0) / LEAST_ACROSS, spacing)
     while np.prod(wanted / spacing) > patch_voxels:
-        coarser = [axis for axis in np.argsort(spacing) if spacing[axis] * 1.05 <= most[axis]]
+        coarser = [axis for axis in np.argsort(spacing) if spacing[axis] * FINE_STEP <= coarsest[axis]]
         if not coarser:
             break
-        spacing[coarser[0]] *= 1.05
+        spacing[coarser[0]] *= FINE_STEP
     levels, patch = _patch(wanted / spacing, patch_voxels)
     k, j, i = (round(float(s), 3) for s in spacing)
     architecture = Architecture(tuple(structures), (k, j, i), patch, FILTERS[:levels])

@@ -20,8 +20,8 @@ class Summary:
     Args:
         sd: of the sample (n - 1); None for one patient.
         quartiles: 25th and 75th percentile.
-        mean_interval, median_interval: 95 % percentile bootstrap over patients (Efron & Tibshirani 1993, chapter 13); None for
-            fewer than `FEWEST`.
+        mean_interval, median_interval: 95 % percentile bootstrap over patients (Efron & Tibshirani 1993, chapter 13);
+            None for fewer than `FEWEST`.
     """
 
     n: int

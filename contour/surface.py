@@ -1,7 +1,7 @@
 """Surfaces of masks as small elements with an area, and how far those of one mask lie from those of another.
 
-As DeepMind's surface-distance does it (Nikolov et al., JMIR 23 (2021) e26151): an element sits where eight voxels meet that are
-not all alike, and has the area of the surface that marching cubes lays between them. Distances and areas are in mm and mm².
+As DeepMind's surface-distance does it (Nikolov et al., JMIR 23 (2021) e26151): an element sits where eight voxels meet
+that are not all alike, and has the area of the surface that marching cubes lays between them. All in mm and mm².
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROUNDING = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Apart:
-    """Distance from each surface element of one mask to the nearest of the other (mm), nearest first; and the elements' areas (mm²)."""
+    """From each surface element of one mask to the nearest of the other (mm), nearest first, and their areas (mm²)."""
 
     distances: NDArray[np.float64]
     areas: NDArray[np.float64]
@@ -80,9 +80,10 @@ def _codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """One voxel more along each axis than the mask: at each corner of its voxels, which of the eight around are inside."""
     padded = np.pad(mask, 1).astype(np.uint8)
     codes = np.zeros(tuple(n + 1 for n in mask.shape), np.uint8)
-    for (k, j, i), bit in np.ndenumerate(_BITS):
-        nk, nj, ni = codes.shape
-        codes |= padded[k : k + nk, j : j + nj, i : i + ni] << np.uint8(bit)
+    for bit in range(8):
+        corner = (bit >> 2, bit >> 1 & 1, bit & 1)
+        around = tuple(slice(a, a + n) for a, n in zip(corner, codes.shape, strict=True))
+        codes |= padded[around] << np.uint8(bit)
     return codes
 
 

@@ -2,8 +2,8 @@
 
 The patch of step n is a function of the seed and n alone, so a run that was killed goes on as if it had not been.
 A structure that nobody contoured in a patient is unknown there and takes no part in the loss; neither do the slices beyond the
-ends of a structure that stops where the treated region stops. A mirrored patch has its left and right structures exchanged; where
-only one side of a pair is learnt, no patch is mirrored.
+ends of a structure that stops where the treated region stops. A mirrored patch has its left and right structures exchanged;
+where only one side of a pair is learnt, no patch is mirrored.
 """
 
 from __future__ import annotations
@@ -102,11 +102,7 @@ class Patches:
     """
 
     def __init__(
-        self,
-        cases: Sequence[TrainingCase],
-        names: Sequence[str],
-        architecture: Architecture,
-        open_ends: Sequence[OpenEnd] = (),
+        self, cases: Sequence[TrainingCase], names: Sequence[str], architecture: Architecture, open_ends: Sequence[OpenEnd] = ()
     ) -> None:
         self._architecture = architecture
         self._bits = [names.index(s) for s in architecture.structures]
@@ -127,15 +123,9 @@ class Patches:
         labels = np.pad(case.labels[inside], around)
         where, spans_z = [], []
         for structure, bit in zip(self._architecture.structures, self._bits, strict=True):
-            at = (
-                np.argwhere(labels >> np.uint32(bit) & np.uint32(1))
-                if structure in case.known
-                else np.empty((0, 3), np.int64)
-            )
+            at = np.argwhere(labels >> np.uint32(bit) & np.uint32(1)) if structure in case.known else np.empty((0, 3), np.int64)
             where.append(at.astype(np.int16))
-            spans_z.append(
-                _known_planes(structure, at, case.spacing[0], hu.shape[0], open_ends) if len(at) else (0, 0, 0, 0)
-            )
+            spans_z.append(_known_planes(structure, at, case.spacing[0], hu.shape[0], open_ends) if len(at) else (0, 0, 0, 0))
         return _Held(hu, labels, where, np.array(spans_z), case.known)
 
     def draw(self, seed: int, step: int) -> Patch:
@@ -180,13 +170,8 @@ class Patches:
             codes |= unknown[n][:, None, None].astype(np.int64) << (count + n)
         image = torch.from_numpy(hu.astype(np.float32))[None]
         turned = affine.set_random_state(seed=seed)(image, mode="bilinear", randomize=True)
-        grid = affine.set_random_state(seed=seed)(
-            torch.from_numpy(codes.astype(np.float32))[None], mode="nearest", randomize=True
-        )
-        picture, coded = (
-            torch.as_tensor(turned).as_subclass(Tensor),
-            torch.as_tensor(grid).as_subclass(Tensor)[0].round().long(),
-        )
+        grid = affine.set_random_state(seed=seed)(torch.from_numpy(codes.astype(np.float32))[None], mode="nearest", randomize=True)
+        picture, coded = torch.as_tensor(turned).as_subclass(Tensor), torch.as_tensor(grid).as_subclass(Tensor)[0].round().long()
         channels = torch.arange(2 * count)[:, None, None, None]
         channel = (coded[None] >> channels) & 1
         truth, known = channel[:count].float(), 1.0 - channel[count:].float()
@@ -251,9 +236,7 @@ def _cut(array: NDArray, start: NDArray[np.int_], size: NDArray[np.int_], outsid
     if (high <= low).any():
         return np.full(tuple(size), outside, array.dtype)
     block = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    return np.pad(
-        block, [(int(a - s), int(e - b)) for a, s, e, b in zip(low, start, stop, high, strict=True)], constant_values=outside
-    )
+    return np.pad(block, [(int(a - s), int(e - b)) for a, s, e, b in zip(low, start, stop, high, strict=True)], constant_values=outside)
 
 
 def loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:

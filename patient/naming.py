@@ -25,8 +25,8 @@ class Naming:
     """How names are read.
 
     Args:
-        own: a site's names, folded, to what they mean; an empty one means that the structure is to be left out. They go before
-            the list, and may mean what the list does not have (a nodal level, a target).
+        own: a site's names, folded, to what they mean; an empty one means that the structure is to be left out. They go
+            before the list, and may mean what the list does not have (a nodal level, a target).
     """
 
     own: Mapping[str, str] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Understood:
 
 
 def understand(names: Iterable[str], naming: Naming) -> Understood:
-    """Read all names of a structure set. Of several that mean one organ, the one that is spelled as TG-263 spells it is taken."""
+    """All names of a structure set. Of several that mean one organ, the one that is spelled as TG-263 spells it is taken."""
     several: dict[str, list[str]] = {}
     unknown: list[str] = []
     for name in names:

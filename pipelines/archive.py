@@ -1,4 +1,4 @@
-"""A clinic's archive, looked through before anything is learnt from it: what its names mean, who has what, who is held back."""
+"""A clinic's archive before anything is learnt from it: what its names mean, who has what, who is held back."""
 
 from __future__ import annotations
 
@@ -144,10 +144,11 @@ def _look(drawing: Drawing, naming: Naming) -> _Looked:
             k, j, i = (n * s for n, s in zip(box.shape, mask.geometry.spacing, strict=True))
             extents[name] = (k, j, i)
     spacing = tuple(drawn.grid.spacing[axis] for axis in turn.order)
+    size = tuple(drawn.grid.shape[axis] * drawn.grid.spacing[axis] for axis in turn.order)
     return _Looked(
         drawing=drawing,
         names={name: written for name, written in understood.meant.items() if name in extents},
-        fingerprint=Fingerprint(spacing, extents),  # type: ignore[arg-type]
+        fingerprint=Fingerprint(spacing, size, extents),  # type: ignore[arg-type]
         unknown=understood.unknown,
         empty=tuple(empty),
         remarks=tuple(

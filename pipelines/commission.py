@@ -1,4 +1,4 @@
-"""`recontour commission`: an engine contours every case of an archive, and what it draws is measured against what the clinic drew."""
+"""`recontour commission`: an engine contours every case of an archive, and is measured against what the clinic drew."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Structures that somebody or something drew, wherever they lie: RTSTRUCT files on their images, or label files. Opened one at a time.
+"""Structures that somebody or something drew, wherever they lie: RTSTRUCT files on their images, or label files.
 
-Label files are a case a folder: `labels.nii.gz` with `labels.json` (name to number), as `recontour contour` writes them, or one mask
-file a structure, named after it (also in a folder `segmentations`). `ct.*` or `image.*` beside them is the image.
+Label files are a case a folder: `labels.nii.gz` with `labels.json` (name to number), as `recontour contour` writes them, or
+one mask file a structure, named after it (also in a folder `segmentations`). `ct.*` or `image.*` beside them is the image.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Drawn:
     names: tuple[str, ...]
     colors: Mapping[str, Color]
     mask: Callable[[str], Mask] = field(repr=False)
-    load: Callable[[], Volume[Any]] | None = field(default=None, repr=False)
+    load: Callable[[], Volume[Any] | None] | None = field(default=None, repr=False)
     confidence: Mapping[str, float] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
 
@@ -126,13 +126,13 @@ class Drawing:
             names=tuple(structure.name for structure in held.structures),
             colors={name: structure.color for name, structure in by_name.items() if structure.color is not None},
             mask=lambda name: by_name[name].mask(grid),
-            load=load,  # type: ignore[arg-type]
+            load=load,
         )
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a path holds: drawings in order of case, and what was left out, each in a sentence without a word of the patient."""
+    """What a path holds: drawings in order of case, and what was left out, in sentences without a word of the patient."""
 
     drawings: tuple[Drawing, ...]
     left_out: tuple[str, ...]
@@ -241,11 +241,12 @@ def _labels(folder: Path, on: Drawn | None) -> Drawn:
         else:
             masks[_stem(file)] = lambda file=file: _cropped(_on_grid(file, grid) > 0, grid)
     image = next((p for p in sorted(folder.iterdir()) if p.is_file() and _stem(p).casefold() in IMAGE_NAMES), None)
-    load = None
-    if image is not None:
-        load = lambda: Volume(_on_grid(image, grid), grid)  # noqa: E731 - a closure over this folder's image
-    elif on is not None:
-        load = lambda: on.image  # type: ignore[assignment,return-value]  # noqa: E731
+
+    def load() -> Volume[Any] | None:
+        if image is not None:
+            return Volume(_on_grid(image, grid), grid)
+        return on.image if on is not None else None
+
     return Drawn(grid, tuple(masks), {}, lambda name: masks[name](), load)
 
 

@@ -1,4 +1,4 @@
-"""evaluation.json: how far predicted contours agree with their references, as a document (its JSON Schema in docs/ is made from it)."""
+"""evaluation.json: how far predicted contours agree with references (its JSON Schema in docs/ is made from these types)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ComparisonRecord(Record):
     structure: str
     """TG-263, or the name as both sides write it."""
     state: Literal["compared", "missed", "spurious", "empty"]
-    """missed: in the reference and not predicted. spurious: predicted and not in the reference, where it may be unknown or absent."""
+    """missed: in the reference and not predicted; spurious: predicted, and unknown or absent in the reference."""
     reason: str = ""
     predicted_name: str = ""
     reference_name: str = ""
@@ -67,7 +67,7 @@ class CaseComparison(Record):
 
 
 class SummaryRecord(Record):
-    """A measure over the patients in whom it could be measured. Intervals are 95 % bootstraps, null for fewer than five patients."""
+    """A measure over the cases in which it could be measured. Intervals are 95 % bootstraps, null for fewer than five."""
 
     n: int
     mean: float

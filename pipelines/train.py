@@ -1,11 +1,13 @@
-"""`recontour train`: from a clinic's archive to a model folder. Every step leaves its result, and a killed run goes on from there."""
+"""`recontour train`: from a clinic's archive to a model folder. Each step leaves its result; a killed run goes on there."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -169,13 +171,32 @@ def _trained(
             remedy="Give the same steps, rate and seed, or another work folder",
         ) from error
     last: deque[float] = deque(maxlen=100)
-    for value in training.run():
-        last.append(value)
-        progress(training.step / request.steps, f"step {training.step}, loss {sum(last) / len(last):.3f}")
-        if stop.is_set():
-            training.save()
-            raise Cancelled("Asked to stop")
+    with _logged(request.work / "run"):
+        for value in training.run():
+            last.append(value)
+            progress(training.step / request.steps, f"step {training.step}, loss {sum(last) / len(last):.3f}")
+            if stop.is_set():
+                training.save()
+                raise Cancelled("Asked to stop")
     return training, round(sum(last) / len(last), 5) if last else None
+
+
+@contextmanager
+def _logged(folder: Path) -> Iterator[None]:
+    """What the training says, in training.log of its folder; a run that goes on goes on in the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(folder / "training.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    said = logging.getLogger("contour.training")
+    level = said.level
+    said.addHandler(handler)
+    said.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        said.setLevel(level)
+        said.removeHandler(handler)
+        handler.close()
 
 
 def _card(request: TrainingRequest, record: TrainingRecord) -> ModelCard:

@@ -1,4 +1,4 @@
-"""A clinic's archive in small: patients with a planning CT and the structures that somebody drew, under the clinic's own names."""
+"""A clinic's archive in small: patients with a planning CT and drawn structures, under the clinic's own names."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A measure over cases as SVG: a row a structure, every case a dot in the structure's colour, and a box where there are enough.
+"""A measure over cases as SVG: a row a structure, a dot in its colour for each case, and a box where there are enough.
 
-Drawn in the page's own ink, as `trends` draws courses, so that it follows the reader's choice of light or dark without a script.
+Drawn in the page's own ink, as `trends` draws courses, so that it follows the choice of light or dark without a script.
 """
 
 from __future__ import annotations

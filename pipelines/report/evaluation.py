@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from patient.geometry import Geometry
+from patient.names import lookup
 from patient.structures import Structure
 from patient.turn import Turn
 from patient.volume import Field, Mask, Volume
-from pipelines.evaluation import GREY, Shown
+from pipelines.agreement import Shown
 from pipelines.evaluation_result import EvaluationResult
+from pipelines.evaluation_summary import GREY
 from pipelines.report.box_plots import Row, box_plot
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import layers, three_planes
@@ -62,12 +64,12 @@ def write_evaluation_report(folder: Path, result: EvaluationResult, shown: Seque
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     colors = {s.structure: s.color for s in result.structures}
+    colors |= {j.structure: entry.color for j in result.judgements if (entry := lookup(j.structure)) is not None}
     pictures: list[_Picture] = []
     for one in _worst_first(shown):
         png = _picture(one, colors.get(one.structure, GREY))
         (figures / f"{len(pictures) + 1:02d}.png").write_bytes(png)
-        said = f"Dice {one.dice:.3f}" if one.dice is not None else "missed"
-        caption = f"{one.structure}, {one.case}: {said}"
+        caption = f"{one.structure}, {one.case}: Dice {one.dice:.3f}"
         alt = f"{caption}; axial, coronal and sagittal plane with predicted and reference contour"
         pictures.append(_Picture(base64.b64encode(png).decode("ascii"), alt, caption))
     page = (
@@ -98,7 +100,7 @@ def _worst_first(shown: Sequence[Shown]) -> list[Shown]:
     for one in shown:
         firsts.setdefault(one.structure, one)
     others = [one for one in shown if one is not firsts[one.structure]]
-    ordered = [sorted(group, key=lambda one: one.dice or 0.0) for group in (firsts.values(), others)]
+    ordered = [sorted(group, key=lambda one: one.dice) for group in (firsts.values(), others)]
     return [*ordered[0], *ordered[1]][:MOST_PICTURES]
 
 

@@ -1,4 +1,4 @@
-"""Measures of agreement beside DeepMind's and MONAI's, on shapes whose answer is known, and where there is nothing to measure."""
+"""Measures of agreement beside DeepMind's and MONAI's, on shapes whose answer is known, and where a side is empty."""
 
 import math
 
