@@ -130,18 +130,19 @@ def test_where_only_one_side_of_a_pair_is_learnt_nothing_is_mirrored():
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
-    schedule = Schedule(6, warm_up=2, save_every=2)
+    schedule = Schedule(5, warm_up=2, save_every=2)
     patches = _patches()
     whole = Training(patches, TINY, schedule, tmp_path / "whole")
     losses = list(whole.run())
-    for n in (1, 3, 4):
+    for n in (1, 3):
         folder = tmp_path / f"killed{n}"
         killed = Training(patches, TINY, schedule, folder)
         list(islice(killed.run(), n))
         del killed
         resumed = Training(_patches(), TINY, schedule, folder)
-        assert resumed.step == n // 2 * 2, "what was not yet saved is done again"
-        assert list(resumed.run()) == pytest.approx(losses[resumed.step - 6 :] if resumed.step < 6 else [], abs=1e-6)
+        went_on = resumed.step
+        assert went_on == n // 2 * 2, "what was not yet saved is done again"
+        assert list(resumed.run()) == losses[went_on:]
         for name, value in resumed.trained().state_dict().items():
             assert torch.equal(value, whole.trained().state_dict()[name]), name
 
@@ -165,8 +166,8 @@ def test_a_run_of_another_schedule_is_not_gone_on_from(tmp_path):
 
 
 def test_training_learns(tmp_path):
-    losses = list(Training(_patches(), replace(TINY, filters=(4, 8, 8)), Schedule(40, 1e-2, warm_up=4), tmp_path).run())
-    assert np.mean(losses[-8:]) < 0.85 * np.mean(losses[:8])
+    losses = list(Training(_patches(), replace(TINY, filters=(4, 8, 8)), Schedule(24, 1e-2, warm_up=4), tmp_path).run())
+    assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
 
 
 def test_a_case_is_written_and_read_back_whole(tmp_path):
