@@ -257,6 +257,8 @@ class Training:
     Args:
         folder: of the run; a checkpoint there is gone on from.
         start: weights to start from (a model trained before); None for random ones.
+        exact: in float32. In bfloat16 some convolutions' gradients differ in their last bits from run to run on one and the
+            same processor, which Adam makes visible within a few steps.
     """
 
     def __init__(
@@ -267,13 +269,15 @@ class Training:
         folder: Path,
         start: nn.Module | None = None,
         device: str = "cpu",
+        *,
+        exact: bool = False,
     ) -> None:
         torch.manual_seed(schedule.seed)
         self._patches, self._schedule, self._folder, self._device = patches, schedule, folder, device
         self._model = (deepcopy(start) if start is not None else network(architecture)).to(device)
         self._mean = deepcopy(self._model).eval()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), schedule.rate, weight_decay=schedule.decay)
-        self._architecture = architecture
+        self._architecture, self._exact = architecture, exact
         self.step = 0
         if (folder / "checkpoint.pt").is_file():
             self._resume()
@@ -325,7 +329,7 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = self._schedule.rate_at(self.step)
         inputs = windowed(patch.hu, self._architecture.windows)[None].to(self._device)
-        with torch.autocast(torch.device(self._device).type, torch.bfloat16):
+        with torch.autocast(torch.device(self._device).type, torch.bfloat16, enabled=not self._exact):
             logits = self._model(inputs)
         value = loss(logits.float(), patch.truth[None].to(self._device), patch.known[None].to(self._device))
         value.backward()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ from patient.errors import FrameMismatch, InputError, ModelError, PolicyError
 from patient.naming import Naming, read_naming, understand
 from patient.structures import Structure
 from patient.volume import Field, Volume
+from pipelines.app import DONE, LOOK, app
 from pipelines.commission import commission, find_engine
 from pipelines.drawings import find_drawings
 from pipelines.evaluation import Rules, evaluate, pair_up
@@ -27,7 +26,6 @@ from pipelines.evaluation_result import EvaluationResult
 from pipelines.report.evaluation import write_evaluation_report
 from tests.clinic import NAMES, anatomy, archive, draw, moved, patient
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 TG263 = {name: name for name in NAMES}
 
 
@@ -260,19 +258,23 @@ def test_label_files_on_other_voxels_are_refused(tmp_path):
         pairs[0].open()
 
 
-def _run(*arguments) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True, timeout=120)
+def _run(*arguments) -> int:
+    return app([*map(str, arguments)], standalone_mode=False)
 
 
-def test_the_command_exits_with_3_where_a_limit_fails_and_writes_everything(clinic, predicted, tmp_path):
-    done = _run("evaluate", predicted, clinic, "-o", tmp_path / "out", "--limits", "head_neck", "--json")
-    assert done.returncode == 3, done.stderr
+def test_the_command_exits_with_3_where_a_limit_fails_and_writes_everything(clinic, predicted, tmp_path, capsys):
+    assert _run("evaluate", predicted, clinic, "-o", tmp_path / "out", "--limits", "head_neck", "--json") == LOOK
     written = (tmp_path / "out" / "evaluation.json").read_text()
-    assert json.loads(done.stdout) == json.loads(written)
+    assert json.loads(capsys.readouterr().out) == json.loads(written)
     assert EvaluationResult.model_validate_json(written).verdict == "failed"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"evaluation.json", "report.html", "figures"}
-    again = _run("evaluate", predicted, clinic, "-o", tmp_path / "out")
-    assert (again.returncode, "not empty" in again.stderr) == (2, True)
+    with pytest.raises(InputError, match="not empty"):
+        _run("evaluate", predicted, clinic, "-o", tmp_path / "out")
+
+
+def test_the_command_exits_with_0_where_every_limit_is_kept(clinic, predicted, tmp_path):
+    (tmp_path / "own.toml").write_text('description = "d"\nsource = "s"\n[structures.SpinalCord]\ndice = 0.2\n')
+    assert _run("evaluate", predicted, clinic, "-o", tmp_path / "out", "--limits", tmp_path / "own.toml") == DONE
 
 
 class Thresholds:
