@@ -68,5 +68,5 @@ class TrainingRecord(Record):
     steps: int = 0
     seed: int = 0
     loss: float | None = None
-    """Mean over the last hundred steps."""
+    """Mean over the last hundred steps; null where the run was gone on from when all its steps were done."""
     remarks: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""`recontour evaluate` and `recontour commission`: who is compared with whom, what the page and the document say, what exits."""
+"""`recontour evaluate` and `commission`: who is compared with whom, what page and document say, with what they exit."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_one_file_finds_its_ct_beside_it(clinic, predicted, tmp_path):
 
 
 def test_what_has_no_counterpart_is_listed(clinic, tmp_path):
-    hu, masks = anatomy(0)
+    _, masks = anatomy(0)
     image_grid = find_drawings(clinic / "p0").drawings[0].open().grid
     ring = Structure("Ring_PTV", field=Field.of_mask(Volume(masks["SpinalCord"], image_grid)))
     prv = Structure("SpinalCord_PRV05", field=Field.of_mask(Volume(masks["SpinalCord"], image_grid)))
@@ -217,8 +217,8 @@ def test_limits_pass_fail_or_could_not_be_measured(clinic, predicted, tmp_path):
     assert said["Larynx", "dice"].passed is None
     assert result.verdict == "failed"
     assert (_of(result, "SpinalCord").tolerance, _of(result, "Parotid_L").tolerance) == (9, 1.5)
+    (tmp_path / "bad.toml").write_text('description = "d"\nsource = "s"\n[structures.Larynx]\ndise = 0.1\n')
     with pytest.raises(PolicyError, match=r"dise.*line 4"):
-        (tmp_path / "bad.toml").write_text('description = "d"\nsource = "s"\n[structures.Larynx]\ndise = 0.1\n')
         load_limits(str(tmp_path / "bad.toml"))
 
 

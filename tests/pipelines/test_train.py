@@ -1,4 +1,4 @@
-"""`recontour train`: an archive as clinics have them becomes a model folder, whatever interrupts it, and says what it left out."""
+"""`recontour train`: an archive as clinics have them becomes a model, whatever interrupts it, and says what it left out."""
 
 from __future__ import annotations
 
