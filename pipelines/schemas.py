@@ -1,4 +1,4 @@
-"""JSON Schemas of what nights, evaluations and training write, from the types: `python -m pipelines.schemas docs/schemas`."""
+"""JSON Schemas of what nights, evaluations and training write: `python -m pipelines.schemas docs/schemas`."""
 
 from __future__ import annotations
 
