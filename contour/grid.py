@@ -162,6 +162,18 @@ class Brought:
             self.hu, self._bent = _sampled(self.hu, self.geometry, self._straight, AIR), self.geometry
             self.geometry = self._straight
 
+    def along(self, part: Volume[np.bool_]) -> Floats:
+        """A mask on the image's voxels, or on a box of them, brought as the image was: what share of each voxel it fills.
+
+        Raises:
+            FrameMismatch: it is on other voxels.
+        """
+        turned = self._turn.upright(part)
+        inside = self._fine.box_of(turned.geometry).padded(0, self._fine.shape)
+        whole = Volume(np.zeros(self._fine.shape, np.bool_), self._fine)
+        values = _down((whole if inside.empty else turned.placed_in(self._fine)).array, self._axes)
+        return values if self._straight is None else _sampled(values, self._bent, self._straight, 0.0)
+
     def back(self, values: Floats) -> Volume[np.float32]:
         """Probabilities on the whole of the network's grid as a box of the image's own voxels around what is not nothing.
 
