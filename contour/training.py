@@ -41,6 +41,8 @@ ANYWHERE = 0.15
 """Share of the patches that are centred anywhere in the patient, not on a structure."""
 JITTER = 0.2
 """Of the patch: how far from its centre the chosen voxel may lie."""
+MOST_LEFT_OUT = 50
+"""Steps that may have a gradient that is no number, before a run is given up."""
 KEEP = 0.999
 """Of the running mean of the weights that is kept at each step; the mean is what is shipped."""
 
@@ -257,8 +259,8 @@ class Training:
     Args:
         folder: of the run; a checkpoint there is gone on from.
         start: weights to start from (a model trained before); None for random ones.
-        exact: in float32. In bfloat16 some convolutions' gradients differ in their last bits from run to run on one and the
-            same processor, which Adam makes visible within a few steps.
+        exact: in float32. In bfloat16 the gradients of some small convolutions (a bottleneck of 2 x 5 x 5 voxels) differ from
+            run to run on one and the same processor, and are now and then no numbers at all.
     """
 
     def __init__(
@@ -277,7 +279,7 @@ class Training:
         self._model = (deepcopy(start) if start is not None else network(architecture)).to(device)
         self._mean = deepcopy(self._model).eval()
         self._optimizer = torch.optim.AdamW(self._model.parameters(), schedule.rate, weight_decay=schedule.decay)
-        self._architecture, self._exact = architecture, exact
+        self._architecture, self._exact, self._left_out = architecture, exact, 0
         self.step = 0
         if (folder / "checkpoint.pt").is_file():
             self._resume()
@@ -333,7 +335,13 @@ class Training:
             logits = self._model(inputs)
         value = loss(logits.float(), patch.truth[None].to(self._device), patch.known[None].to(self._device))
         value.backward()
-        nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)):
+            self._left_out += 1
+            log.warning("step %d: the gradient is no number; nothing was learnt from this patch", self.step)
+            if self._left_out > MOST_LEFT_OUT:
+                raise ArithmeticError(f"{self._left_out} steps without a gradient: train in float32, or at a lower rate")
+            self._optimizer.zero_grad(set_to_none=True)
+            return float(value.detach())
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         keep = min(KEEP, (1 + self.step) / (10 + self.step))

@@ -540,10 +540,10 @@ def train(
     name: Annotated[str, typer.Option(help="Of the model; else the folder's.")] = "",
     licence: Annotated[str, typer.Option(help="Of the weights (SPDX).")] = "LicenseRef-clinic",
     device: Annotated[str, typer.Option(help="cpu or cuda:0.")] = "cpu",
-    exact: Annotated[
-        bool, typer.Option("--exact", help="float32: slower, and the same seed gives the same model to the last bit.")
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Twice as fast where the processor has it; not to be repeated.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of patches and first weights.")] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same model.")] = 0,
     as_json: Json = False,
 ) -> int:
     """A model of your own from your own archive, measured on patients that were held back."""
@@ -568,7 +568,7 @@ def train(
                 steps=steps,
                 seed=seed,
                 device=device,
-                exact=exact,
+                bf16=bf16,
             )
             record, result = run(request, update)
             if out.exists():

@@ -130,6 +130,8 @@ def split(patients: set[str]) -> dict[str, Literal["train", "validation"]]:
 
 
 def _look(drawing: Drawing, naming: Naming) -> _Looked:
+    if drawing.image is not None and drawing.image.modality != "CT":
+        raise InputError(f"Was drawn on {drawing.image.modality}, and is learnt on CT")
     drawn = drawing.open()
     understood = understand(drawn.names, naming)
     turn = Turn.of(drawn.grid)

@@ -11,8 +11,6 @@ from typing import Any
 
 from contour.engine import Context, Engine, NotInImage
 from patient.errors import InputError
-from patient.names import lookup
-from patient.read.index import scan
 from patient.volume import Mask, Volume
 from pipelines.case import installed_engines
 from pipelines.drawings import Drawing, Drawn, find_drawings
@@ -46,7 +44,6 @@ def commission(
     cases: Path,
     rules: Rules,
     *,
-    ct: Path | None = None,
     device: str = "cpu",
     progress: Progress = lambda done, what: None,
     cancelled: threading.Event | None = None,
@@ -60,7 +57,7 @@ def commission(
         InputError: no cases, or nothing that could be compared.
         Cancelled: asked to stop.
     """
-    found = find_drawings(cases, scan(ct).of("CT", "MR", "PT") if ct is not None else ())
+    found = find_drawings(cases)
     if not found.drawings:
         raise InputError("No case with structures found", where=cases.name, why="; ".join(found.left_out[:3]))
     return commission_drawings(
@@ -125,11 +122,9 @@ class _Run:
                 masks[answer.name] = answer.field.mask()
                 if answer.confidence is not None:
                     confidence[answer.name] = answer.confidence
-        colors = {name: entry.color for name in masks if (entry := lookup(name)) is not None}
         return Drawn(
             grid=reference.grid,
             names=tuple(masks),
-            colors=colors,
             mask=masks.__getitem__,
             load=lambda: image,
             confidence=confidence,

@@ -30,8 +30,6 @@ IMAGE_NAMES = ("ct", "image", "img")
 NO_STRUCTURES = ("dose", "dose_cgy", *IMAGE_NAMES)
 IMAGE_FOLDERS = ("ct", "image", "scan")
 
-Color = tuple[int, int, int]
-
 
 @dataclass(frozen=True, eq=False)
 class Drawn:
@@ -40,7 +38,6 @@ class Drawn:
     Args:
         grid: of the image.
         names: as they are written; one that stands twice is there twice.
-        colors: of those that have one.
         mask: of a written name, cropped from the grid; without a voxel inside where nothing was drawn.
         load: the image in HU on that grid; None where there is none.
         confidence: 0 to 1 of those whose maker said it.
@@ -49,7 +46,6 @@ class Drawn:
 
     grid: Geometry
     names: tuple[str, ...]
-    colors: Mapping[str, Color]
     mask: Callable[[str], Mask] = field(repr=False)
     load: Callable[[], Volume[Any] | None] | None = field(default=None, repr=False)
     confidence: Mapping[str, float] = field(default_factory=dict)
@@ -109,9 +105,9 @@ class Drawing:
             grid, load = series.geometry, series.load
         else:
             raise InputError(
-                "The image that the structure set was drawn on is not there",
+                "The image that the structure set was drawn on is not there, or several could be it",
                 where=self.source.name,
-                remedy="Put it beside the structure set, or give its folder with --ct",
+                remedy="Put it alone beside the structure set, or give its folder with --ct",
             )
         if held.frame_of_reference and grid.frame_of_reference and held.frame_of_reference != grid.frame_of_reference:
             raise FrameMismatch(
@@ -124,7 +120,6 @@ class Drawing:
         return Drawn(
             grid=grid,
             names=tuple(structure.name for structure in held.structures),
-            colors={name: structure.color for name, structure in by_name.items() if structure.color is not None},
             mask=lambda name: by_name[name].mask(grid),
             load=load,
         )
@@ -194,7 +189,8 @@ def _drawing(header: Header, pool: Sequence[SeriesEntry]) -> Drawing:
     if image is None and planes:
         image = next((entry for entry in pool if planes & set(entry.sop_instance_uids)), None)
     if image is None and frame:
-        of_frame = [entry for entry in pool if entry.frame_of_reference == frame and entry.modality == "CT"]
+        # Of a CT and an MR in one frame nobody knows which was drawn on: the frame says only that they were registered.
+        of_frame = [entry for entry in pool if entry.frame_of_reference == frame]
         image = of_frame[0] if len(of_frame) == 1 else None
     made = header.text("StructureSetDate") + header.text("StructureSetTime").split(".")[0].ljust(6, "0")
     case = case_name(image) if image is not None else patient_key(header.text("SOPInstanceUID"))[:10]
@@ -247,7 +243,7 @@ def _labels(folder: Path, on: Drawn | None) -> Drawn:
             return Volume(_on_grid(image, grid), grid)
         return on.image if on is not None else None
 
-    return Drawn(grid, tuple(masks), {}, lambda name: masks[name](), load)
+    return Drawn(grid, tuple(masks), lambda name: masks[name](), load)
 
 
 def _numbered(file: Path, grid: Geometry) -> dict[str, Callable[[], Mask]]:

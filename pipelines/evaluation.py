@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from patient.errors import Cancelled, InputError, RecontourError
+from patient.errors import Cancelled, InputError, ModelError, RecontourError
 from patient.read.index import SeriesEntry, scan
 from pipelines.agreement import Rules, Shown, Worst, compare_case
 from pipelines.clock import Clock
@@ -45,6 +45,7 @@ def evaluate(
 
     Raises:
         InputError: not one case could be compared.
+        ModelError: the engine's weights cannot be used.
         Cancelled: asked to stop.
     """
     clock, worst = Clock(), Worst()
@@ -58,7 +59,7 @@ def evaluate(
                 predicted, reference = pair.open()
             with clock.step("measure"):
                 cases.append(compare_case(pair.case, predicted, reference, rules, worst))
-        except Cancelled:
+        except (Cancelled, ModelError):
             raise
         except RecontourError as error:
             cases.append(CaseComparison(case=pair.case, problem=said_of(error)))

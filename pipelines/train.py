@@ -47,7 +47,7 @@ class TrainingRequest:
         name, version, licence: of the model.
         structures: TG-263; empty for all that enough patients have.
         steps: patches.
-        exact: float32 throughout: the same seed gives the same weights to the last bit, at about half the speed.
+        bf16: bfloat16 where the processor has it: twice as fast, and other weights from run to run.
     """
 
     archive: Path
@@ -62,7 +62,7 @@ class TrainingRequest:
     rate: float = 2e-3
     seed: int = 0
     device: str = "cpu"
-    exact: bool = False
+    bf16: bool = False
 
 
 def train(
@@ -165,7 +165,7 @@ def _trained(
     schedule = Schedule(request.steps, request.rate, warm_up=min(200, request.steps // 10 + 1), seed=request.seed)
     try:
         folder = request.work / "run"
-        training = Training(patches, planned.architecture, schedule, folder, device=request.device, exact=request.exact)
+        training = Training(patches, planned.architecture, schedule, folder, device=request.device, exact=not request.bf16)
     except ValueError as error:
         raise InputError(
             "The work folder holds a run with other settings",

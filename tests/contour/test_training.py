@@ -159,6 +159,21 @@ def test_a_run_killed_while_it_saves_has_its_checkpoint_before(tmp_path, monkeyp
     assert Training(_patches(), TINY, schedule, tmp_path).step == 2
 
 
+def test_a_gradient_that_is_no_number_teaches_nothing(tmp_path, monkeypatch):
+    patches = _patches()
+    training = Training(patches, TINY, Schedule(4, warm_up=1), tmp_path, exact=True)
+    draw = patches.draw
+    monkeypatch.setattr(
+        patches,
+        "draw",
+        lambda seed, step: replace(draw(seed, step), hu=draw(seed, step).hu * np.nan) if step == 1 else draw(seed, step),
+    )
+    losses = list(training.run())
+    assert np.isnan(losses[1])
+    assert np.isfinite([losses[0], *losses[2:]]).all()
+    assert all(value.isfinite().all() for value in training.trained().state_dict().values())
+
+
 def test_a_run_of_another_schedule_is_not_gone_on_from(tmp_path):
     list(Training(_patches(), TINY, Schedule(1), tmp_path).run())
     with pytest.raises(ValueError, match="another schedule"):

@@ -189,6 +189,27 @@ def test_a_set_on_another_image_is_refused_rather_than_laid_over(clinic, predict
     assert "frame of reference" in refused.value.why
 
 
+def test_of_two_images_in_one_frame_none_is_guessed(tmp_path):
+    """A set that names a series that is not there, and whose frame of reference a CT and a registered one share."""
+    patient(tmp_path / "p", 0)
+    d = pydicom.dcmread(tmp_path / "p" / "RS.dcm")
+    study = d.ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
+    study.RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.2.3"
+    for item in study.RTReferencedSeriesSequence[0].ContourImageSequence:
+        item.ReferencedSOPInstanceUID = "1.2.3.4"
+    d.save_as(tmp_path / "p" / "RS.dcm")
+    assert find_drawings(tmp_path).drawings[0].image is not None
+    for path in (tmp_path / "p" / "CT").iterdir():
+        other = pydicom.dcmread(path)
+        other.SeriesInstanceUID, other.Modality = "1.2.3.5", "MR"
+        other.SOPInstanceUID = other.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.6.{other.InstanceNumber}"
+        other.save_as(path.with_name(f"mr-{path.name}"))
+    (drawing,) = find_drawings(tmp_path).drawings
+    assert drawing.image is None
+    with pytest.raises(InputError, match="several could be it"):
+        drawing.open()
+
+
 def test_a_case_that_cannot_be_compared_is_said_and_does_not_stop_the_others(clinic, predicted, tmp_path):
     broken = tmp_path / "predicted"
     shutil.copytree(predicted, broken)

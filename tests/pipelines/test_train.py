@@ -43,7 +43,7 @@ def clinic(tmp_path_factory) -> Path:
 def _request(archive: Path, folder: Path, **more) -> TrainingRequest:
     made = folder / "model"
     made.mkdir(parents=True, exist_ok=True)
-    return TrainingRequest(archive, folder / "work", made, "ours", **{"steps": STEPS, "exact": True, **more})
+    return TrainingRequest(archive, folder / "work", made, "ours", **{"steps": STEPS, **more})
 
 
 @pytest.fixture(scope="module")
