@@ -317,7 +317,8 @@ class Training:
         while self.step < self._schedule.steps:
             value = self._one()
             self.step += 1
-            running = value if self.step == first + 1 else 0.99 * running + 0.01 * value
+            if math.isfinite(value):
+                running = 0.99 * running + 0.01 * value if running else value
             if self.step % 50 == 0:
                 each = (time.monotonic() - began) / (self.step - first)
                 left = each * (self._schedule.steps - self.step) / 60

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import threading
 from collections import deque
@@ -176,8 +177,9 @@ def _trained(
     last: deque[float] = deque(maxlen=100)
     with _logged(request.work / "run"):
         for value in training.run():
-            last.append(value)
-            progress(training.step / request.steps, f"step {training.step}, loss {sum(last) / len(last):.3f}")
+            if math.isfinite(value):
+                last.append(value)
+            progress(training.step / request.steps, f"step {training.step}, loss {sum(last) / max(1, len(last)):.3f}")
             if stop.is_set():
                 training.save()
                 raise Cancelled("Asked to stop")
