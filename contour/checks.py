@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import cc3d
 import numpy as np
 
@@ -12,11 +14,15 @@ from patient.volume import Field
 
 FRAGMENT = 0.02
 """A second piece of more than this part of the whole is worth a look, where an organ has one piece."""
+ACROSS = 5.0
+"""mm by which a paired organ must lie beyond the patient's middle to be on the wrong side of it."""
+Place = tuple[float, float, float]
+_MIDDLE = ("SpinalCord", "SpinalCanal", "Brainstem", "Bone_Mandible", "Larynx", "Esophagus", "Trachea")
 _PIECES = {"Bones": 10_000, "Skin": 50, "External": 3, "Lungs": 2}
 """How many pieces are no surprise; one where nothing is said."""
 
 
-def check(wanted: Wanted, field: Field, whole: Geometry, found: dict[str, tuple[float, float, float]]) -> tuple[Flag, ...]:
+def check(wanted: Wanted, field: Field, whole: Geometry, found: Mapping[str, Place]) -> tuple[Flag, ...]:
     """Flags for one structure.
 
     Args:
@@ -37,7 +43,7 @@ def check(wanted: Wanted, field: Field, whole: Geometry, found: dict[str, tuple[
     pieces = int((sizes > FRAGMENT * sizes.sum()).sum())
     if pieces > _PIECES.get(wanted.name, 1):
         flags.append(Flag("fragments", f"{pieces} pieces"))
-    side = _wrong_side(wanted.name, found)
+    side = wrong_side(wanted.name, found)
     return (*flags, Flag("wrong_side", side)) if side else tuple(flags)
 
 
@@ -64,14 +70,24 @@ _DIRECTIONS = {
 }
 
 
-def _wrong_side(name: str, found: dict[str, tuple[float, float, float]]) -> str:
-    """A sentence where a left structure lies right of its right twin."""
+def wrong_side(name: str, found: Mapping[str, Place]) -> str:
+    """A sentence where a left structure lies right of its right twin, or of what lies in the patient's middle.
+
+    Args:
+        name: of the structure; it is one of `found`.
+        found: centroids (LPS mm) of what there is.
+    """
     stem, side = name[:-2], name[-2:]
     twin = {"_L": f"{stem}_R", "_R": f"{stem}_L"}.get(side)
-    if twin is None or name not in found or twin not in found:
+    if twin is None or name not in found:
         return ""
-    left, right = (found[name], found[twin]) if side == "_L" else (found[twin], found[name])
-    return f"{stem}_L lies to the right of {stem}_R" if left[0] <= right[0] else ""
+    if twin in found:
+        left, right = (found[name], found[twin]) if side == "_L" else (found[twin], found[name])
+        if left[0] <= right[0]:
+            return f"{stem}_L lies to the right of {stem}_R"
+    middle = [found[n][0] for n in _MIDDLE if n in found]
+    away = (found[name][0] - float(np.median(middle))) * (1 if side == "_L" else -1) if middle else 0.0
+    return f"{name} lies {-away:.0f} mm on the other side of the patient's middle" if away < -ACROSS else ""
 
 
 def centroid(field: Field) -> tuple[float, float, float]:

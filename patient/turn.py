@@ -1,4 +1,4 @@
-"""Any image seen upright: k to the head, j to the back, i to the patient's left; and back again."""
+"""Any image seen upright: k to the head, j to the back, i to the patient's left, or as somebody asks; and back again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from patient.errors import UnsupportedGeometry
 from patient.geometry import Geometry
 from patient.volume import Volume
 
-_UPRIGHT = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+_DIRECTIONS = {
+    "S": (0.0, 0.0, 1.0),
+    "I": (0.0, 0.0, -1.0),
+    "P": (0.0, 1.0, 0.0),
+    "A": (0.0, -1.0, 0.0),
+    "L": (1.0, 0.0, 0.0),
+    "R": (-1.0, 0.0, 0.0),
+}
+UPRIGHT = "SPL"
+"""Where the axes k, j, i of an upright image run to: to the head (superior), to the back (posterior), to the left."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,16 @@ class Turn:
     against: tuple[bool, bool, bool]
 
     @staticmethod
-    def of(geometry: Geometry) -> Turn:
+    def of(geometry: Geometry, axes: str = UPRIGHT) -> Turn:
         """The nearest whole turn; an oblique image stays oblique by less than 45 degrees.
+
+        Args:
+            axes: where k, j and i shall run to, one letter of S, I, A, P, L, R each; upright unless said otherwise.
 
         Raises:
             UnsupportedGeometry: two directions have the same nearest axis.
         """
-        nearest = [geometry.nearest_axis(direction) for direction in _UPRIGHT]
+        nearest = [geometry.nearest_axis(_DIRECTIONS[letter]) for letter in axes]
         k, j, i = (axis for axis, _ in nearest)
         if len({k, j, i}) < 3:
             raise UnsupportedGeometry("The image is turned by 45 degrees: head, back and left cannot be told apart")

@@ -6,11 +6,8 @@ One structure at a time goes through memory. What leaves is written into a work 
 from __future__ import annotations
 
 import hashlib
-import resource
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -30,6 +27,7 @@ from patient.series import ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set
+from pipelines.clock import Clock
 from pipelines.report.page import write_report
 from pipelines.result import (
     VERSION,
@@ -38,7 +36,6 @@ from pipelines.result import (
     ImageRecord,
     Provenance,
     StructureRecord,
-    Timing,
     Verdict,
 )
 
@@ -70,26 +67,6 @@ class CaseRequest:
     predecessor: str = ""
     profile: str = "standard"
     seed: int = 0
-
-
-@dataclass
-class Clock:
-    """Wall seconds by step."""
-
-    steps: dict[str, float] = field(default_factory=dict)
-    started: float = field(default_factory=time.monotonic)
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        before = time.monotonic()
-        try:
-            yield
-        finally:
-            self.steps[name] = round(self.steps.get(name, 0.0) + time.monotonic() - before, 3)
-
-    def timing(self) -> Timing:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        return Timing(steps_s=self.steps, total_s=round(time.monotonic() - self.started, 3), peak_memory_mib=round(peak, 1))
 
 
 def installed_engines() -> dict[str, Engine]:
@@ -338,7 +315,8 @@ class _Made:
             found, flags = cleaned.field, (*flags, *cleaned.flags)
         self._fields[wanted.name] = found
         self._centres[wanted.name] = centre = centroid(found)
-        flags = (*flags, *check(wanted, found, self.image.geometry, self._centres))
+        said = {flag.code for flag in flags}
+        flags = (*flags, *(f for f in check(wanted, found, self.image.geometry, self._centres) if f.code not in said))
         structure = Structure(
             name=wanted.name,
             interpreted_type=wanted.interpreted_type,
@@ -368,7 +346,7 @@ class _Made:
         )
 
 
-_LONG = ("External", "Bones", "SpinalCanal", "Skin", "Trachea")
+_LONG = ("External", "Bones", "SpinalCanal", "SpinalCord", "Skin", "Trachea", "Esophagus")
 
 
 def _expected(name: str, flag: FlagRecord) -> bool:

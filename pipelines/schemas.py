@@ -1,4 +1,4 @@
-"""JSON Schemas of what a night writes, made from the types: `python -m pipelines.schemas docs/schemas`."""
+"""JSON Schemas of what nights, evaluations and training write: `python -m pipelines.schemas docs/schemas`."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipelines.course_result import CourseResult
+from pipelines.evaluation_result import EvaluationResult
 from pipelines.fraction_result import FractionResult
 from pipelines.night_record import NightRecord
 from pipelines.result import CaseResult
+from pipelines.training_result import TrainingRecord
 
 DOCUMENTS: dict[str, TypeAdapter[Any]] = {
     "result": TypeAdapter(CaseResult),
     "fraction": TypeAdapter(FractionResult),
     "course": TypeAdapter(CourseResult),
     "night": TypeAdapter(list[NightRecord]),
+    "evaluation": TypeAdapter(EvaluationResult),
+    "training": TypeAdapter(TrainingRecord),
 }
 """By the name of the JSON file; a fraction's result.json is described by itself."""
 

@@ -10,7 +10,7 @@ import pytest
 from tests.making import phantom, write_ct
 
 RECONTOUR = str(Path(sys.executable).with_name("recontour"))
-COMMANDS = ("contour", "register", "nightly", "status", "check", "sample")
+COMMANDS = ("contour", "register", "nightly", "status", "check", "evaluate", "commission", "train", "sample")
 
 
 def _run(*arguments, **how):

@@ -1,0 +1,108 @@
+"""A finished training run as the model folder that is shipped.
+
+python benchmarks/ship_headneck.py RUN CASES OUT [--version 1.0]
+RUN as `benchmarks/train_headneck.py` leaves it, CASES as `benchmarks/headneck_cases.py` writes them. Scores and the
+calibration of its confidence are put in by `benchmarks/networks.py` and `benchmarks/confidence.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.headneck_cases import BITS
+from benchmarks.train_headneck import ARCHITECTURE
+from contour.cases import read_cases
+from contour.model import OURS, ModelCard, Offset, Population, Shape, write_model
+
+FINEST, COARSEST = (2.0, 3.7, 3.7), (3.3, 5.5, 5.5)
+"""mm between which nearly all training patients' voxels lie."""
+LANDMARKS = ("Brainstem", "Parotid_L", "Parotid_R", "Larynx", "Bone_Mandible")
+DATA = (
+    "OpenKBP (Babier et al., Medical Physics 48 (2021) 5549; repository ababier/open-kbp, MIT licence): CT and clinical "
+    "contours of head-and-neck patients of several clinics, 128 x 128 x 128 voxels of 2.7 to 5.4 mm in plane, "
+    "1.5 to 3.3 mm between planes."
+)
+SPLIT = "By patient: 153 trained on, 16 calibrated on (every tenth of the training patients), 33 measured on."
+LIMITS = (
+    "Clinical contours on coarse voxels, not a consensus. Trained on adults lying on their back whose images were cropped "
+    "to the treated region: cord and oesophagus end where the clinic ended them. Not trained on children, after large "
+    "resections, on MR or cone-beam images. A person has to look at every contour."
+)
+
+
+def population(cases: Path) -> dict[str, Population]:
+    """Volumes of the training patients that have a structure and whose image does not cut it off."""
+    volumes: dict[str, list[float]] = {name: [] for name in ARCHITECTURE.structures}
+    for case in read_cases(cases / "train"):
+        for name in set(case.known) & set(volumes):
+            mask = case.mask(name, BITS)
+            if not (mask[0].any() or mask[-1].any()):
+                volumes[name].append(float(mask.sum() * np.prod(case.spacing)) / 1000)
+    return {name: Population.model_validate(_percentiles(cc)) for name, cc in volumes.items() if len(cc) >= 10}
+
+
+def layout(cases: Path) -> tuple[Offset, ...]:
+    """Where the landmarks of the training patients lie to each other."""
+    centres: list[dict[str, np.ndarray]] = []
+    for case in read_cases(cases / "train"):
+        there = {}
+        for name in set(case.known) & set(LANDMARKS):
+            k, j, i = np.argwhere(case.mask(name, BITS)).mean(axis=0) * case.spacing
+            there[name] = np.array([i, j, k])
+        centres.append(there)
+    offsets = []
+    for a, b in combinations(LANDMARKS, 2):
+        away = np.array([there[a] - there[b] for there in centres if a in there and b in there])
+        if len(away) >= 20:
+            mean, sd = (tuple(round(float(v), 1) for v in of(axis=0)) for of in (away.mean, away.std))
+            offsets.append(Offset.model_validate({"of": a, "seen_from": b, "mean": mean, "sd": sd, "patients": len(away)}))
+    return tuple(offsets)
+
+
+def _percentiles(cc: list[float]) -> dict[str, float]:
+    low, median, high = (round(float(v), 2) for v in np.percentile(cc, (2.5, 50, 97.5)))
+    return {"low_cc": low, "median_cc": median, "high_cc": high, "patients": len(cc)}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("cases", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--version", default="1.0")
+    said = parser.parse_args()
+    held = torch.load(said.run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    card = ModelCard(
+        name="recontour-headneck",
+        version=said.version,
+        kind=OURS,
+        structures=ARCHITECTURE.structures,
+        sha256="0" * 64,
+        licence="Apache-2.0",
+        data=DATA,
+        split=SPLIT,
+        limits=LIMITS,
+        architecture=Shape(
+            spacing=ARCHITECTURE.spacing,
+            finest=FINEST,
+            coarsest=COARSEST,
+            patch=ARCHITECTURE.patch,
+            filters=ARCHITECTURE.filters,
+            windows=ARCHITECTURE.windows,
+        ),
+        landmarks=LANDMARKS,
+        landmarks_needed=2,
+        population=population(said.cases),
+        layout=layout(said.cases),
+    )
+    halves = {name: value.half() for name, value in held["mean"].items()}
+    written = write_model(said.out, card, halves)
+    print(f"{said.out}: step {held['step']}, SHA-256 {written.sha256[:12]}")

@@ -1,0 +1,80 @@
+"""Patients to train on and to measure with: an image, the structures that somebody drew, and which of them are known."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+MOST_STRUCTURES = 32
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """One patient on one grid, rows to the patient's left, columns to posterior, planes to superior.
+
+    Args:
+        name: of the case; never a patient's.
+        hu: int16 `[z, y, x]`.
+        labels: uint32 `[z, y, x]`, bit n set where structure n is; structures may overlap.
+        known: structures that were contoured in this patient. One that was not is unknown, not absent.
+        spacing: mm `(z, y, x)`.
+    """
+
+    name: str
+    hu: NDArray[np.int16]
+    labels: NDArray[np.uint32]
+    known: tuple[str, ...]
+    spacing: tuple[float, float, float]
+
+    def mask(self, structure: str, structures: Sequence[str]) -> NDArray[np.bool_]:
+        """Where a structure is, given the names that the bits stand for."""
+        return (self.labels >> np.uint32(structures.index(structure)) & np.uint32(1)).astype(bool)
+
+
+def labelled(masks: Mapping[str, NDArray[np.bool_]], structures: Sequence[str]) -> NDArray[np.uint32]:
+    """Masks of one shape `[z, y, x]` as bits, in the order of `structures`.
+
+    Raises:
+        ValueError: more structures than there are bits.
+    """
+    if len(structures) > MOST_STRUCTURES:
+        raise ValueError(f"{len(structures)} structures; {MOST_STRUCTURES} have room")
+    labels = np.zeros(next(iter(masks.values())).shape, np.uint32)
+    for n, name in enumerate(structures):
+        if name in masks:
+            labels |= masks[name].astype(np.uint32) << np.uint32(n)
+    return labels
+
+
+def write_case(case: TrainingCase, folder: Path) -> Path:
+    """One `.npz` a case, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    target, passing = folder / f"{case.name}.npz", folder / f".{case.name}.partial.npz"
+    np.savez_compressed(
+        passing, hu=case.hu, labels=case.labels, known=np.array(case.known), spacing=np.array(case.spacing, np.float64)
+    )
+    os.replace(passing, target)
+    return target
+
+
+def read_case(path: Path) -> TrainingCase:
+    """What `write_case` wrote.
+
+    Raises:
+        OSError, ValueError, KeyError: no such file, or not one of these.
+    """
+    with np.load(path, allow_pickle=False) as held:
+        spacing = tuple(float(s) for s in held["spacing"])
+        return TrainingCase(
+            path.stem, held["hu"], held["labels"], tuple(str(k) for k in held["known"]), (spacing[0], spacing[1], spacing[2])
+        )
+
+
+def read_cases(folder: Path) -> list[TrainingCase]:
+    """Every case of a folder, by name."""
+    return [read_case(path) for path in sorted(folder.glob("*.npz")) if not path.name.startswith(".")]

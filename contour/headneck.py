@@ -1,0 +1,60 @@
+"""The head-and-neck model that is shipped, as an engine: its card is read at once, its weights when needed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from contour.engine import Context, Finding, NotInImage, Offer
+from contour.model import CARD, offers_of, read_card
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from contour.network import NetworkEngine
+    from patient.volume import Volume
+
+FOLDER = Path(str(files("contour").joinpath("models", "headneck")))
+
+
+class HeadNeck:
+    """What the shipped model knows of head and neck; nothing where no model is installed.
+
+    Args:
+        folder: of the model.
+    """
+
+    name = "headneck"
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._folder = folder
+        self._card = read_card(folder) if (folder / CARD).is_file() else None
+        self.version = self._card.version if self._card is not None else "none"
+
+    def offers(self) -> Mapping[str, Offer]:
+        """The model's structures."""
+        return offers_of(self._card) if self._card is not None else {}
+
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+        """As `contour.network.NetworkEngine`.
+
+        Raises:
+            ValueError: a name that is not offered.
+            ModelError: the weights are missing, cut short or changed.
+            Cancelled: asked to stop.
+        """
+        if unknown := [name for name in wanted if name not in self.offers()]:
+            raise ValueError(f"not offered: {', '.join(unknown)}")
+        yield from _engine(self._folder).contour(image, wanted, context)
+
+
+@cache
+def _engine(folder: Path) -> NetworkEngine:
+    """The weights are read once a process; torch, too, is imported only here."""
+    from contour.network import NetworkEngine
+    from contour.unet_model import load
+
+    return NetworkEngine(load(folder))
