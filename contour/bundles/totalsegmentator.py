@@ -1,0 +1,127 @@
+"""TotalSegmentator's installed weights: nnU-Net folders (`DatasetNNN_.../Trainer__Plans__configuration`) whose classes are known.
+
+Wasserthal et al., Radiology: AI 5 (2023) e230024. Which classes a dataset has at which number is data (totalsegmentator.toml), and so
+is its licence; what the folder says is held against it, since an exchanged order would exchange organs.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from contour.bundles import nnunet
+from contour.bundles.about import ABOUT, About, channels_of, read_about
+from contour.model import ModelCard
+from patient.errors import ModelError
+
+if TYPE_CHECKING:
+    from contour.network import LoadedModel
+
+KIND = "totalsegmentator"
+_NAMED = re.compile(r"Dataset(\d{3})_\w*")
+LIMITS = "Radiological classes: spinal_cord is not drawn by a radiotherapy guideline. Not a medical device. Scores are its makers'."
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    datasets: tuple[int, ...]
+    classes: tuple[str, ...]
+    licensed: bool = False
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    open: str
+    licensed: str
+    axes: str
+    task: dict[str, _Task]
+
+
+def found(source: Path) -> Mapping[str, Path] | None:
+    """The files to keep, in a folder of the dataset's name; None if it is no dataset of TotalSegmentator."""
+    folder = nnunet.results_folder(source)
+    if folder is None or _task_of(folder) is None:
+        return None
+    kept = nnunet.found(source) or {}
+    return {f"{folder.parent.name}/{place}": path for place, path in kept.items()}
+
+
+def card(folder: Path, digest: str) -> ModelCard:
+    """What is known of this dataset.
+
+    Raises:
+        ModelError: its classes are not those of TotalSegmentator.
+    """
+    results, name, task = _read(folder)
+    about = read_about(folder / ABOUT, About)
+    return ModelCard(
+        name=about.name or f"totalsegmentator-{name.replace('_', '-')}-{task.datasets[0]}"[:40],
+        version=about.version or f"v2-{_number(results.folder)}",
+        kind=KIND,
+        structures=tuple(channels_of(about, results.channel_of)),
+        sha256=digest,
+        licence=about.licence or (_file().licensed if task.licensed else _file().open),
+        data=about.data or "TotalSegmentator v2, its makers' training set",
+        limits=about.limits or LIMITS,
+    )
+
+
+def load(folder: Path, card: ModelCard) -> LoadedModel:
+    """The network with its weights.
+
+    Raises:
+        ModelError: as `contour.bundles.nnunet.load`.
+    """
+    results, _, _ = _read(folder)
+    about = read_about(folder / ABOUT, About)
+    return nnunet.loaded(results, card, about.axes or _file().axes, channels_of(about, results.channel_of))
+
+
+def _read(folder: Path) -> tuple[nnunet.Results, str, _Task]:
+    dataset = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _NAMED.fullmatch(path.name)), folder)
+    results = nnunet.read_results(dataset)
+    named = _task_of(results.folder)
+    if named is None:
+        raise ModelError("Not a dataset of TotalSegmentator that is known here", where=results.folder.name)
+    name, task = named
+    number_of = {written: number for number, written in enumerate(task.classes, start=1)}
+    for written, number in results.channel_of.items():
+        if number_of.get(written, number) != number:
+            raise _not_its_own(f"{written} has the number {number}, not {number_of[written]}", results)
+    if missing := [written for written in task.classes if written not in results.channel_of]:
+        raise _not_its_own(f"{missing[0]} is missing: {len(results.channel_of)} classes, not {len(task.classes)}", results)
+    return results, name, task
+
+
+def _not_its_own(what: str, results: nnunet.Results) -> ModelError:
+    return ModelError(
+        f"The classes are not TotalSegmentator's: {what}",
+        where=results.folder.parent.name,
+        why="Structures would be other organs than their names say",
+        remedy="Take the weights from their source again; add a model of your own as nnU-Net folder (`--kind nnunet`)",
+    )
+
+
+def _task_of(results_folder: Path) -> tuple[str, _Task] | None:
+    number = _number(results_folder)
+    return next(((name, task) for name, task in _file().task.items() if number in task.datasets), None)
+
+
+def _number(results_folder: Path) -> int:
+    named = _NAMED.fullmatch(results_folder.parent.name)
+    return int(named[1]) if named else 0
+
+
+@cache
+def _file() -> _File:
+    text = files("contour.bundles").joinpath("totalsegmentator.toml").read_text(encoding="utf-8")
+    return _File.model_validate(tomllib.loads(text))
