@@ -7,13 +7,14 @@ STAMP := .venv/.ready
 setup: $(STAMP)
 
 # rt-utils (the second opinion of `recontour check --deep`) asks for an OpenCV that needs a screen's libraries;
-# it goes without its own requirements, and the headless build is pinned beside it.
+# it goes without its own requirements, and the headless build is pinned beside it. nnU-Net's networks
+# (dynamic-network-architectures) ask for a whole zoo of others, which their U-Nets do not need.
 # torch goes first and alone: asked for by another package, pip may choose a build with several GB for GPUs.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rt-utils opencv-python-headless
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,models]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rt-utils opencv-python-headless dynamic-network-architectures
 	touch $(STAMP)
 
 # The sample course as a clinic would see it: a night for the planning CT, then one for each fraction's image.

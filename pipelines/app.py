@@ -21,10 +21,12 @@ from rich.table import Table
 from patient.errors import (
     Cancelled,
     InputError,
+    ModelError,
     NightBusy,
     OutputRefused,
     RecontourError,
 )
+from pipelines.models import models
 
 DONE, OUR_FAULT, WRONG_CALL, LOOK, SOME_FAILED, BUSY, CANCELLED = 0, 1, 2, 3, 4, 5, 130
 app = typer.Typer(
@@ -34,6 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Radiotherapy contours by night: planning CTs in, checked structure sets out.",
 )
+app.add_typer(models, name="models")
 people = Console(stderr=True, highlight=False)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
@@ -54,7 +57,7 @@ def main() -> NoReturn:
     except OutputRefused as error:
         _explain(error)
         sys.exit(SOME_FAILED)
-    except InputError as error:
+    except (InputError, ModelError) as error:
         _explain(error)
         sys.exit(WRONG_CALL)
     except RecontourError as error:

@@ -17,6 +17,8 @@ from contour.checks import centroid, check
 from contour.clean import clean
 from contour.derive import derive
 from contour.engine import Context, Engine, Flag, NotInImage
+from contour.store import Store
+from contour.stored import stored_engines
 from contour.template import Template, Wanted, load_template
 from patient.conformance.check import check_file
 from patient.errors import FrameMismatch, InputError, OutputRefused
@@ -70,10 +72,11 @@ class CaseRequest:
 
 
 def installed_engines() -> dict[str, Engine]:
-    """Every engine that is installed, by name; a wrong one is refused here rather than in the night.
+    """Every engine that is installed, and every model in the store, by name; a wrong one is refused here rather than later.
 
     Raises:
-        InputError: an entry point gives no engine.
+        InputError: an entry point gives no engine, or a model has the name of one.
+        ModelError: a model's record cannot be read.
     """
     engines: dict[str, Engine] = {}
     for point in entry_points(group="recontour.engines"):
@@ -84,6 +87,14 @@ def installed_engines() -> dict[str, Engine]:
                 why="It lacks name, version, offers or contour",
             )
         engines[engine.name] = engine
+    for stored in stored_engines(Store()):
+        if stored.name in engines:
+            raise InputError(
+                f"The model {stored.name!r} in the store has the name of an installed engine",
+                why="A template could mean either",
+                remedy="Move it out of the store and add it again with another --name",
+            )
+        engines[stored.name] = stored
     return engines
 
 

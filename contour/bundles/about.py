@@ -1,4 +1,4 @@
-"""What a person says of a model that its own files do not say: a small TOML file, and how a model's classes become structures."""
+"""What a person says of a model that its own files do not: a TOML file; and how a model's classes become structures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from patient.errors import ModelError
 from patient.names import lookup, match
@@ -76,14 +76,18 @@ class ExportedAbout(About):
         intensities: one an input channel.
     """
 
-    licence: Annotated[str, Field(min_length=1)]
-    axes: Annotated[str, Field(min_length=3)]
     spacing: tuple[Positive, Positive, Positive]
     patch: tuple[Count, Count, Count]
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25
     output: Literal["probabilities", "softmax", "sigmoid"]
     channels: Count
     intensities: Annotated[tuple[Intensities, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> ExportedAbout:
+        if not self.axes:
+            raise ValueError("axes are missing")
+        return self
 
 
 Told = TypeVar("Told", bound=About)
@@ -134,7 +138,8 @@ def channels_of(
             raise ModelError(f"Two classes mean {entry.name}", remedy="Say which in the description's [structures]")
     if not found:
         raise ModelError(
-            "None of the model's classes has a TG-263 name that is known here", remedy="Name them in the description's [structures]"
+            "None of the model's classes has a TG-263 name that is known here",
+            remedy="Name them in the description's [structures]",
         )
     return found
 
@@ -145,7 +150,9 @@ def _asked(name: str, classes: Class | tuple[Class, ...], channel_of: Mapping[st
         channel = channel_of.get(one) if isinstance(one, str) else one
         if channel is None or channel not in channel_of.values():
             there = ", ".join(sorted(channel_of)[:6])
-            raise ModelError(f"{name}: the model has no class {one!r}", remedy=f"Among its {len(channel_of)} classes are {there}")
+            raise ModelError(
+                f"{name}: the model has no class {one!r}", remedy=f"Among its {len(channel_of)} classes are {there}"
+            )
         channels.append(channel)
     return tuple(channels)
 

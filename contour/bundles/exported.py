@@ -1,7 +1,7 @@
 """A network as one file, TorchScript (.pt, .ts) or ONNX, with a description beside it that says what the file cannot.
 
-Neither is a pickle, but TorchScript is a program: it is read before it is loaded, and one that reaches for files, or that runs
-something on being loaded, is refused. ONNX is read from memory, so that it cannot name other files either.
+Neither is a pickle, but TorchScript is a program: it is read before it is loaded, and one that reaches for files, or that
+runs something on being loaded, is refused. ONNX is read from memory, so that it cannot name other files either.
 """
 
 from __future__ import annotations
@@ -126,7 +126,9 @@ def _torchscript(path: Path) -> Callable[[Tensor], Tensor]:
     try:
         module = torch.jit.load(str(path), map_location="cpu").eval()
     except (RuntimeError, ValueError, OSError) as error:
-        raise ModelError("TorchScript that cannot be read", where=path.name, remedy="Take the file from its source again") from error
+        raise ModelError(
+            "TorchScript that cannot be read", where=path.name, remedy="Take the file from its source again"
+        ) from error
     return lambda inputs: _answer(on_device_of(inputs, module)(inputs), path)
 
 
@@ -166,7 +168,9 @@ def _onnx(path: Path, channels: int) -> Callable[[Tensor], Tensor]:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ModelError("ONNX models need onnxruntime", where=path.name, remedy="pip install 'recontour[models]'") from error
+        raise ModelError(
+            "ONNX models need onnxruntime", where=path.name, remedy="pip install 'recontour[models]'"
+        ) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4
@@ -181,7 +185,9 @@ def _onnx(path: Path, channels: int) -> Callable[[Tensor], Tensor]:
     stated = outputs[0].shape[1] if len(outputs[0].shape) > 1 else None
     if isinstance(stated, int) and stated != channels:
         raise ModelError(
-            f"The network has {stated} classes, its description {channels}", where=path.name, remedy="Correct the description"
+            f"The network has {stated} classes, its description {channels}",
+            where=path.name,
+            remedy="Correct the description",
         )
 
     def run(image: Tensor) -> Tensor:

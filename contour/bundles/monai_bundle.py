@@ -1,7 +1,7 @@
-"""MONAI bundles: configs/metadata.json, configs/inference.json, models/model.pt, as the whole-body CT bundle and VISTA3D have them.
+"""MONAI bundles (configs/metadata.json, configs/inference.json, models/model.pt) as the whole-body CT one and VISTA3D are.
 
-The configuration is read, never run (`contour.bundles.monai_config`): which network, how the image is prepared, the window, the
-activation. Code that a bundle brings (scripts/) is not copied into the store.
+The configuration is read, never run (`contour.bundles.monai_config`): which network, how the image is prepared, the window,
+the activation. Code that a bundle brings (scripts/) is not copied into the store.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def read_bundle(folder: Path, about: About) -> Bundle:
     images = metadata.value("network_data_format#inputs#image", {})
     if images.get("modality", "CT") != "CT" or images.get("num_channels", 1) != 1:
         raise ModelError("The bundle is not for one CT", where=METADATA)
-    classes = {int(number): str(name) for number, name in metadata.value("network_data_format#outputs#pred#channel_def", {}).items()}
+    classes = {
+        int(number): str(name) for number, name in metadata.value("network_data_format#outputs#pred#channel_def", {}).items()
+    }
     network = inference.network("network_def")
     by_class = network.name == "vista3d132"
     outputs = 0 if by_class else int(metadata.value("network_data_format#outputs#pred#num_channels", len(classes)))
@@ -174,7 +176,7 @@ def read_bundle(folder: Path, about: About) -> Bundle:
 
 
 def _steps(inference: Configuration, key: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Name without the dictionary's `d`, and plain arguments, of each step that does something to intensities or the grid."""
+    """Name without the dictionary's `d`, and plain arguments, of each step."""
     steps: list[tuple[str, Mapping[str, Any]]] = []
     for n in range(len(inference.listed(f"{key}#transforms"))):
         at = f"{key}#transforms#{n}"
@@ -187,7 +189,20 @@ def _steps(inference: Configuration, key: str) -> list[tuple[str, Mapping[str, A
 
 
 _ARGUMENTS = (
-    *("a_min", "a_max", "b_min", "b_max", "clip", "minv", "maxv", "factor", "subtrahend", "divisor", "nonzero", "channel_wise"),
+    *(
+        "a_min",
+        "a_max",
+        "b_min",
+        "b_max",
+        "clip",
+        "minv",
+        "maxv",
+        "factor",
+        "subtrahend",
+        "divisor",
+        "nonzero",
+        "channel_wise",
+    ),
     *("threshold", "above", "cval", "softmax", "sigmoid"),
 )
 
@@ -201,7 +216,9 @@ def _grid(steps: Sequence[tuple[str, Mapping[str, Any]]], about: About) -> tuple
             pixdim = arguments["pixdim"]
             x, y, z = (float(p) for p in (pixdim if isinstance(pixdim, list) else [pixdim] * 3))
             if not turned_before and not x == y == z:
-                raise ModelError("The bundle resamples before it turns the image: to what, depends on the file", where=INFERENCE)
+                raise ModelError(
+                    "The bundle resamples before it turns the image: to what, depends on the file", where=INFERENCE
+                )
             spacing = (x, y, z)
     if not axes:
         raise ModelError(
@@ -238,7 +255,7 @@ def _built(call: NetworkCall) -> nn.Module:
     try:
         made = getattr(import_module(f"monai.networks.nets.{NETWORKS[call.name]}"), call.name)
         return made(**call.arguments)
-    except (TypeError, ValueError, AttributeError, AssertionError, IndexError, KeyError, RuntimeError) as error:
+    except (ImportError, TypeError, ValueError, AttributeError, AssertionError, LookupError, RuntimeError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"The bundle describes no {call.name}: {said}", where=INFERENCE) from error
 

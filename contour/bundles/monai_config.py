@@ -1,8 +1,8 @@
 """Values of a MONAI bundle's configuration, without running it.
 
-A bundle's `$` strings are Python. What stands in a value that we need is read as a small language instead: literals, lists, dicts,
-`@references`, `a if condition else b`, comparisons, and one call, that of a network on our list. Anything else is refused; what we
-do not need is never looked at.
+A bundle's `$` strings are Python. What stands in a value that we need is read as a small language instead: literals, lists,
+dicts, `@references`, `a if condition else b`, comparisons, and one call, that of a network on our list. Anything else is
+refused; what we do not need is never looked at.
 """
 
 from __future__ import annotations
@@ -132,7 +132,9 @@ class Configuration:
                 return [self._read(part, names, text, depth) for part in parts]
             case ast.Dict(keys=keys, values=values) if None not in keys:
                 pairs = zip(keys, values, strict=True)
-                return {self._read(k, names, text, depth): self._read(v, names, text, depth) for k, v in pairs if k is not None}
+                return {
+                    self._read(k, names, text, depth): self._read(v, names, text, depth) for k, v in pairs if k is not None
+                }
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 number = self._read(operand, names, text, depth)
                 if isinstance(number, int | float):
@@ -171,7 +173,11 @@ class Configuration:
 
     def _listed(self, target: str) -> str:
         name = target.rpartition(".")[2]
-        if name not in NETWORKS or target not in (name, f"monai.networks.nets.{name}", f"monai.networks.nets.{NETWORKS[name]}.{name}"):
+        if name not in NETWORKS or target not in (
+            name,
+            f"monai.networks.nets.{name}",
+            f"monai.networks.nets.{NETWORKS[name]}.{name}",
+        ):
             raise self._refused(f"It would build {target[:60]!r}")
         return name
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,3 +12,38 @@ from patient.errors import ModelError
 
 if TYPE_CHECKING:
     from contour.network import LoadedModel
+
+KIND = OURS
+
+
+def found(source: Path) -> Mapping[str, Path] | None:
+    """The files to keep; None where there is no card."""
+    if not (source / CARD).is_file():
+        return None
+    kept = {name: source / name for name in (CARD, WEIGHTS, "LICENSE") if (source / name).is_file()}
+    if WEIGHTS not in kept:
+        raise ModelError(f"No {WEIGHTS}", where=source.name, remedy="Give the folder that `recontour train` wrote")
+    return kept
+
+
+def card(folder: Path, digest: str) -> ModelCard:
+    """The model's own card.
+
+    Raises:
+        ModelError: as `contour.model.read_card`, or of another kind.
+    """
+    read = read_card(folder)
+    if read.kind != OURS:
+        raise ModelError(f"The card says {read.kind}, and the folder is laid out as {OURS}", where=folder.name)
+    return read
+
+
+def load(folder: Path, card: ModelCard) -> LoadedModel:
+    """The network with its weights.
+
+    Raises:
+        ModelError: as `contour.model.read_model`.
+    """
+    from contour.unet_model import load as load_unet
+
+    return replace(load_unet(folder), card=card)

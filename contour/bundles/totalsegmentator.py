@@ -1,7 +1,7 @@
-"""TotalSegmentator's installed weights: nnU-Net folders (`DatasetNNN_.../Trainer__Plans__configuration`) whose classes are known.
+"""TotalSegmentator's installed weights: nnU-Net folders within `DatasetNNN_...`, whose classes are known.
 
-Wasserthal et al., Radiology: AI 5 (2023) e230024. Which classes a dataset has at which number is data (totalsegmentator.toml), and so
-is its licence; what the folder says is held against it, since an exchanged order would exchange organs.
+Wasserthal et al., Radiology: AI 5 (2023) e230024. Which classes a dataset has at which number is data
+(totalsegmentator.toml), and so is its licence; what the folder says is held against it: another order would exchange organs.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from contour.bundles import nnunet
 from contour.bundles.about import ABOUT, About, channels_of, read_about
+from contour.bundles.nnunet_plan import Results, read_results, results_folder
 from contour.model import ModelCard
 from patient.errors import ModelError
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 KIND = "totalsegmentator"
 _NAMED = re.compile(r"Dataset(\d{3})_\w*")
-LIMITS = "Radiological classes: spinal_cord is not drawn by a radiotherapy guideline. Not a medical device. Scores are its makers'."
+LIMITS = "Radiological classes: spinal_cord is not drawn by a radiotherapy guideline. Not a medical device."
 
 
 class _Task(BaseModel):
@@ -46,9 +47,19 @@ class _File(BaseModel):
     task: dict[str, _Task]
 
 
+def tasks() -> tuple[str, ...]:
+    """Names of what TotalSegmentator does, as far as it is known here."""
+    return tuple(_file().task)
+
+
+def classes_of(task: str) -> tuple[str, ...]:
+    """Classes of one task, in the order of their numbers from 1."""
+    return _file().task[task].classes
+
+
 def found(source: Path) -> Mapping[str, Path] | None:
     """The files to keep, in a folder of the dataset's name; None if it is no dataset of TotalSegmentator."""
-    folder = nnunet.results_folder(source)
+    folder = results_folder(source)
     if folder is None or _task_of(folder) is None:
         return None
     kept = nnunet.found(source) or {}
@@ -86,9 +97,9 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
     return nnunet.loaded(results, card, about.axes or _file().axes, channels_of(about, results.channel_of))
 
 
-def _read(folder: Path) -> tuple[nnunet.Results, str, _Task]:
+def _read(folder: Path) -> tuple[Results, str, _Task]:
     dataset = next((path for path in sorted(folder.iterdir()) if path.is_dir() and _NAMED.fullmatch(path.name)), folder)
-    results = nnunet.read_results(dataset)
+    results = read_results(dataset)
     named = _task_of(results.folder)
     if named is None:
         raise ModelError("Not a dataset of TotalSegmentator that is known here", where=results.folder.name)
@@ -102,7 +113,7 @@ def _read(folder: Path) -> tuple[nnunet.Results, str, _Task]:
     return results, name, task
 
 
-def _not_its_own(what: str, results: nnunet.Results) -> ModelError:
+def _not_its_own(what: str, results: Results) -> ModelError:
     return ModelError(
         f"The classes are not TotalSegmentator's: {what}",
         where=results.folder.parent.name,

@@ -17,7 +17,7 @@ from patient.errors import ModelError
 _KINDS = ("Float64", "Float32", "Float16", "Int64", "Int32", "Bool")
 _NUMBERS = [np._core.multiarray.scalar, (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"), np.dtype]  # type: ignore[attr-defined]
 _SAFE: list[Any] = [*_NUMBERS, *(getattr(np.dtypes, f"{kind}DType") for kind in _KINDS)]
-"""Beside tensors and plain values: numpy's numbers, which nnU-Net keeps among its checkpoint's figures. None of them calls anything."""
+"""Beside tensors and plain values: numpy's numbers, which nnU-Net keeps in its checkpoints. None of them calls anything."""
 
 
 def read_checkpoint(path: Path) -> Mapping[str, Any]:
@@ -38,7 +38,9 @@ def read_checkpoint(path: Path) -> Mapping[str, Any]:
         ) from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile) as error:
         said = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ModelError(f"The weights cannot be read: {said}", where=path.name, remedy="Take the file from its source again") from error
+        raise ModelError(
+            f"The weights cannot be read: {said}", where=path.name, remedy="Take the file from its source again"
+        ) from error
     if not isinstance(held, Mapping):
         raise ModelError(f"The weights are a {type(held).__name__}, not a state dict", where=path.name)
     return held
