@@ -49,7 +49,7 @@ def add_model(
         typer.Argument(metavar="MODEL", help="A model folder, nnU-Net results, a MONAI bundle, a .pt, .ts or .onnx file."),
     ],
     about: Annotated[Path | None, typer.Option(help="TOML with what the model's own files do not say.")] = None,
-    licence: Annotated[str, typer.Option(help="Of the weights, as SPDX, where nothing else says it.")] = "",
+    licence: Annotated[str, typer.Option(help="Of the weights, as SPDX; instead of what the files say.")] = "",
     name: Annotated[str, typer.Option(help="What templates shall call it; else its own name.")] = "",
     kind: Annotated[str, typer.Option(help="Where the folder could be taken for another kind.")] = "",
     store: Where = None,
@@ -72,7 +72,7 @@ def add_model(
 
 @models.command("verify", epilog="Example: recontour models verify")
 def verify_models(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Of models; all without one.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Of models; all without one.")] = None,
     store: Where = None,
     as_json: Json = False,
 ) -> int:

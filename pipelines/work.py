@@ -20,7 +20,7 @@ from dask import config as dask_config
 from distributed import Client, LocalCluster, as_completed
 from distributed.scheduler import KilledWorker
 
-from patient.errors import Cancelled, InputError, OutOfResources, OutputRefused, RecontourError
+from patient.errors import Cancelled, InputError, ModelError, OutOfResources, OutputRefused, RecontourError
 from pipelines.case import CaseRequest
 from pipelines.fraction_files import FractionFiles
 from pipelines.ledger import State
@@ -68,7 +68,7 @@ def run_case(request: Request, function: str = "") -> Outcome:
         raise
     except (InputError, OutputRefused) as error:
         return Outcome(request.case, State.REFUSED, (f"{type(error).__name__}: {error}",), wall_s=time.monotonic() - started)
-    except (OutOfResources, MemoryError, OSError) as error:
+    except (OutOfResources, ModelError, MemoryError, OSError) as error:
         said = "The disk is full" if is_full(error) else f"{type(error).__name__}: {getattr(error, 'strerror', '')}"
         said = str(error) if isinstance(error, RecontourError) else said
         return Outcome(request.case, State.FAILED, (said,), detail=traceback.format_exc(), wall_s=time.monotonic() - started)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tests.making import DATA, phantom, write_ct
+
+os.environ["RECONTOUR_MODELS"] = str(Path(__file__).parent / "no models are installed")
 
 
 @pytest.fixture

@@ -296,13 +296,13 @@ def own_model(folder: Path) -> Path:
     from contour.model import ModelCard, Shape, write_model
     from contour.unet import Architecture, network
 
-    architecture = Architecture(("Parotid_L", "Parotid_R"), (3.0, 2.0, 2.0), (8, 16, 16), (4, 8))
+    architecture = Architecture(("Parotid_L", "Parotid_R"), (3.0, 2.0, 2.0), (8, 16, 16), (4, 8, 8))
     shape = Shape(
         spacing=(3.0, 2.0, 2.0),
         finest=(1.0, 1.0, 1.0),
         coarsest=(4.0, 4.0, 4.0),
         patch=(8, 16, 16),
-        filters=(4, 8),
+        filters=(4, 8, 8),
         windows=architecture.windows,
     )
     card = ModelCard(

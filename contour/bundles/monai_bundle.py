@@ -123,7 +123,8 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
 
     asked = _asked_by_class(network, parts) if bundle.network.name == "vista3d132" else forward
     grid = Grid(patch=bundle.patch, spacing=bundle.spacing, axes=bundle.axes, overlap=bundle.overlap)
-    return LoadedModel(card, grid, _preparation(bundle), asked)
+    whole = any(name in ("NormalizeIntensity", "ScaleIntensity") for name, _ in bundle.steps)
+    return LoadedModel(card, grid, _preparation(bundle), asked, whole)
 
 
 def read_bundle(folder: Path, about: About) -> Bundle:

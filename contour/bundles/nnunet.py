@@ -113,7 +113,8 @@ def loaded(results: Results, card: ModelCard, axes: str, channels: Mapping[str, 
         patch=plan.patch_size, spacing=plan.spacing, axes="".join(axes[t] for t in results.transpose), overlap=OVERLAP
     )
     scheme: Any = plan.normalization_schemes[0]
-    return LoadedModel(card, grid, lambda hu: normalised(hu, scheme, results.properties)[None], forward)
+    whole = scheme in ("ZScoreNormalization", "RescaleTo01Normalization")
+    return LoadedModel(card, grid, lambda hu: normalised(hu, scheme, results.properties)[None], forward, whole)
 
 
 def normalised(

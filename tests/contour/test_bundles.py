@@ -159,6 +159,24 @@ def test_a_monai_bundle_computes_what_its_network_computes(tmp_path):
     np.testing.assert_allclose(_answer(model, hu)[model.card.structures.index("Kidney_L")], wanted, atol=1e-5)
 
 
+def test_a_preparation_by_the_image_s_own_range_sees_the_whole_image(tmp_path):
+    from contour.windows import probabilities
+
+    model = _taken(models.monai_bundle(tmp_path / "bundle"), tmp_path, 'licence = "Apache-2.0"')
+    hu = np.random.default_rng(0).uniform(-1000, 200, (28, 16, 8)).astype(np.float32)
+    hu[0, 0, 0] = 3000
+    ends = []
+
+    def forward(inputs):
+        ends.append(float(inputs.max()))
+        return inputs
+
+    probabilities(hu, model.grid, model.prepare, forward, [0], whole=model.whole)
+    assert model.whole
+    assert ends[0] == pytest.approx(1.0)
+    assert ends[-1] < 0.0
+
+
 def test_nothing_of_a_bundle_is_run_and_its_code_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     _taken(models.monai_bundle(tmp_path / "bundle"), tmp_path, 'licence = "Apache-2.0"')

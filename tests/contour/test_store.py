@@ -1,0 +1,219 @@
+"""The store: what enters, what is refused, and what becomes of a model that somebody changed."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from contour.engine import Context, Engine, Finding
+from contour.store import FILES, RECORD, Store, store_folder
+from contour.stored import stored_engines
+from patient.errors import ModelError
+from patient.geometry import Geometry
+from patient.volume import Volume
+from tests import models
+from tests.making import phantom
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def _image() -> Volume:
+    return Volume(phantom((24, 60, 72)), Geometry((24, 60, 72), (2.5, 1.5, 1.5)))
+
+
+def test_a_model_is_listed_with_its_licence_names_and_digests(store, tmp_path):
+    record = store.add(models.torchscript(tmp_path / "made"))
+    assert store.names() == ("dense",)
+    read = store.record("dense")
+    assert read == record
+    assert (read.card.licence, read.card.structures, read.card.kind) == ("CC-BY-4.0", ("Bones",), "torchscript")
+    assert set(read.files) == {"network.pt", "about.toml"}
+    assert store.verify("dense").problems == ()
+
+
+def test_a_model_of_our_own_is_taken_as_it_was_written(store, tmp_path):
+    store.add(models.own_model(tmp_path / "own"))
+    model = store.load("parotids")
+    assert model.card.structures == ("Parotid_L", "Parotid_R")
+    assert model.grid.patch == (8, 16, 16)
+
+
+@pytest.mark.parametrize("place", ["network.pt", "about.toml"])
+def test_a_model_with_one_byte_changed_is_refused_before_it_is_read(place, store, tmp_path):
+    store.add(models.torchscript(tmp_path / "made"))
+    path = store.folder / "dense" / FILES / place
+    held = bytearray(path.read_bytes())
+    held[len(held) // 2] ^= 1
+    path.write_bytes(held)
+    assert f"{place} was changed" in store.verify("dense").problems[0]
+    with pytest.raises(ModelError, match="was changed"):
+        store.load("dense")
+    (engine,) = stored_engines(store)
+    with pytest.raises(ModelError, match="was changed"):
+        next(iter(engine.contour(_image(), ["Bones"], Context())))
+
+
+def test_a_pickle_put_in_a_model_s_place_does_not_run(store, tmp_path):
+    import torch
+
+    store.add(models.monai_bundle(tmp_path / "bundle"), licence="Apache-2.0", name="bundle")
+    torch.save(models.Evil(tmp_path / "pwned"), store.folder / "bundle" / FILES / "models" / "model.pt")
+    with pytest.raises(ModelError, match="was changed"):
+        store.load("bundle")
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_files_that_came_or_went_are_told(store, tmp_path):
+    store.add(models.torchscript(tmp_path / "made"))
+    folder = store.folder / "dense" / FILES
+    (folder / "more.py").write_text("print()")
+    (folder / "about.toml").unlink()
+    assert [p.split(" ")[0] for p in store.verify("dense").problems] == ["more.py", "about.toml"]
+    with pytest.raises(ModelError):
+        store.load("dense")
+
+
+def test_a_record_that_was_written_anew_is_refused(store, tmp_path):
+    store.add(models.torchscript(tmp_path / "made"))
+    path = store.folder / "dense" / RECORD
+    record = json.loads(path.read_text())
+    record["files"]["network.pt"] = "0" * 64
+    path.write_text(json.dumps(record))
+    assert len(store.verify("dense").problems) == 2
+    path.write_text("{")
+    with pytest.raises(ModelError, match="record cannot be read"):
+        stored_engines(store)
+
+
+def test_a_licence_that_the_site_refuses_does_not_enter_and_is_not_used(store, tmp_path):
+    source = models.torchscript(tmp_path / "made")
+    store.folder.mkdir()
+    policy = store.folder / "policy.toml"
+    policy.write_text('refused = ["cc-by-4.0"]')
+    with pytest.raises(ModelError, match="refuses the licence CC-BY"):
+        store.add(source)
+    policy.write_text('allowed = ["Apache-2.0"]')
+    with pytest.raises(ModelError, match="not among those"):
+        store.add(source)
+    policy.write_text('allowed = ["CC-BY-4.0"]')
+    store.add(source)
+    policy.write_text('refused = ["CC-BY-4.0"]')
+    assert stored_engines(store) == []
+    assert store.verify("dense").problems
+    with pytest.raises(ModelError, match="refuses"):
+        store.load("dense")
+    policy.write_text("forbidden = []")
+    with pytest.raises(ModelError, match="forbidden"):
+        store.load("dense")
+
+
+def test_a_model_without_a_licence_is_refused(store, tmp_path):
+    with pytest.raises(ModelError, match="licence"):
+        store.add(models.monai_bundle(tmp_path / "bundle"))
+
+
+def test_a_name_is_given_once(store, tmp_path):
+    source = models.torchscript(tmp_path / "made")
+    store.add(source)
+    with pytest.raises(ModelError, match="already in the store"):
+        store.add(source)
+    assert store.add(source, name="again").name == "again"
+    for name in ("../out", ".hidden", "a/b"):
+        with pytest.raises(ModelError, match="folder's name"):
+            store.add(source, name=name)
+
+
+@pytest.mark.parametrize("what", ["empty", "text.txt", "nowhere", "pickle.pkl"])
+def test_what_is_no_model_is_refused_in_words(what, store, tmp_path):
+    source = tmp_path / what
+    if what == "empty":
+        source.mkdir()
+    elif what != "nowhere":
+        source.write_text("hello")
+    with pytest.raises(ModelError):
+        store.add(source)
+    with pytest.raises(ModelError, match="No kind"):
+        store.add(tmp_path, kind="pickle")
+    assert store.names() == ()
+
+
+KILLED = """
+import os, sys
+from pathlib import Path
+import contour.store as s
+s.must_answer = lambda model: os._exit(9)
+s.Store(Path(sys.argv[1])).add(Path(sys.argv[2]))
+"""
+
+
+def test_an_adding_that_was_killed_leaves_nothing_that_counts_and_its_remains_go(store, tmp_path):
+    source = models.torchscript(tmp_path / "made")
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, store.folder, source], timeout=120, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert done.returncode == 9
+    assert list(store.folder.glob(".adding-*"))
+    assert store.names() == ()
+    assert store.add(source).name == "dense"
+    assert not list(store.folder.glob(".adding-*"))
+
+
+def test_a_failing_disk_leaves_nothing(store, tmp_path, monkeypatch):
+    source = models.torchscript(tmp_path / "made")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ModelError, match="No space left"):
+        store.add(source)
+    monkeypatch.undo()
+    assert {path.name for path in store.folder.iterdir()} == {".lock"}
+
+
+def test_two_do_not_add_at_once(store, tmp_path):
+    source = models.torchscript(tmp_path / "made")
+    with store._adding(), pytest.raises(ModelError, match="Somebody else"):
+        store.add(source)
+
+
+def test_a_stored_model_is_an_engine_and_its_weights_are_read_once_and_late(store, tmp_path, monkeypatch):
+    store.add(models.torchscript(tmp_path / "made"))
+    read = []
+    monkeypatch.setattr(Store, "load", lambda self, name, load=Store.load: read.append(name) or load(self, name))
+    (engine,) = stored_engines(store)
+    assert isinstance(engine, Engine)
+    assert engine.version == f"3+{store.record('dense').digest[:8]}"
+    assert engine.offers()["Bones"].licence == "CC-BY-4.0"
+    with pytest.raises(ValueError, match="Liver"):
+        next(iter(engine.contour(_image(), ["Liver"], Context())))
+    assert read == []
+    for _ in range(2):
+        (found,) = engine.contour(_image(), ["Bones"], Context())
+        assert isinstance(found, Finding)
+        assert np.isclose(found.field.mask().array.sum(), (_image().array > 500).sum(), rtol=0.1)
+    assert read == ["dense"]
+
+
+def test_records_are_read_without_torch(store, tmp_path):
+    store.add(models.torchscript(tmp_path / "made"))
+    code = (
+        "import sys; from pathlib import Path; from contour.store import Store; from contour.stored import stored_engines; "
+    )
+    code += "print(len(stored_engines(Store(Path(sys.argv[1])))), 'torch' in sys.modules, 'monai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, store.folder], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["1", "False", "False"], done.stderr
+
+
+def test_the_store_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("RECONTOUR_MODELS", str(tmp_path))
+    assert store_folder() == tmp_path
+    monkeypatch.delenv("RECONTOUR_MODELS")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    assert store_folder() == tmp_path / "data" / "recontour" / "models"
