@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from contour.bundles import READERS, recognised
-from contour.bundles.about import ABOUT
+from contour.bundles.about import ABOUT, Described
 from contour.bundles.trial import must_answer
 from contour.licences import read_policy, refuse_licence
 from contour.model import ModelCard
@@ -41,6 +41,7 @@ class Record(BaseModel):
 
     Args:
         reader: which of `contour.bundles.READERS` reads its files.
+        channels: which outputs of the network make up each structure.
         digest: SHA-256 over the digests of all files.
         files: place within the model's folder to SHA-256.
         added: when, UTC.
@@ -51,6 +52,7 @@ class Record(BaseModel):
     form: Literal[1] = 1
     reader: str
     card: ModelCard
+    channels: dict[str, tuple[int, ...]]
     digest: str
     files: dict[str, str]
     added: datetime
@@ -138,10 +140,13 @@ class Store:
         with self._adding() as folder:
             files = {place: _copied(path, folder / FILES / place) for place, path in sorted(kept.items())}
             digest = _digest_of(files)
-            card = _told(READERS[kind].card(folder / FILES, digest), licence, name)
+            said = READERS[kind].described(folder / FILES, digest)
+            card = _told(said.card, licence, name)
             self._may_enter(card)
-            must_answer(READERS[kind].load(folder / FILES, card))
-            record = Record(reader=kind, card=card, digest=digest, files=files, added=datetime.now(UTC))
+            must_answer(READERS[kind].load(folder / FILES, Described(card, said.channels)))
+            record = Record(
+                reader=kind, card=card, channels=dict(said.channels), digest=digest, files=files, added=datetime.now(UTC)
+            )
             (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
             _synced(folder)
             os.rename(folder, self.folder / card.name)  # noqa: PTH104 - the one call that is atomic
@@ -173,7 +178,7 @@ class Store:
                 why="A model that is not the one that was looked at may draw anything",
                 remedy="Move its folder out of the store and add the model again from its source",
             )
-        return READERS[record.reader].load(self.folder / name / FILES, record.card)
+        return READERS[record.reader].load(self.folder / name / FILES, Described(record.card, record.channels))
 
     def _damage(self, record: Record) -> Iterator[str]:
         folder = self.folder / record.name / FILES

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from contour.bundles import exported, monai_bundle, nnunet, own, totalsegmentator
-from contour.model import ModelCard
+from contour.bundles.about import Described
 from patient.errors import ModelError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class Reader(Protocol):
         """The files of a source that are kept, by their place in the kept folder; None if it is of another kind."""
         ...
 
-    def card(self, folder: Path, digest: str) -> ModelCard:
+    def described(self, folder: Path, digest: str) -> Described:
         """What a kept folder says of its model.
 
         Args:
@@ -36,8 +36,8 @@ class Reader(Protocol):
         """
         ...
 
-    def load(self, folder: Path, card: ModelCard) -> LoadedModel:
-        """The network of a kept folder.
+    def load(self, folder: Path, model: Described) -> LoadedModel:
+        """The network of a kept folder, its outputs as they were described when it was added.
 
         Raises:
             ModelError: weights that cannot be read, are of another network, or would run code.

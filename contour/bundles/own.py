@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contour.model import CARD, OURS, WEIGHTS, ModelCard, read_card
+from contour.bundles.about import Described
+from contour.model import CARD, OURS, WEIGHTS, read_card
 from patient.errors import ModelError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def found(source: Path) -> Mapping[str, Path] | None:
     return kept
 
 
-def card(folder: Path, digest: str) -> ModelCard:
+def described(folder: Path, digest: str) -> Described:
     """The model's own card.
 
     Raises:
@@ -35,10 +36,10 @@ def card(folder: Path, digest: str) -> ModelCard:
     read = read_card(folder)
     if read.kind != OURS:
         raise ModelError(f"The card says {read.kind}, and the folder is laid out as {OURS}", where=folder.name)
-    return read
+    return Described(read, {name: (channel,) for channel, name in enumerate(read.structures)})
 
 
-def load(folder: Path, card: ModelCard) -> LoadedModel:
+def load(folder: Path, model: Described) -> LoadedModel:
     """The network with its weights.
 
     Raises:
@@ -46,4 +47,4 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
     """
     from contour.unet_model import load as load_unet
 
-    return replace(load_unet(folder), card=card)
+    return replace(load_unet(folder), card=model.card)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from contour.bundles import nnunet
-from contour.bundles.about import ABOUT, About, channels_of, read_about
+from contour.bundles.about import ABOUT, About, Described, channels_of, read_about
 from contour.bundles.nnunet_plan import Results, read_results, results_folder
 from contour.model import ModelCard
 from patient.errors import ModelError
@@ -66,7 +66,7 @@ def found(source: Path) -> Mapping[str, Path] | None:
     return {f"{folder.parent.name}/{place}": path for place, path in kept.items()}
 
 
-def card(folder: Path, digest: str) -> ModelCard:
+def described(folder: Path, digest: str) -> Described:
     """What is known of this dataset.
 
     Raises:
@@ -74,19 +74,21 @@ def card(folder: Path, digest: str) -> ModelCard:
     """
     results, name, task = _read(folder)
     about = read_about(folder / ABOUT, About)
-    return ModelCard(
+    channels = channels_of(about, results.channel_of)
+    card = ModelCard(
         name=about.name or f"totalsegmentator-{name.replace('_', '-')}-{task.datasets[0]}"[:40],
         version=about.version or f"v2-{_number(results.folder)}",
         kind=KIND,
-        structures=tuple(channels_of(about, results.channel_of)),
+        structures=tuple(channels),
         sha256=digest,
         licence=about.licence or (_file().licensed if task.licensed else _file().open),
         data=about.data or "TotalSegmentator v2, its makers' training set",
         limits=about.limits or LIMITS,
     )
+    return Described(card, channels)
 
 
-def load(folder: Path, card: ModelCard) -> LoadedModel:
+def load(folder: Path, model: Described) -> LoadedModel:
     """The network with its weights.
 
     Raises:
@@ -94,7 +96,7 @@ def load(folder: Path, card: ModelCard) -> LoadedModel:
     """
     results, _, _ = _read(folder)
     about = read_about(folder / ABOUT, About)
-    return nnunet.loaded(results, card, about.axes or _file().axes, channels_of(about, results.channel_of))
+    return nnunet.loaded(results, model, about.axes or _file().axes)
 
 
 def _read(folder: Path) -> tuple[Results, str, _Task]:

@@ -76,6 +76,43 @@ def test_an_nnunet_folder_computes_what_its_network_computes(old, tmp_path):
     assert (model.grid.spacing, model.grid.patch) == ((2.5, 1.5, 1.25), (8, 16, 16))
 
 
+def test_a_residual_encoder_is_built_from_its_plan(tmp_path):
+    from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+
+    arguments = {key: value for key, value in models.ARGUMENTS.items() if key != "n_conv_per_stage"}
+    arguments["n_blocks_per_stage"] = [1, 1]
+    torch.manual_seed(4)
+    network = ResidualEncoderUNet(input_channels=1, num_classes=4, **arguments, **models.LAYERS).eval()
+    folder = models.nnunet_folder(tmp_path, ABDOMEN, weights=network.state_dict())
+    plans = json.loads((folder / "plans.json").read_text())
+    architecture = plans["configurations"]["parent"]["architecture"]
+    architecture["network_class_name"] = architecture["network_class_name"].replace("PlainConvUNet", "ResidualEncoderUNet")
+    architecture["arch_kwargs"] = arguments | models.NAMED
+    (folder / "plans.json").write_text(json.dumps(plans))
+    model = _taken(folder, tmp_path, 'licence = "CC0-1.0"\naxes = "SPL"')
+    hu = _patch(model)
+    with torch.inference_mode():
+        wanted = network(torch.from_numpy((hu.clip(-900, 1200) - 100) / 200)[None, None])[0].softmax(0)[1].numpy()
+    np.testing.assert_allclose(_answer(model, hu)[model.card.structures.index("Spleen")], wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("named", ["os.system", "torch.hub.load", "some.package.PlainConvUNetOfMine"])
+def test_a_plan_with_another_network_is_refused(named, tmp_path):
+    folder = models.nnunet_folder(tmp_path, ABDOMEN)
+    text = (folder / "plans.json").read_text()
+    (folder / "plans.json").write_text(text.replace("dynamic_network_architectures.architectures.unet.PlainConvUNet", named))
+    with pytest.raises(ModelError, match="not known here"):
+        _taken(folder, tmp_path, 'licence = "CC0-1.0"\naxes = "SPL"')
+
+
+def test_a_model_of_another_modality_is_refused(tmp_path):
+    folder = models.nnunet_folder(tmp_path, ABDOMEN, normalisation="ZScoreNormalization")
+    path = folder / "dataset.json"
+    path.write_text(path.read_text().replace('"CT"', '"MRI"'))
+    with pytest.raises(ModelError, match="trained on MRI"):
+        _taken(folder, tmp_path, 'licence = "CC0-1.0"\naxes = "SPL"')
+
+
 def test_folds_are_averaged_before_the_softmax(tmp_path):
     model = _taken(models.nnunet_folder(tmp_path, ABDOMEN, folds=(0, 1)), tmp_path, 'licence = "CC0-1.0"\naxes = "SPL"')
     hu = _patch(model)
@@ -143,7 +180,7 @@ def test_a_totalsegmentator_dataset_that_needs_a_licence_says_so(tmp_path):
     folder = models.nnunet_folder(tmp_path, labels, dataset="Dataset301_heart_highres_1559subj")
     _, kept = recognised(folder)
     assert all(place.startswith("Dataset301_heart_highres_1559subj/") for place in kept)
-    assert "non-commercial" in READERS["totalsegmentator"].card(folder, "0" * 64).licence
+    assert "non-commercial" in READERS["totalsegmentator"].described(folder, "0" * 64).card.licence
 
 
 def test_a_monai_bundle_computes_what_its_network_computes(tmp_path):
