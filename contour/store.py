@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from contour.bundles import READERS, recognised
+from contour.bundles import READERS, described, loaded, recognised
 from contour.bundles.about import ABOUT, Described
 from contour.bundles.trial import must_answer
 from contour.licences import read_policy, refuse_licence
@@ -140,10 +140,10 @@ class Store:
         with self._adding() as folder:
             files = {place: _copied(path, folder / FILES / place) for place, path in sorted(kept.items())}
             digest = _digest_of(files)
-            said = READERS[kind].described(folder / FILES, digest)
+            said = described(kind, folder / FILES, digest)
             card = _told(said.card, licence, name)
             self._may_enter(card)
-            must_answer(READERS[kind].load(folder / FILES, Described(card, said.channels)))
+            must_answer(loaded(kind, folder / FILES, Described(card, said.channels)))
             record = Record(
                 reader=kind, card=card, channels=dict(said.channels), digest=digest, files=files, added=datetime.now(UTC)
             )
@@ -178,7 +178,7 @@ class Store:
                 why="A model that is not the one that was looked at may draw anything",
                 remedy="Move its folder out of the store and add the model again from its source",
             )
-        return READERS[record.reader].load(self.folder / name / FILES, Described(record.card, record.channels))
+        return loaded(record.reader, self.folder / name / FILES, Described(record.card, record.channels))
 
     def _damage(self, record: Record) -> Iterator[str]:
         folder = self.folder / record.name / FILES

@@ -6,7 +6,8 @@ network itself, as a `LoadedModel` for `contour.network.NetworkEngine`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -53,6 +54,32 @@ READERS: Mapping[str, Reader] = {
     "exported": exported,
 }
 """In the order in which a source is tried."""
+
+
+def described(kind: str, folder: Path, digest: str) -> Described:
+    """What a kept folder of a kind says, as `Reader.described`; whatever its files hold, it is that or a `ModelError`."""
+    with _in_words(kind, folder):
+        return READERS[kind].described(folder, digest)
+
+
+def loaded(kind: str, folder: Path, model: Described) -> LoadedModel:
+    """The network of a kept folder of a kind, as `Reader.load`; whatever its files hold, it is that or a `ModelError`."""
+    with _in_words(kind, folder):
+        return READERS[kind].load(folder, model)
+
+
+@contextmanager
+def _in_words(kind: str, folder: Path) -> Iterator[None]:
+    """Strangers' files hold anything at any place: what a reader stumbles over is said as the file's fault."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
+        said = str(error).splitlines()[0][:120] if str(error) else ""
+        raise ModelError(
+            f"The files are not as those of a {kind} model are: {type(error).__name__} {said}",
+            where=folder.name,
+            remedy="Take them from their source again",
+        ) from error
 
 
 def recognised(source: Path, kind: str = "") -> tuple[str, Mapping[str, Path]]:

@@ -20,6 +20,13 @@ def must_answer(model: LoadedModel) -> None:
     """
     import torch
 
+    grid = model.grid
+    spacing = grid.spacing or (1.0, 1.0, 1.0)
+    if not (all(0.05 <= mm <= 50 for mm in spacing) and all(1 <= n <= 1024 for n in grid.patch) and 0 <= grid.overlap < 1):
+        raise ModelError(
+            f"Voxels of {spacing} mm, {grid.patch} of them at once, overlapping by {grid.overlap}: no network's grid",
+            where=model.card.name,
+        )
     try:
         inputs = torch.from_numpy(np.ascontiguousarray(model.prepare(np.full(model.grid.patch, -1000.0, np.float32))))
         with torch.inference_mode():

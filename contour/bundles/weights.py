@@ -99,8 +99,11 @@ def gathered(probabilities: Tensor, channels: Sequence[tuple[int, ...]], exclusi
     """
     if all(len(c) == 1 for c in channels):
         return probabilities[:, [c[0] for c in channels]]
-    parts = [probabilities[:, list(c)] for c in channels]
-    return torch.stack([p.sum(1).clamp(max=1.0) if exclusive else p.amax(1) for p in parts], dim=1)
+    out = probabilities.new_empty((1, len(channels), *probabilities.shape[2:]))
+    for n, c in enumerate(channels):
+        parts = probabilities[0, list(c)]
+        out[0, n] = parts.sum(0).clamp(max=1.0) if exclusive else parts.amax(0)
+    return out
 
 
 def expect_channels(outputs: Tensor, inputs: Tensor, channels: int, where: str) -> Tensor:

@@ -253,6 +253,35 @@ def test_a_bundle_that_would_build_or_run_anything_else_is_refused(network, tmp_
     assert not (tmp_path / "pwned").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "at", "value"),
+    [
+        ("inference", "preprocessing#transforms#3#axcodes", "XYZ"),
+        ("inference", "preprocessing#transforms#4#pixdim", "wide"),
+        ("inference", "preprocessing#transforms#4#pixdim", [1.5, -1.5, 1.5]),
+        ("inference", "preprocessing#transforms#5#_target_", "Flipd"),
+        ("inference", "inferer#roi_size", [96, 96]),
+        ("inference", "inferer#overlap", 1.5),
+        ("inference", "inferer#overlap", {}),
+        ("inference", "postprocessing#transforms", []),
+        ("metadata", "network_data_format#outputs#pred#channel_def", ["spleen"]),
+        ("metadata", "network_data_format#inputs#image", []),
+        ("metadata", "network_data_format#inputs#image#modality", "MR"),
+    ],
+)
+def test_a_bundle_that_says_something_odd_is_refused_in_words(file, at, value, tmp_path):
+    path = models.monai_bundle(tmp_path / "bundle") / "configs" / f"{file}.json"
+    said = json.loads(path.read_text())
+    inner = said
+    *above, last = [int(part) if part.isdigit() else part for part in at.split("#")]
+    for part in above:
+        inner = inner[part]
+    inner[last] = value
+    path.write_text(json.dumps(said))
+    with pytest.raises(ModelError):
+        _taken(tmp_path / "bundle", tmp_path, 'licence = "Apache-2.0"')
+
+
 def test_references_of_a_configuration_are_followed_and_circles_are_refused():
     configuration = Configuration({"a": {"b": [1, "$@c"]}, "c": "@d#e", "d": {"e": -2.5}, "x": "@y", "y": "@x"}, "test")
     assert configuration.value("a#b") == [1, -2.5]
