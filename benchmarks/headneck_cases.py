@@ -1,6 +1,6 @@
 """The head-and-neck patients as training cases: NIfTI to .npz, nothing resampled.
 
-python benchmarks/headneck_cases.py OUT      OUT/train, OUT/calibration (every tenth of the training patients), OUT/validation
+python benchmarks/headneck_cases.py OUT    OUT/train, OUT/calibration (every tenth training patient), OUT/validation
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
+import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -1,7 +1,7 @@
 """Trains the head-and-neck model that is shipped.
 
 python benchmarks/train_headneck.py CASES RUN --steps 12000 [--start MODEL]
-CASES as `benchmarks/headneck_cases.py` writes them; RUN is a folder that git does not see. A killed run goes on where it was.
+CASES as `benchmarks/headneck_cases.py` writes them; RUN is a folder that git does not see. A killed run goes on.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ if __name__ == "__main__":
         level=logging.INFO, format="%(asctime)s %(message)s", filename=said.run / "training.log", filemode="a"
     )
     patches = Patches(read_cases(said.cases / "train"), BITS, ARCHITECTURE, OPEN_ENDS)
-    training = Training(
-        patches, ARCHITECTURE, Schedule(said.steps, said.rate, seed=said.seed), said.run, device=said.device
-    )
+    training = Training(patches, ARCHITECTURE, Schedule(said.steps, said.rate, seed=said.seed), said.run, device=said.device)
     for _ in training.run():
         pass

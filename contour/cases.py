@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ def write_case(case: TrainingCase, folder: Path) -> Path:
     np.savez_compressed(
         passing, hu=case.hu, labels=case.labels, known=np.array(case.known), spacing=np.array(case.spacing, np.float64)
     )
-    os.replace(passing, target)
+    passing.replace(target)
     return target
 
 

@@ -1,16 +1,15 @@
 """Trains a network to contour: cases in, a folder of weights out that `recontour models add` takes.
 
 The patch of step n is a function of the seed and n alone, so a run that was killed goes on as if it had not been.
-A structure that nobody contoured in a patient is unknown there and takes no part in the loss; neither do the slices beyond the
-ends of a structure that stops where the treated region stops. A mirrored patch has its left and right structures exchanged;
-where only one side of a pair is learnt, no patch is mirrored.
+A structure that nobody contoured in a patient is unknown there and takes no part in the loss; neither do the slices beyond
+the ends of a structure that stops where the treated region stops. A mirrored patch has its left and right structures
+exchanged; where only one side of a pair is learnt, no patch is mirrored.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
@@ -52,7 +51,7 @@ class OpenEnd:
     """A structure that is contoured only as far as the treated region goes.
 
     Args:
-        above_mm, below_mm: how far beyond its last contoured slice nobody knows whether it goes on; farther away it is absent.
+        above_mm, below_mm: how far beyond its last contoured slice nobody knows whether it goes on; farther it is absent.
     """
 
     structure: str
@@ -104,7 +103,11 @@ class Patches:
     """
 
     def __init__(
-        self, cases: Sequence[TrainingCase], names: Sequence[str], architecture: Architecture, open_ends: Sequence[OpenEnd] = ()
+        self,
+        cases: Sequence[TrainingCase],
+        names: Sequence[str],
+        architecture: Architecture,
+        open_ends: Sequence[OpenEnd] = (),
     ) -> None:
         self._architecture = architecture
         self._bits = [names.index(s) for s in architecture.structures]
@@ -125,9 +128,15 @@ class Patches:
         labels = np.pad(case.labels[inside], around)
         where, spans_z = [], []
         for structure, bit in zip(self._architecture.structures, self._bits, strict=True):
-            at = np.argwhere(labels >> np.uint32(bit) & np.uint32(1)) if structure in case.known else np.empty((0, 3), np.int64)
+            at = (
+                np.argwhere(labels >> np.uint32(bit) & np.uint32(1))
+                if structure in case.known
+                else np.empty((0, 3), np.int64)
+            )
             where.append(at.astype(np.int16))
-            spans_z.append(_known_planes(structure, at, case.spacing[0], hu.shape[0], open_ends) if len(at) else (0, 0, 0, 0))
+            spans_z.append(
+                _known_planes(structure, at, case.spacing[0], hu.shape[0], open_ends) if len(at) else (0, 0, 0, 0)
+            )
         return _Held(hu, labels, where, np.array(spans_z), case.known)
 
     def draw(self, seed: int, step: int) -> Patch:
@@ -172,8 +181,13 @@ class Patches:
             codes |= unknown[n][:, None, None].astype(np.int64) << (count + n)
         image = torch.from_numpy(hu.astype(np.float32))[None]
         turned = affine.set_random_state(seed=seed)(image, mode="bilinear", randomize=True)
-        grid = affine.set_random_state(seed=seed)(torch.from_numpy(codes.astype(np.float32))[None], mode="nearest", randomize=True)
-        picture, coded = torch.as_tensor(turned).as_subclass(Tensor), torch.as_tensor(grid).as_subclass(Tensor)[0].round().long()
+        grid = affine.set_random_state(seed=seed)(
+            torch.from_numpy(codes.astype(np.float32))[None], mode="nearest", randomize=True
+        )
+        picture, coded = (
+            torch.as_tensor(turned).as_subclass(Tensor),
+            torch.as_tensor(grid).as_subclass(Tensor)[0].round().long(),
+        )
         channels = torch.arange(2 * count)[:, None, None, None]
         channel = (coded[None] >> channels) & 1
         truth, known = channel[:count].float(), 1.0 - channel[count:].float()
@@ -186,12 +200,14 @@ class Patches:
         seed = int(rng.integers(2**31))
         air = picture <= AIR + 1
         out = picture * float(1 + rng.uniform(-GAIN, GAIN)) + float(rng.uniform(-SHIFT_HU, SHIFT_HU))
-        for change in (
+        changes = (
             RandGaussianSmooth((0.3, 0.8), (0.3, 0.8), (0.3, 0.8), prob=0.2),
             RandGaussianNoise(prob=0.3, std=NOISE_HU),
             RandAdjustContrast(prob=0.15, gamma=(0.8, 1.25)),
-        ):
-            out = torch.as_tensor(change.set_random_state(seed=seed)(out)).as_subclass(Tensor)
+        )
+        for change in changes:
+            change.set_random_state(seed=seed)
+            out = torch.as_tensor(change(out)).as_subclass(Tensor)
         if rng.random() < 0.5:
             out = torch.where(air, torch.full_like(out, float(AIR)), out)
         return out
@@ -238,7 +254,9 @@ def _cut(array: NDArray, start: NDArray[np.int_], size: NDArray[np.int_], outsid
     if (high <= low).any():
         return np.full(tuple(size), outside, array.dtype)
     block = array[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    return np.pad(block, [(int(a - s), int(e - b)) for a, s, e, b in zip(low, start, stop, high, strict=True)], constant_values=outside)
+    return np.pad(
+        block, [(int(a - s), int(e - b)) for a, s, e, b in zip(low, start, stop, high, strict=True)], constant_values=outside
+    )
 
 
 def loss(logits: Tensor, truth: Tensor, known: Tensor) -> Tensor:
@@ -259,8 +277,8 @@ class Training:
     Args:
         folder: of the run; a checkpoint there is gone on from.
         start: weights to start from (a model trained before); None for random ones.
-        exact: in float32. In bfloat16 the gradients of some small convolutions (a bottleneck of 2 x 5 x 5 voxels) differ from
-            run to run on one and the same processor, and are now and then no numbers at all.
+        exact: in float32. In bfloat16 the gradients of some small convolutions (a bottleneck of 2 x 5 x 5 voxels) differ
+            from run to run on one and the same processor, and are now and then no numbers at all.
     """
 
     def __init__(
@@ -308,7 +326,7 @@ class Training:
             },
             passing,
         )
-        os.replace(passing, self._folder / "checkpoint.pt")
+        passing.replace(self._folder / "checkpoint.pt")
 
     def run(self) -> Iterator[float]:
         """Trains to the end of the schedule; gives the loss of every step."""

@@ -9,7 +9,6 @@ from monai.networks.nets.dynunet import DynUNet
 from torch import Tensor, nn
 
 
-
 @dataclass(frozen=True)
 class Architecture:
     """A U-Net, and the grid and intensities that it was made for.
