@@ -56,7 +56,10 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
     absent: dict[str, str] = {}
     context = Context(progress=lambda done, what: progress(0.8 * done, what))
     for engine in engines.values():
-        asked = [w.name for w in template.structures if w.engine in (engine.name, "any") and w.name in engine.offers()]
+        able = [w.name for w in template.structures if w.engine in (engine.name, "any") and w.name in engine.offers()]
+        asked = [name for name in able if name not in fields]
+        if not asked:
+            continue
         for answer in engine.contour(volume, asked, context):
             if isinstance(answer, NotInImage):
                 absent[answer.name] = answer.reason

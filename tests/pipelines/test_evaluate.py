@@ -18,7 +18,8 @@ from patient.errors import FrameMismatch, InputError, ModelError, PolicyError
 from patient.naming import Naming, read_naming, understand
 from patient.structures import Structure
 from patient.volume import Field, Volume
-from pipelines.app import DONE, LOOK, app
+from pipelines.app import app
+from pipelines.terminal import DONE, LOOK
 from pipelines.commission import commission, find_engine
 from pipelines.drawings import find_drawings
 from pipelines.evaluation import Rules, evaluate, pair_up

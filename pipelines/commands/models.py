@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+from pipelines.terminal import DONE, WRONG_CALL, Json, people, table_of
+
 Where = Annotated[
     Path | None, typer.Option("--store", help="The store's folder. Else $RECONTOUR_MODELS, or among your own data.")
 ]
 
-DONE, WRONG = 0, 2
 models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The site's contouring models: list, add, verify.")
-people = Console(stderr=True, highlight=False)
 
 
 @models.command("list", epilog="Example: recontour models list --json")
@@ -30,9 +27,7 @@ def list_models(store: Where = None, as_json: Json = False) -> int:
     if as_json:
         print(json.dumps([record.model_dump(mode="json", exclude_defaults=True) for record in records]))
         return DONE
-    table = Table(box=None)
-    for heading in ("model", "version", "kind", "licence", "added", "structures"):
-        table.add_column(heading)
+    table = table_of([(heading, "left") for heading in ("model", "version", "kind", "licence", "added", "structures")])
     for record in records:
         card = record.card
         table.add_row(
@@ -88,4 +83,4 @@ def verify_models(
             people.print(f"{check.name}: {'as it was added' if not check.problems else 'must not be used'}", markup=False)
             for problem in check.problems:
                 people.print(f"  {problem}", markup=False)
-    return WRONG if any(check.problems for check in checks) else DONE
+    return WRONG_CALL if any(check.problems for check in checks) else DONE

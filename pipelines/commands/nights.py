@@ -1,0 +1,93 @@
+"""`recontour nightly`, `status` and `sample`: all patients, what became of them, and one to try it on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patient.errors import InputError
+from pipelines.terminal import DONE, LOOK, SOME_FAILED, Json, people, progress, show_lines
+
+
+def nightly(
+    inbox: Annotated[Path, typer.Argument(metavar="INBOX", help="Folder tree with anything in it; it is only read.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="OUTBOX", help="Where everything goes.")],
+    workers: Annotated[int | None, typer.Option(help="Worker processes on this machine.", min=1)] = None,
+    scheduler: Annotated[str | None, typer.Option(help="Address of a Dask scheduler, for workers elsewhere.")] = None,
+    config: Annotated[Path | None, typer.Option(help="The site's settings (TOML).")] = None,
+    settle_minutes: Annotated[float | None, typer.Option(help="A series is whole when quiet for so long.", min=0.0)] = None,
+    as_json: Json = False,
+) -> int:
+    """All patients of an inbox, tonight."""
+    from pipelines.configuration import load_configuration
+    from pipelines.night import run_night
+
+    said = {"workers": workers, "settle_minutes": settle_minutes}
+    configuration = load_configuration(config).model_copy(update={k: v for k, v in said.items() if v is not None})
+    with progress("Night") as update:
+        record = run_night(
+            inbox,
+            out,
+            configuration,
+            scheduler=scheduler,
+            progress=lambda done, total, what: update(done / total, f"{done} of {total}, {what}"),
+        )
+    if as_json:
+        print(record.model_dump_json())
+    else:
+        show_lines([(c.case, c.state, (*c.reasons[:4], *([f"log in {c.log}"] if c.log else []))) for c in record.cases])
+        people.print(f"{record.unchanged} unchanged. The morning's page: {out / 'index.html'}")
+    states = {case.state for case in record.cases}
+    return SOME_FAILED if states & {"refused", "failed"} else LOOK if "review" in states else DONE
+
+
+def status(
+    outbox: Annotated[Path, typer.Argument(metavar="OUTBOX", help="Of a night.")],
+    as_json: Json = False,
+) -> int:
+    """What the nights did: every case with its state and reasons."""
+    from pipelines.ledger import Ledger
+
+    if not (outbox / "ledger.sqlite").is_file():
+        raise InputError("No ledger there", where=outbox.name, remedy="Give the outbox of a night")
+    with Ledger(outbox / "ledger.sqlite", read_only=True) as ledger:
+        jobs = [(job, ledger.last_output(job.image)[0]) for job in ledger.jobs()]
+    if as_json:
+        print(
+            json.dumps(
+                [
+                    {
+                        "case": job.case,
+                        "state": job.state,
+                        "reasons": job.reasons,
+                        "attempts": job.attempts,
+                        "folder": f"cases/{folder}" if folder else "",
+                    }
+                    for job, folder in jobs
+                ]
+            )
+        )
+    else:
+        show_lines([(job.case, job.state, job.reasons) for job, _ in jobs])
+    return DONE
+
+
+def sample(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write into.")] = Path("sample"),
+    fractions: Annotated[int, typer.Option(help="Fraction images, one a day.", min=0, max=99)] = 3,
+    slices: Annotated[int, typer.Option(help="Planes of the planning CT.", min=40)] = 266,
+    size: Annotated[int, typer.Option(help="Rows and columns of a plane.", min=64)] = 256,
+    seed: Annotated[int, typer.Option(help="Of texture, noise, setup errors and daily bends.")] = 0,
+) -> int:
+    """The sample course: a synthetic patient's plan and fractions, with the truth beside them."""
+    from data_samples.course import write_course
+
+    with progress("Making the sample course") as update:
+        write_course(
+            out, fractions=fractions, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "images")
+        )
+    people.print(f"Planning CT of {slices} planes with structures, dose and plan, and {fractions} fractions in {out}")
+    return DONE

@@ -1,0 +1,129 @@
+"""`recontour contour` and `check`: one patient now, and whether a structure set may be imported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from patient.errors import InputError
+from pipelines.terminal import DONE, LOOK, SOME_FAILED, Json, people, progress, published, table_of
+
+
+def contour(
+    image: Annotated[
+        Path, typer.Argument(metavar="CT", help="Folder with one planning CT, or a NIfTI, NRRD or MHA file in HU.")
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
+    template: Annotated[str, typer.Option(help="Site template: a name, or a TOML file of your own.")] = "head_neck",
+    existing: Annotated[Path | None, typer.Option(help="RTSTRUCT on this CT whose structures are kept as they are.")] = None,
+    profile: Annotated[str, typer.Option(help="Planning system whose limits the gate applies.")] = "standard",
+    as_json: Json = False,
+) -> int:
+    """Contour one patient, now."""
+    from pipelines.case import CaseRequest, contour_case
+
+    if not image.exists():
+        raise InputError("No such file or folder", where=image.name)
+    with published(out) as made, progress("Contouring") as update:
+        if image.is_file() and image.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
+            from pipelines.array_case import contour_array
+
+            result = contour_array(image, made, template, update)
+        else:
+            entry = _one_series(image)
+            result = contour_case(
+                CaseRequest(
+                    case=out.resolve().name,
+                    files=tuple(str(p) for p in entry.paths),
+                    series_uid=entry.uid,
+                    folder=str(made),
+                    template=template,
+                    existing=str(existing) if existing else "",
+                    profile=profile,
+                ),
+                update,
+            )
+    if as_json:
+        print(result.model_dump_json())
+    else:
+        _show_case(result, out)
+    return LOOK if result.verdict == "review" else DONE
+
+
+def check(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="RTSTRUCT files.")],
+    ct: Annotated[
+        Path | None, typer.Option(help="Folder of the CT they were drawn on: planes and references are compared.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="Planning system: standard, eclipse, raystation, monaco, pinnacle.")
+    ] = "standard",
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read the masks with rt-utils and compare (needs --ct).")
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """May this be imported? 0: nothing to remark, 3: warnings, 4: errors."""
+    from patient.conformance.check import check_file
+    from patient.conformance.second_opinion import second_opinions
+    from patient.read.images import open_folder
+
+    if deep and ct is None:
+        raise InputError("--deep compares masks on the CT", remedy="Give --ct")
+    image = open_folder(ct) if ct is not None else None
+    found: list[dict[str, Any]] = []
+    for path in files:
+        report = check_file(path, image=image, profile=profile)
+        opinions = second_opinions(path, ct, image) if deep and ct is not None and image is not None else []
+        warnings = [*report.warnings, *(o.remark for o in opinions if o.remark is not None)]
+        found.append(
+            {
+                "file": path.name,
+                "errors": [vars(r) for r in report.errors],
+                "warnings": [vars(r) for r in warnings],
+                **({"rt_utils_dice": {o.name: round(o.dice, 4) for o in opinions if o.dice is not None}} if deep else {}),
+            }
+        )
+    if as_json:
+        print(json.dumps(found))
+    else:
+        for one in found:
+            words = "may be imported" if not one["errors"] else "must not be imported"
+            people.print(f"{one['file']}: {words}", markup=False)
+            for kind in ("errors", "warnings"):
+                for remark in one[kind]:
+                    people.print(f"  {kind[:-1]}: {remark['where']}: {remark['what']}", markup=False)
+            for name, value in one.get("rt_utils_dice", {}).items():
+                people.print(f"  rt-utils reads {name} with Dice {value:.4f} to ours", markup=False)
+    if any(one["errors"] for one in found):
+        return SOME_FAILED
+    return LOOK if any(one["warnings"] for one in found) else DONE
+
+
+def _one_series(folder: Path) -> Any:
+    """The one CT series of a folder."""
+    from patient.errors import MixedSeries
+    from patient.read.index import scan
+
+    index = scan(folder)
+    entries = index.of("CT")
+    if len(entries) > 1:
+        raise MixedSeries(
+            f"{len(entries)} CT series where one is asked for", where=folder.name, remedy="Give the folder of one of them"
+        )
+    if not entries:
+        more = f"; unreadable: {len(index.problems)} files, as {index.problems[0].error}" if index.problems else ""
+        raise InputError(f"No CT found{more}", where=folder.name)
+    return entries[0]
+
+
+def _show_case(result: Any, out: Path) -> None:
+    table = table_of([("structure", "left"), ("state", "left"), ("cc", "right"), ("remarks", "left")])
+    for s in result.structures:
+        volume = f"{s.volume_cc:.1f}" if s.volume_cc is not None else ""
+        table.add_row(s.name, s.state.replace("_", " "), volume, s.reason or "; ".join(f.detail for f in s.flags))
+    people.print(table)
+    people.print(f"{'Look before you import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
