@@ -26,7 +26,6 @@ from data_samples.course import field_of_view, fraction_image, plan_grid
 from data_samples.dicom import Identity, write_ct, write_dose, write_plan, write_structures
 from data_samples.motion import course_of_changes, plan_from_fraction
 from data_samples.planned import STRUCTURES, plan_patient
-from patient.geometry import Box
 from patient.structures import Structure
 from patient.volume import Field, Volume
 from registration.transforms import Rigid, Space
@@ -59,8 +58,7 @@ def written(folder: Path) -> None:
     drawn = write_structures(folder / "plan" / "rtstruct.dcm", folder / "plan" / "CT", structures, identity)
     prescribed = {STRUCTURES.index("PTV_7000") + 1: ("PTV_7000", 70.0)}
     asked = write_plan(folder / "plan" / "rtplan.dcm", identity, drawn, patient.isocentre, 35, prescribed)
-    part = patient.dose.cropped(Box.of(patient.dose.array > 0.3).padded(1, patient.dose.geometry.shape))
-    write_dose(folder / "plan" / "rtdose.dcm", part, identity, asked)
+    write_dose(folder / "plan" / "rtdose.dcm", course._dose_grid(patient), identity, asked)
     change = course_of_changes(3, 0)[1]
     today = Identity(("benchmark", "fraction", "2"), "20260120", "Synthetic cone beam CT", 3)
     at = Space(str(today.series), str(today.frame))

@@ -20,7 +20,7 @@ from scipy import ndimage
 from data_samples.cone_beam import Beam, as_cone_beam
 from data_samples.dicom import Identity, write_ct, write_dose, write_plan, write_structures
 from data_samples.motion import course_of_changes, plan_from_fraction
-from data_samples.planned import AIR, HIGH, LOW, STRUCTURES, Floats, Planned, noiseless, plan_patient
+from data_samples.planned import AIR, HIGH, LOW, ORGANS, STRUCTURES, Floats, Planned, noiseless, plan_patient
 from data_samples.truth import known, volume_cc, write_truth
 from patient.geometry import Box, Geometry
 from patient.names import lookup
@@ -105,9 +105,16 @@ def _write_planned(
     drawn = write_structures(folder / "rtstruct.dcm", folder / "CT", structures, identity)
     prescribed = {STRUCTURES.index(name) + 1: (name, gray) for name, gray in (("PTV_7000", HIGH), ("PTV_5600", LOW))}
     asked = write_plan(folder / "rtplan.dcm", identity, drawn, patient.isocentre, planned, prescribed)
-    part = patient.dose.cropped(Box.of(patient.dose.array > 0.3).padded(1, patient.dose.geometry.shape))
-    write_dose(folder / "rtdose.dcm", part, identity, asked)
+    write_dose(folder / "rtdose.dcm", _dose_grid(patient), identity, asked)
     return space
+
+
+def _dose_grid(patient: Planned) -> Volume[np.float32]:
+    """The dose where there is any, and wherever an organ lies: as a planner would choose its grid."""
+    box = Box.of(patient.dose.array > 0.3)
+    for name in ORGANS:
+        box = box.union(Box.of(patient.surfaces[name].array < 0))
+    return patient.dose.cropped(box.padded(1, patient.dose.geometry.shape))
 
 
 def _structure(name: str, number: int, field: Field) -> Structure:

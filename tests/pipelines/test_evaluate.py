@@ -19,12 +19,12 @@ from patient.naming import Naming, read_naming, understand
 from patient.structures import Structure
 from patient.volume import Field, Volume
 from pipelines.app import app
-from pipelines.terminal import DONE, LOOK
 from pipelines.commission import commission, find_engine
 from pipelines.drawings import find_drawings
 from pipelines.evaluation import Rules, evaluate, pair_up
 from pipelines.evaluation_result import EvaluationResult
 from pipelines.report.evaluation import write_evaluation_report
+from pipelines.terminal import DONE, LOOK
 from tests.clinic import NAMES, anatomy, archive, draw, moved, patient
 
 TG263 = {name: name for name in NAMES}
