@@ -43,8 +43,17 @@ def check(wanted: Wanted, field: Field, whole: Geometry, found: Mapping[str, Pla
     pieces = int((sizes > FRAGMENT * sizes.sum()).sum())
     if pieces > _PIECES.get(wanted.name, 1):
         flags.append(Flag("fragments", f"{pieces} pieces"))
-    side = wrong_side(wanted.name, found)
-    return (*flags, Flag("wrong_side", side)) if side else tuple(flags)
+    if side := wrong_side(wanted.name, found):
+        flags.append(Flag("wrong_side", side))
+    return (*flags, suggestion(wanted)) if wanted.is_target else tuple(flags)
+
+
+def suggestion(wanted: Wanted) -> Flag:
+    """What is said of every target that software made: where it ends is a clinical decision."""
+    said = "made by margins from a contour" if wanted.recipe is not None else "found by software"
+    unsourced = wanted.recipe is not None and not wanted.source
+    detail = f"a suggestion, {said}: a person has to edit and approve it before it is used"
+    return Flag("suggestion", f"{detail}; the template gives no source for its margins" if unsourced else detail)
 
 
 def cut_sides(field: Field, whole: Geometry) -> list[str]:

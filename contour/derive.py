@@ -11,7 +11,7 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from contour.recipe import Combined, Margin, Named, Recipe, ingredients
+from contour.recipe import Combined, Margin, Named, Recipe, needs, reduced
 from patient.geometry import Box, Geometry
 from patient.parallel import threads
 from patient.volume import Field, Level, Volume
@@ -32,10 +32,12 @@ def derive(recipe: Recipe, found: Mapping[str, Field], whole: Geometry) -> Field
     Returns:
         A signed distance, cropped to its box; or a sentence: an ingredient is missing, or nothing is left.
     """
-    missing = [name for name in ingredients(recipe) if name not in found]
+    missing = [name for name in needs(recipe) if name not in found]
     if missing:
         return f"derived from {missing[0]}, which is not there"
-    field = _made(recipe, found, whole)
+    if (what := reduced(recipe, found)) is None:
+        return "nothing is left of it"
+    field = _made(what, found, whole)
     inside = field.volume.array < 0
     if not inside.any():
         return "nothing is left of it"
@@ -44,7 +46,7 @@ def derive(recipe: Recipe, found: Mapping[str, Field], whole: Geometry) -> Field
 
 def _made(recipe: Recipe, found: Mapping[str, Field], whole: Geometry) -> Field:
     match recipe:
-        case Named(name):
+        case Named(name, _):
             return found[name]
         case Margin(of, mm):
             return grown(_made(of, found, whole), whole, mm)

@@ -6,6 +6,7 @@
     PTV              = (CTV + (L 5, R 5, A 7, P 3, S 8, I 8) mm) & (External - 3 mm)
     Ring             = ring(PTV, 5 mm, 20 mm)        between 5 and 20 mm outside
     Bladder_Wall     = wall(Bladder, 3 mm)           the outer 3 mm inside
+    CTV              = ((GTV + 5 mm) - Bones - zAir?) | GTV      zAir counts as nothing where it is not there
 
 `|` union, `&` intersection, `-` without, read from left to right; `+ n mm` grows and `- n mm` shrinks.
 Directions are the patient's: L R A P S I.
@@ -14,7 +15,7 @@ Directions are the patient's: L R A P S I.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -23,9 +24,10 @@ from patient.errors import TemplateError
 
 @dataclass(frozen=True)
 class Named:
-    """A structure by name."""
+    """A structure by name; an optional one counts as nothing where it is not there."""
 
     name: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Combined:
 
 Recipe = Named | Margin | Combined
 DIRECTIONS = "LRAPSI"
-_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)|([A-Za-z_~^][\w~^]*)|([|&()+,-]))")
+_TOKEN = re.compile(r"\s*(?:(\d+(?:\.\d+)?)|([A-Za-z_~^][\w~^]*)|([|&()+,?-]))")
 
 
 def parse(text: str) -> Recipe:
@@ -63,15 +65,47 @@ def parse(text: str) -> Recipe:
 
 
 def ingredients(recipe: Recipe) -> Iterator[str]:
-    """The names that a recipe needs, in reading order, possibly repeated."""
+    """The names in a recipe, optional ones too, in reading order, possibly repeated."""
+    for named in _names(recipe):
+        yield named.name
+
+
+def needs(recipe: Recipe) -> Iterator[str]:
+    """The names without which a recipe cannot be made, in reading order, possibly repeated."""
+    for named in _names(recipe):
+        if not named.optional:
+            yield named.name
+
+
+def reduced(recipe: Recipe, found: Container[str]) -> Recipe | None:
+    """The same recipe without the optional names that were not found: nothing to add, to take away or to meet.
+
+    None where nothing is left of it.
+    """
     match recipe:
-        case Named(name):
-            yield name
+        case Named(name, optional):
+            return None if optional and name not in found else recipe
+        case Margin(of, mm):
+            inner = reduced(of, found)
+            return None if inner is None else Margin(inner, mm)
+        case Combined(operator, left, right):
+            a, b = reduced(left, found), reduced(right, found)
+            if a is not None and b is not None:
+                return Combined(operator, a, b)
+            if operator == "|":
+                return b if a is None else a
+            return a if operator == "-" else None
+
+
+def _names(recipe: Recipe) -> Iterator[Named]:
+    match recipe:
+        case Named():
+            yield recipe
         case Margin(of, _):
-            yield from ingredients(of)
+            yield from _names(of)
         case Combined(_, left, right):
-            yield from ingredients(left)
-            yield from ingredients(right)
+            yield from _names(left)
+            yield from _names(right)
 
 
 class _Reader:
@@ -119,6 +153,9 @@ class _Reader:
         if not re.match(r"[A-Za-z_]", token):
             self._at -= 1
             self._fail("a structure's name expected")
+        if self._peek() == "?":
+            self._next()
+            return Named(token, optional=True)
         return Named(token)
 
     def _margin(self, of: Recipe, sign: float) -> Margin:

@@ -18,6 +18,10 @@ from patient.errors import TemplateError
 from patient.names import lookup
 from patient.structures import Code
 
+EXISTING = "existing"
+"""The engine of what only a person draws: it is read from the clinic's own structure set."""
+NOT_GIVEN = "it has to come from an existing structure set (--existing)"
+TARGETS = ("GTV", "CTV", "ITV", "PTV")
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -48,10 +52,11 @@ class Wanted:
 
     Args:
         name: TG-263.
-        engine: name of the engine that shall find it, "any", or empty for a derived structure.
+        engine: name of the engine that shall find it, "any", "existing", or empty for a derived structure.
         recipe: how it is derived; None for a found one.
         required: its absence sends the case to review.
         clean: what is done to it before it is used; None for nothing.
+        source: where its margins or limits come from, as the template says it.
         interpreted_type, color, code, volume_cc: as `patient.names`, unless the template says otherwise.
     """
 
@@ -65,6 +70,12 @@ class Wanted:
     code: Code | None
     volume_cc: tuple[float, float] | None
     clean: Clean | None = None
+    source: str = ""
+
+    @property
+    def is_target(self) -> bool:
+        """A gross, clinical, internal or planning target volume, by its type or its name."""
+        return self.interpreted_type in TARGETS or self.name.startswith(TARGETS)
 
 
 @dataclass(frozen=True)
@@ -157,4 +168,5 @@ def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
         code=listed.code if listed else None,
         volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
         clean=entry.clean,
+        source=entry.source,
     )

@@ -43,10 +43,13 @@ class Box:
         return 0 in self.shape
 
     def padded(self, voxels: int | Sequence[int], within: Sequence[int]) -> Box:
-        """Grown by `voxels` on every side (one number, or one an axis) and cut to an array of shape `within`."""
+        """Grown by `voxels` on every side (one number, or one an axis) and cut to an array of shape `within`.
+
+        A box that lies outside becomes an empty one at the border.
+        """
         pad = (voxels,) * 3 if isinstance(voxels, int) else tuple(voxels)
-        start = tuple(max(0, a - p) for a, p in zip(self.start, pad, strict=True))
-        stop = tuple(min(n, b + p) for b, p, n in zip(self.stop, pad, within, strict=True))
+        start = tuple(min(n, max(0, a - p)) for a, p, n in zip(self.start, pad, within, strict=True))
+        stop = tuple(max(a, min(n, b + p)) for a, b, p, n in zip(start, self.stop, pad, within, strict=True))
         return Box(start, stop)  # type: ignore[arg-type]
 
     def union(self, other: Box) -> Box:

@@ -55,6 +55,7 @@ class Structure:
         color: red, green, blue, 0-255.
         algorithm: AUTOMATIC, SEMIAUTOMATIC, MANUAL or empty.
         description: what made it, with version and flags, at most 64 characters (ROI Generation Description).
+        remark: what else a person should read of it, at most 1024 characters (ROI Description).
         observation_label: at most 16 characters.
         code: the anatomy as a coded concept.
         drawn: its loops; None where only the field is known.
@@ -68,6 +69,7 @@ class Structure:
     color: tuple[int, int, int] | None = None
     algorithm: str = ""
     description: str = ""
+    remark: str = ""
     observation_label: str = ""
     code: Code | None = None
     drawn: tuple[Loop, ...] | None = None

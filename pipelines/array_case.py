@@ -14,7 +14,7 @@ from contour.checks import centroid, check
 from contour.clean import clean
 from contour.derive import derive
 from contour.engine import Context, Flag, NotInImage
-from contour.template import load_template
+from contour.template import EXISTING, load_template
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.volume import Field, Volume
@@ -75,7 +75,8 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
             made, flags = (cleaned, ()) if isinstance(cleaned, str) else (cleaned.field, cleaned.flags)
         if made is None or isinstance(made, str):
             fields.pop(wanted.name, None)
-            reason = made or absent.get(wanted.name, "no installed engine offers it")
+            none = "a person draws it" if wanted.engine == EXISTING else "no installed engine offers it"
+            reason = made or absent.get(wanted.name, none)
             records.append(StructureRecord(name=wanted.name, state="not_in_image", required=wanted.required, reason=reason))
             continue
         fields[wanted.name], centres[wanted.name] = made, centroid(made)
@@ -90,6 +91,7 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
                 interpreted_type=wanted.interpreted_type,
                 color=wanted.color,
                 required=wanted.required,
+                source=wanted.source,
                 volume_cc=round(float(mask.array.sum()) * volume.geometry.voxel_cc, 2),
                 flags=tuple(FlagRecord(code=f.code, detail=f.detail) for f in flags),
             )
@@ -97,8 +99,10 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
     _write_labels(labels, volume.geometry, folder / "labels.nii.gz")
     (folder / "labels.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
     missing = tuple(f"{r.name} is required and was not found: {r.reason}" for r in records if r.required and r.reason)
+    suggested = tuple(f"{r.name}: {f.detail}" for r in records for f in r.flags if f.code == "suggestion")
+    reasons = (*missing, *suggested)
     result = CaseResult(
-        case=folder.name, verdict=Verdict.REVIEW if missing else Verdict.PUBLISH, reasons=missing, structures=tuple(records)
+        case=folder.name, verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH, reasons=reasons, structures=tuple(records)
     )
     (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
     return result

@@ -6,6 +6,7 @@ One structure at a time goes through memory. What leaves is written into a work 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,9 +18,10 @@ from contour.checks import centroid, check
 from contour.clean import clean
 from contour.derive import derive
 from contour.engine import Context, Engine, Flag, NotInImage
+from contour.recipe import ingredients
 from contour.store import Store
 from contour.stored import stored_engines
-from contour.template import Template, Wanted, load_template
+from contour.template import EXISTING, Template, Wanted, load_template
 from patient.conformance.check import check_file
 from patient.errors import FrameMismatch, InputError, OutputRefused
 from patient.read.images import open_image
@@ -30,6 +32,7 @@ from patient.structures import Structure, StructureSet
 from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set
 from pipelines.clock import Clock
+from pipelines.given import given
 from pipelines.report.page import write_report
 from pipelines.result import (
     VERSION,
@@ -237,6 +240,9 @@ class _Made:
         """Ask each engine for what the template wants of it."""
         plan: dict[str, list[Wanted]] = {}
         for wanted in self.template.structures:
+            if wanted.engine == EXISTING:
+                self._take(wanted)
+                continue
             if wanted.recipe is not None or self._kept(wanted):
                 continue
             able = [e for e in engines.values() if wanted.engine in (e.name, "any") and wanted.name in e.offers()]
@@ -263,7 +269,10 @@ class _Made:
             if isinstance(made, str):
                 self._absent(wanted, "not_in_image", made)
             else:
-                self._add(wanted, made, wanted.recipe_text, (), None)
+                without = dict.fromkeys(name for name in ingredients(wanted.recipe) if name not in self._fields)
+                said = f"made without {', '.join(without)}, not in the image: nothing was cropped by it"
+                flags = (Flag("without_barrier", said),) if without else ()
+                self._add(wanted, made, wanted.recipe_text, flags, None)
 
     def put_in_order(self) -> None:
         """What was there already first, as it came; then the template's order, whoever made what when."""
@@ -303,6 +312,20 @@ class _Made:
                 return True
         return False
 
+    def _take(self, wanted: Wanted) -> None:
+        """What only a person draws becomes an ingredient, as finely as it was drawn."""
+        found = given(wanted, self.existing, self.image.geometry)
+        if isinstance(found, str):
+            self._absent(wanted, "not_offered", found)
+            return
+        if found.field is not None:
+            self._fields[wanted.name] = found.field
+        if found.name.casefold() != wanted.name.casefold():
+            self._absent(wanted, "withheld", f"the existing set has {found.name}, which is taken for it")
+        at = next(n for n, record in enumerate(self.records) if record.name == found.name)
+        flags = tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in found.flags)
+        self.records[at] = self.records[at].model_copy(update={"flags": (*self.records[at].flags, *flags)})
+
     def _absent(self, wanted: Wanted, state: Any, reason: str) -> None:
         if all(r.name != wanted.name for r in self.records):
             required = wanted.required and state != "withheld"
@@ -312,6 +335,7 @@ class _Made:
                     state=state,
                     required=required,
                     reason=reason,
+                    source=wanted.source,
                     interpreted_type=wanted.interpreted_type,
                     color=wanted.color,
                 )
@@ -334,6 +358,7 @@ class _Made:
             color=wanted.color,
             algorithm="AUTOMATIC",
             description=f"recontour {VERSION} {engine}"[:64],
+            remark=_plain(f"{engine}; {wanted.source}") if wanted.source else "",
             code=wanted.code,
             field=found,
         )
@@ -347,6 +372,7 @@ class _Made:
                 color=wanted.color,
                 required=wanted.required,
                 engine=engine,
+                source=wanted.source,
                 volume_cc=round(float(mask.sum()) * self.image.geometry.voxel_cc, 2),
                 centroid_mm=(round(centre[0], 1), round(centre[1], 1), round(centre[2], 1)),
                 planes=int(mask.any(axis=(1, 2)).sum()),
@@ -355,6 +381,12 @@ class _Made:
                 flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in flags),
             )
         )
+
+
+
+def _plain(text: str) -> str:
+    """ASCII without a backslash: the image's character set need not hold anything else."""
+    return re.sub(r"[^ -\[\]-~]", "?", " ".join(text.split()))
 
 
 _LONG = ("External", "Bones", "SpinalCanal", "SpinalCord", "Skin", "Trachea", "Esophagus")

@@ -50,6 +50,8 @@ class StructureRecord(Record):
     required: bool = False
     engine: str = ""
     """Name and version of what made it, or the derivation, or "as read"."""
+    source: str = ""
+    """Where its margins or limits come from, as the template says it."""
     volume_cc: float | None = None
     centroid_mm: tuple[float, float, float] | None = None
     """LPS."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from contour.anatomy.body import THRESHOLD, Body, coarse, find_body, skin_levels
 from contour.anatomy.bones import DENSE, find_bones
 from contour.anatomy.canal import Spine, canal_field, find_spine
-from contour.anatomy.lungs import Chest, find_chest
+from contour.anatomy.lungs import GAS, Chest, find_chest, find_gas
 from contour.anatomy.surface import Edge, refined
 from contour.engine import Context, Finding, NotInImage, Offer
 from patient.errors import Cancelled
@@ -27,6 +27,10 @@ _OFFERS = {
     "Lung_R": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
     "Trachea": Offer("round dark spot followed from plane to plane", limits="lumen only; bronchi end arbitrarily"),
     "Bones": Offer("HU threshold, parts with a cortical rim", limits="dense contrast beside bone and metal are included"),
+    "zAir": Offer(
+        "HU threshold inside the body, without lungs",
+        limits="not within 4 mm of the skin; too little lung to be told as such is taken for air",
+    ),
     "SpinalCanal": Offer("path of best enclosure by bone, wall by rays", limits="wall interpolated where arches are open"),
 }
 _COARSE_MM = 1.5
@@ -35,7 +39,7 @@ LUNG_EDGE = -250.0
 
 
 class AnatomyEngine:
-    """External, Lung_L, Lung_R, Trachea, Bones, SpinalCanal; or that they are not in this image."""
+    """External, Lung_L, Lung_R, Trachea, Bones, SpinalCanal, zAir; or that they are not in this image."""
 
     name = "anatomy"
     version = "1.0"
@@ -87,6 +91,9 @@ class _Scene:
         if name == "Bones":
             bones = find_bones(self._small, self._body)
             return self._refined(bones, Edge(DENSE, 1)) if bones is not None else "no bone of a cubic centimetre"
+        if name == "zAir":
+            gas = find_gas(self._small, self._body, self._chest)
+            return self._refined(gas, Edge(GAS, -1)) if gas is not None else "no air inside the body"
         found = {"Lung_L": self._chest.left, "Lung_R": self._chest.right, "Trachea": self._chest.trachea}[name]
         if found is not None:
             return self._refined(found, Edge(LUNG_EDGE, -1))

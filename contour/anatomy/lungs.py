@@ -19,6 +19,12 @@ from contour.anatomy.body import Body
 from contour.anatomy.planes import Bools, closed, eroded, filled
 from patient.geometry import Box
 
+GAS = -500.0
+"""Between gas and soft tissue."""
+GAS_CC = 0.1
+"""Smaller pockets are specks."""
+SKIN = 4.0
+"""mm: what lies nearer to the skin may be the skin's own edge, folds and hair."""
 TISSUE = -400.0
 """Between lung and soft tissue."""
 LUNG_HU = (-930.0, -450.0)
@@ -58,7 +64,7 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
         spine: `[n, 3]` coarse (plane, row, column) of the spinal canal's middle, to tell a single lung's side and to know an
             airway from bowel gas; None if unknown.
     """
-    inner = eroded(body.solid, 4.0, body.spacing)
+    inner = eroded(body.solid, SKIN, body.spacing)
     air = inner & (small < TISSUE)
     trachea = _trachea(small, air, body, spine)
     lungs = air if trachea is None else air & ~_grown(trachea, body.spacing, 2.0)
@@ -76,6 +82,24 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
         else "no second lung is in the image"
     )
     return Chest(whole[0], whole[1], trachea, side)
+
+
+def find_gas(small: NDArray[np.int16], body: Body, chest: Chest) -> Bools | None:
+    """Airways, sinuses and bowel gas on the body's coarse pixels: what is lighter than tissue and no lung; None without any.
+
+    Args:
+        small: HU `[z, y, x]`, upright, coarse.
+        body, chest: found before.
+    """
+    gas = eroded(body.solid, SKIN, body.spacing) & (small < GAS)
+    for lung in (chest.left, chest.right):
+        if lung is not None:
+            gas &= ~_grown(lung, body.spacing, max(2.0, *body.spacing))
+    labels = cc3d.connected_components(gas, connectivity=6)
+    keep = np.bincount(labels.ravel()) * np.prod(body.spacing) / 1000.0 >= GAS_CC
+    keep[0] = False
+    gas = keep[labels]
+    return gas if gas.any() else None
 
 
 def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, float, float]) -> NDArray[np.uint32]:

@@ -85,6 +85,7 @@ def _structure(roi: Dataset, contour: Dataset | None, observation: Dataset | Non
         color=red_green_blue,  # type: ignore[arg-type]
         algorithm=str(roi.get("ROIGenerationAlgorithm") or ""),
         description=str(roi.get("ROIGenerationDescription") or ""),
+        remark=str(roi.get("ROIDescription") or ""),
         observation_label=str(observation.get("ROIObservationLabel") or "") if observation is not None else "",
         drawn=loops,
         as_read=(roi, contour, observation),

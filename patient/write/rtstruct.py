@@ -118,6 +118,8 @@ def _roi(structure: Structure, number: int, frame: str) -> Dataset:
         item.ROIGenerationAlgorithm = structure.algorithm
         if structure.description:
             item.ROIGenerationDescription = structure.description[:64]
+        if structure.remark:
+            item.ROIDescription = structure.remark[:1024]
     elif "ROIGenerationAlgorithm" not in item:
         item.ROIGenerationAlgorithm = ""
     return item

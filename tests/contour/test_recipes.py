@@ -7,7 +7,7 @@ from contour.derive import derive
 from contour.recipe import Combined, Margin, Named, ingredients, parse
 from contour.template import available_templates, load_template
 from patient.errors import TemplateError
-from patient.geometry import Geometry
+from patient.geometry import Box, Geometry
 from patient.volume import Field, Level, Volume
 
 G = Geometry((24, 50, 52), (2.5, 1.2, 1.0), axes=((0, 0, -1), (0, 1, 0), (-1, 0, 0)))
@@ -70,6 +70,15 @@ def test_algebra_is_algebra_of_sets():
     a, b = (FOUND[n].mask().placed_in(G).array for n in "AB")
     for text, expected in (("A | B", a | b), ("A & B", a & b), ("A - B", a & ~b)):
         assert (_points(text)[0] == expected).all()
+
+
+def test_what_lies_apart_takes_nothing_away_and_has_nothing_in_common():
+    far = {"A": _ball((12, 10, 8), 5.03), "B": _ball((12, 38, 44), 5.03)}
+    found = {name: Field(f.volume.cropped(Box.of(f.mask().array).padded(1, G.shape)), f.level) for name, f in far.items()}
+    for one, other in (("A", "B"), ("B", "A")):
+        without = derive(parse(f"{one} - {other}"), found, G)
+        assert (without.mask().placed_in(G).array == far[one].mask().array).all()
+        assert "nothing is left" in derive(parse(f"{one} & {other}"), found, G)
 
 
 def test_a_ring_and_a_wall_have_their_thickness():

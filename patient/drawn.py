@@ -1,0 +1,79 @@
+"""What a person drew as a field: the distance to the loops themselves, where a mask would round them to voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import edt
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from patient.geometry import Geometry
+from patient.outline import mask_of_loops
+from patient.structures import Loop
+from patient.volume import Field, Level, Volume
+
+NEAR = 2.0
+"""Pixels from the loops up to which the distance is true; beyond, only its sign counts."""
+FAR = 3.0
+"""Voxels of distance that are given there."""
+LEAST = 0.1
+"""Pixels by which a voxel whose centre is inside is inside, however close the loop runs: it must survive being drawn again."""
+
+
+def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
+    """The signed distance in each plane to the loops drawn on it; inside are the voxels that `mask_of_loops` gives.
+
+    Args:
+        loops: on planes of `grid`.
+        grid: any grid with those planes.
+
+    Returns:
+        mm, negative inside, cropped to the loops' box in `grid` with two voxels around; None where no voxel is inside.
+
+    Raises:
+        FrameMismatch: a loop lies on no plane of the grid, or across its planes.
+    """
+    mask = mask_of_loops(loops, grid)
+    if not mask.array.any():
+        return None
+    box = grid.box_of(mask.geometry).padded(2, grid.shape)
+    part = grid.cropped(box)
+    inside = mask.placed_in(part).array
+    far = np.float32(FAR * max(part.spacing))
+    values = np.where(inside, -far, far)
+    for k, segments in enumerate(_segments(loops, part)):
+        if segments:
+            _measure(values[k], inside[k], np.concatenate(segments), part)
+    return Field(Volume(values, part), Level.DISTANCE)
+
+
+def _segments(loops: Sequence[Loop], part: Geometry) -> list[list[NDArray[np.float64]]]:
+    """By plane: edges `[n, 2, 2]` of its loops, start and end, (row, column) in mm from the first voxel."""
+    found: list[list[NDArray[np.float64]]] = [[] for _ in range(part.shape[0])]
+    for loop in loops:
+        if len(loop.points) < 3 or not loop.kind.startswith("CLOSED"):
+            continue
+        indices = part.indices(loop.points)
+        k = int(np.rint(indices[0, 0]))
+        if 0 <= k < part.shape[0]:
+            at = indices[:, 1:] * part.spacing[1:]
+            found[k].append(np.stack([at, np.roll(at, -1, axis=0)], axis=1))
+    return found
+
+
+def _measure(values: NDArray[np.float32], inside: NDArray[np.bool_], edges: NDArray[np.float64], part: Geometry) -> None:
+    """Put the true distance into the pixels of one plane that are near its loops."""
+    pixel = part.spacing[1:]
+    from_here = edt.edt(inside, anisotropy=pixel) + edt.edt(~inside, anisotropy=pixel)
+    j, i = np.nonzero(from_here <= NEAR * max(pixel))
+    if not len(j):
+        return
+    tree = shapely.STRtree(shapely.linestrings(edges))
+    centres = shapely.points(np.column_stack([j, i]) * np.asarray(pixel))
+    of, distance = tree.query_nearest(centres, return_distance=True, all_matches=False)
+    mm = np.empty(len(j), dtype=np.float32)
+    mm[of[0]] = distance
+    mm = np.maximum(mm, np.float32(LEAST * min(pixel)))
+    values[j, i] = np.where(inside[j, i], -mm, mm)
