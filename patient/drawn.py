@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import edt
 import numpy as np
@@ -19,7 +20,7 @@ NEAR = 2.0
 FAR = 3.0
 """Voxels of distance that are given there."""
 LEAST = 0.1
-"""Pixels by which a voxel whose centre is inside is inside, however close the loop runs: it must survive being drawn again."""
+"""Pixels by which a centre lies inside or outside at least, however close the loop: it must survive being drawn again."""
 
 
 def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
@@ -70,7 +71,7 @@ def _measure(values: NDArray[np.float32], inside: NDArray[np.bool_], edges: NDAr
     j, i = np.nonzero(from_here <= NEAR * max(pixel))
     if not len(j):
         return
-    tree = shapely.STRtree(shapely.linestrings(edges))
+    tree = shapely.STRtree(cast("NDArray[np.object_]", shapely.linestrings(edges)))
     centres = shapely.points(np.column_stack([j, i]) * np.asarray(pixel))
     of, distance = tree.query_nearest(centres, return_distance=True, all_matches=False)
     mm = np.empty(len(j), dtype=np.float32)

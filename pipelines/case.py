@@ -383,7 +383,6 @@ class _Made:
         )
 
 
-
 def _plain(text: str) -> str:
     """ASCII without a backslash: the image's character set need not hold anything else."""
     return re.sub(r"[^ -\[\]-~]", "?", " ".join(text.split()))

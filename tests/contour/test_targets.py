@@ -1,9 +1,6 @@
 import json
 import re
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -24,9 +21,13 @@ from patient.read.rtstruct import read_structure_set
 from patient.structures import Loop, Structure, StructureSet
 from patient.volume import Field, Level, Volume
 from patient.write.rtstruct import write_structure_set
+from pipelines.app import app
+from pipelines.case import CaseRequest, contour_case
+from pipelines.given import Given
+from pipelines.given import given as meant
+from pipelines.terminal import LOOK
 from tests.making import write_ct
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 SHAPE, SPACING, ORIGIN = (16, 64, 72), (2.5, 1.5, 1.5), (-54.0, -48.0, 40.0)
 G = Geometry(SHAPE, SPACING, ORIGIN)
 AIR, BONE, GTV = (-10.0, 0.0), (22.0, 0.0), (6.0, 0.0)
@@ -131,6 +132,7 @@ def test_wherever_a_gtv_lies_its_targets_hold_it_and_stay_under_the_skin(x, y, r
     there = _all_derived({**_found(), "GTVp": gtv})
     for name in TARGETS:
         assert not (there["GTVp"] & ~there[name]).any()
+        assert not (there["CTVp1"] & ~there[name]).any()
         assert not (there[name] & ~there["GTVp"] & (_away((0, 0)) > 37 + 1.5)).any()
 
 
@@ -206,8 +208,7 @@ def test_margins_of_the_primary_are_those_of_the_consensus_and_those_of_ptvs_and
 
 
 def _contour(*arguments):
-    command = [RECONTOUR, "contour", *map(str, arguments), "--template", "head_neck_targets", "--json"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+    return app(["contour", *map(str, arguments), "--template", "head_neck_targets"], standalone_mode=False)
 
 
 def _clinic(ct, path, *structures):
@@ -227,9 +228,9 @@ def neck(tmp_path_factory):
 
 
 def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must_look_at(neck, tmp_path):
-    done = _contour(neck, "-o", tmp_path / "out", "--existing", _clinic(neck, tmp_path / "clinic.dcm", ("GTV_p", True)))
-    assert done.returncode == 3, done.stderr
-    result = json.loads(done.stdout)
+    clinic = _clinic(neck, tmp_path / "clinic.dcm", ("GTV_p", True))
+    assert _contour(neck, "-o", tmp_path / "out", "--existing", clinic) == LOOK
+    result = json.loads((tmp_path / "out" / "result.json").read_text())
     records = {r["name"]: r for r in result["structures"]}
     assert result["verdict"] == "review"
     assert records["GTV_p"]["state"] == "kept"
@@ -254,29 +255,42 @@ def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must
     assert all(not (masks["GTV_p"] & ~masks[name]).any() for name in TARGETS)
 
 
+def _set(*structures):
+    return StructureSet(tuple(Structure(name, drawn=_tumour() if full else ()) for name, full in structures))
+
+
 @pytest.mark.parametrize(
-    ("structures", "said"),
+    ("existing", "said"),
     [
-        ((), "it has to come from an existing structure set (--existing)"),
-        ((("Other", True),), "has none of this name"),
-        ((("GTV_p", True), ("GTV-T", True)), "may each be meant"),
+        (None, "it has to come from an existing structure set (--existing)"),
+        (_set(("Other", True)), "has none of this name"),
+        (_set(("GTV_p", True), ("GTV-T", True)), "GTV_p, GTV-T of the existing structure set may each be meant"),
+        (_set(("GTV", True), ("Ring_GTVp", True), ("zGTVp", True)), "has none of this name"),
     ],
 )
-def test_a_gtv_that_is_not_given_is_missed_with_its_reason_and_no_target_is_made(neck, tmp_path, structures, said):
-    existing = ["--existing", _clinic(neck, tmp_path / "clinic.dcm", *structures)] if structures else []
-    done = _contour(neck, "-o", tmp_path / "out", *existing)
-    assert done.returncode == 3, done.stderr
-    result = json.loads(done.stdout)
-    records = {r["name"]: r for r in result["structures"]}
-    assert said in records["GTVp"]["reason"]
-    assert any("GTVp is required" in reason and said in reason for reason in result["reasons"])
-    assert all(records[name]["state"] == "not_in_image" for name in (*TARGETS, "CTVn", "PTVn"))
+def test_a_gtv_that_is_not_given_is_not_guessed_and_says_why(existing, said):
+    (gtv,) = (w for w in load_template("head_neck_targets").structures if w.name == "GTVp")
+    assert said in str(meant(gtv, existing, G))
 
 
-def test_a_gtv_without_contours_is_flagged_and_nothing_is_derived_from_it(neck, tmp_path):
-    clinic = _clinic(neck, tmp_path / "clinic.dcm", ("GTVp", False), ("Other", True))
-    done = _contour(neck, "-o", tmp_path / "out", "--existing", clinic)
-    assert done.returncode == 3, done.stderr
-    records = {r["name"]: r for r in json.loads(done.stdout)["structures"]}
-    assert [f["code"] for f in records["GTVp"]["flags"]] == ["missing"]
-    assert records["CTVp1"]["state"] == "not_in_image"
+def test_the_spelling_of_the_template_goes_before_synonyms():
+    (gtv,) = (w for w in load_template("head_neck_targets").structures if w.name == "GTVp")
+    found = meant(gtv, _set(("GTV-T", True), ("gtvP", True)), G)
+    assert isinstance(found, Given)
+    assert (found.name, found.flags) == ("gtvP", ())
+
+
+@pytest.mark.parametrize("structures", [(), (("GTVp", False), ("Other", True))])
+def test_without_a_gtv_no_target_is_made_and_a_person_hears_of_it(neck, tmp_path, structures):
+    existing = str(_clinic(neck, tmp_path / "clinic.dcm", *structures)) if structures else ""
+    (tmp_path / "out").mkdir()
+    files = tuple(str(f) for f in neck.iterdir())
+    request = CaseRequest(
+        "c", files, open_folder(neck).series_uid, str(tmp_path / "out"), template="head_neck_targets", existing=existing
+    )
+    result = contour_case(request)
+    records = {r.name: r for r in result.structures}
+    assert result.verdict == "review"
+    assert any("GTVp" in reason for reason in result.reasons)
+    assert all(records[name].state == "not_in_image" for name in (*TARGETS, "CTVn", "PTVn"))
+    assert ([f.code for f in records["GTVp"].flags] == ["missing"]) == bool(structures)
