@@ -27,9 +27,13 @@ def record(name: str, figures: dict[str, Any]) -> None:
     print(f"{name}: {text}")
 
 
-def alone(script: str, *arguments: str) -> dict[str, Any]:
-    """Run a part of a benchmark in a process of its own, so that its peak memory is its own; its last line is JSON."""
-    done = subprocess.run([sys.executable, script, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+def alone(script: str, *arguments: str, python: str = sys.executable) -> dict[str, Any]:
+    """Run a part of a benchmark in a process of its own, so that its peak memory is its own; its last line is JSON.
+
+    Args:
+        python: of another environment, where a peer lives.
+    """
+    done = subprocess.run([python, script, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.strip().splitlines()[-1])
