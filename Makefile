@@ -29,11 +29,13 @@ night: setup
 	done
 	@echo "Open night/outbox/index.html"
 
+# Nights have time limits to keep, so they are tested with nothing beside them.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore=tests/scenarios
+	$(BIN)/pytest tests/scenarios
 
 verify: setup
 	for figures in benchmarks/*.py; do $(BIN)/python $$figures || exit 1; done

@@ -24,7 +24,6 @@ def load(folder: Path) -> LoadedModel:
         ModelError: as `contour.model.read_model`.
     """
     module, card = read_model(folder)
-    module = module.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     architecture, shape = architecture_of(card), card.architecture
     if shape is None:
         raise ModelError(f"The card of {card.name} has no architecture")
