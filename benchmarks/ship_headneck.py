@@ -1,6 +1,6 @@
 """A finished training run as the model folder that is shipped.
 
-python benchmarks/ship_headneck.py RUN CASES OUT [--version 1.0]
+python benchmarks/ship_headneck.py RUN CASES OUT [--version 0.1]
 RUN as `benchmarks/train_headneck.py` leaves it, CASES as `benchmarks/headneck_cases.py` writes them. Scores and the
 calibration of its confidence are put in by `benchmarks/networks.py` and `benchmarks/confidence.py`.
 """
@@ -77,7 +77,7 @@ if __name__ == "__main__":
     parser.add_argument("run", type=Path)
     parser.add_argument("cases", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--version", default="1.0")
+    parser.add_argument("--version", default="0.1", help="below 1 every contour is a suggestion")
     said = parser.parse_args()
     held = torch.load(said.run / "checkpoint.pt", weights_only=True, map_location="cpu")
     card = ModelCard(
@@ -98,6 +98,7 @@ if __name__ == "__main__":
             filters=ARCHITECTURE.filters,
             windows=ARCHITECTURE.windows,
         ),
+        suggestion=int(said.version.split(".")[0]) < 1,
         landmarks=LANDMARKS,
         landmarks_needed=2,
         population=population(said.cases),

@@ -131,6 +131,8 @@ class ModelCard(_Frozen):
         data, split: what it was trained, calibrated and measured on, in words.
         limits: what it is known not to do, in words.
         architecture: of our own kind only.
+        suggestion: every contour of it is flagged for a person, however sure the model is: its scores are not yet those that
+            it was made for.
         landmarks: structures of which at least `landmarks_needed` must be in an image for the others to be believed.
         layout: where landmarks lie to each other; those that fit no other are not believed.
         scores, population: by structure.
@@ -147,6 +149,7 @@ class ModelCard(_Frozen):
     split: str = ""
     limits: str = ""
     architecture: Shape | None = None
+    suggestion: bool = False
     landmarks: tuple[TG263, ...] = ()
     landmarks_needed: Annotated[int, Field(ge=0)] = 0
     scores: dict[TG263, Score] = {}

@@ -170,6 +170,8 @@ class Seen:
             )
         if side := wrong_side(name, self._centres):
             yield Flag("wrong_side", side)
+        if self._card.suggestion:
+            yield Flag("suggestion", f"a suggestion of {self._card.name} {self._card.version}: a person has to look at it")
 
     def _too_little(self, name: str, *, cut: bool) -> str | None:
         volume, usual = self._chosen[name].volume_cc, self._card.population.get(name)

@@ -228,6 +228,15 @@ def test_an_organ_that_the_image_cuts_is_flagged():
     assert "cut_by_field_of_view" in flags
 
 
+def test_every_contour_of_a_model_that_only_suggests_asks_for_a_person():
+    sure, suggests = (
+        _answers(_rule(), _image()),
+        _answers(_rule(card=CARD.model_copy(update={"suggestion": True})), _image()),
+    )
+    assert not any(f.code == "suggestion" for found in sure.values() for f in found.flags)
+    assert all("suggestion" in {f.code for f in found.flags} for found in suggests.values())
+
+
 def test_left_and_right_exchanged_are_flagged():
     engine = _rule()
     exchanged = lambda inputs: engine._model.forward(inputs)[:, [1, 0, 2]]  # noqa: E731
