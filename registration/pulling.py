@@ -12,7 +12,7 @@ from scipy import ndimage
 from patient.geometry import Geometry
 from patient.parallel import each
 from patient.volume import Field, Level, Mask, Volume
-from registration.transforms import Space, Transform, placed
+from registration.transforms import Space, Transform, linear_part, placed
 
 STRIDE = 4
 """Voxels of a plane from one first look at a distance to the next; a power of two."""
@@ -20,6 +20,8 @@ ACROSS = 0.25
 """Cosine to the normal of a structure's planes below which an axis counts as lying in them."""
 STRETCH = 1.5
 """How many mm a pulled distance may change on a mm: a deformation stretches, and planes are tilted."""
+CLAMPED = 0.999
+"""Of a field's greatest distance: what is farther is only known to be far."""
 PART = 200_000
 """Points looked at together."""
 
@@ -86,8 +88,9 @@ def _near_surface(b_from_a: Transform, field: Field, onto: Geometry) -> NDArray[
         each(some, [slice(n, n + PART) for n in range(0, len(indices), PART)])
         return out
 
-    along = [abs(float(np.asarray(axis) @ np.asarray(field.geometry.axes[0]))) for axis in onto.axes]
-    across = [cosine < ACROSS for cosine in along]
+    there = linear_part(b_from_a).rotation @ np.asarray(onto.axes).T
+    along = np.abs(np.asarray(field.geometry.axes[0]) @ (there / np.linalg.norm(there, axis=0)))
+    across = [bool(cosine < ACROSS) for cosine in along]
     steps = [STRIDE if free else 1 for free in across]
     nodes = tuple(-(-(n - 1) // s) + 1 for n, s in zip(onto.shape, steps, strict=True))
     every = np.stack(np.unravel_index(np.arange(int(np.prod(nodes))), nodes), axis=-1) * steps
@@ -95,6 +98,7 @@ def _near_surface(b_from_a: Transform, field: Field, onto: Geometry) -> NDArray[
     while max(steps) > 1:
         cell = np.linalg.norm([s * mm for s, mm, free in zip(steps, onto.spacing, across, strict=True) if free])
         reach = STRETCH * float(cell) / 2 + max(mm for mm, free in zip(onto.spacing, across, strict=True) if free)
+        reach = min(reach, CLAMPED * float(outside))
         for axis, free in enumerate(across):
             if free:
                 values, steps[axis] = _halved(values, axis), steps[axis] // 2
