@@ -18,6 +18,7 @@ from adaptive.rules import Policy, Separation, matches
 from adaptive.shape import centre
 from patient.errors import InputError
 from patient.geometry import Box, Geometry, Triple
+from patient.parallel import each
 from patient.volume import Field, Mask, Volume
 from registration.couch import CouchCorrection, couch_correction
 from registration.pulling import pulled
@@ -79,12 +80,14 @@ def compared(
     ground = Ground(seen, patient_position or "HFS", WHOLE * alignment.error, alignment.trusted, basis)
     both = [s for s in structures if s.whole is not None and s.as_planned is not None]
     body = body_of(both)
-    changes: list[Change] = []
     more: list[Measurement] = []
-    for one in both:
+
+    def changed(one: Propagated) -> Change:
         assert one.whole is not None and one.as_planned is not None  # noqa: PT018
         change = outline_change if one is body else structure_change
-        changes.append(change(one.name, one.as_planned, one.whole, ground))
+        return change(one.name, one.as_planned, one.whole, ground)
+
+    changes = each(changed, both)
     more += _overlaps(both, policy, ground)
     if body is not None and body.whole is not None and body.as_planned is not None:
         changes += _separations((body.as_planned, body.whole), both, policy.separation, alignment, isocentre, ground)

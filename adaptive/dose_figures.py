@@ -15,6 +15,7 @@ from adaptive.rules import Policy
 from patient.dose import Dose
 from patient.errors import InputError
 from patient.geometry import Geometry
+from patient.parallel import each
 from patient.structures import Structure
 from patient.volume import Volume
 
@@ -76,27 +77,27 @@ def dose_figures(
         trusted: whether the registration is.
     """
     here, there = grids
-    made, figures, notes = [], [], []
-    for one in structures:
-        if one.structure.interpreted_type == "EXTERNAL" or one.whole is None:
-            continue
+    at_plan = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0]}
+    at_today = {"frame_of_reference": there.frame_of_reference, "plane_spacing": there.spacing[0]}
+
+    def dvhs(one: Propagated) -> StructureDose | str:
         try:
-            drawn = one.structure
-            planned = dvh(drawn, plan, frame_of_reference=here.frame_of_reference, plane_spacing=here.spacing[0])
-            now = Structure(one.name, field=one.whole)
-            frame = there.frame_of_reference
-            band = dvh_band(now, today[0].whole, today[1], frame_of_reference=frame, plane_spacing=there.spacing[0])
-            total = dvh_band(
-                drawn,
-                summed.dose,
-                summed.half_width,
-                frame_of_reference=here.frame_of_reference,
-                plane_spacing=here.spacing[0],
-            )
+            planned = dvh(one.structure, plan, **at_plan)
+            band = dvh_band(Structure(one.name, field=one.whole), today[0].whole, today[1], **at_today)
+            total = dvh_band(one.structure, summed.dose, summed.half_width, **at_plan)
         except InputError as error:
-            notes.append(f"No DVH of {one.name}: {error.what}")
+            return f"No DVH of {one.name}: {error.what}"
+        return StructureDose(one.name, planned, band, total)
+
+    made, figures, notes = [], [], []
+    asked = [one for one in structures if one.structure.interpreted_type != "EXTERNAL" and one.whole is not None]
+    for one, found in zip(asked, each(dvhs, asked), strict=True):
+        if isinstance(found, str):
+            notes.append(found)
             continue
-        made.append(StructureDose(one.name, planned, band, total))
+        planned, band = found.planned, found.today
+        assert planned is not None and band is not None  # noqa: PT018
+        made.append(found)
         notes += [f"{one.name}: {note}" for note in band.nominal.notes]
         known = min(planned.covered, band.nominal.covered) >= KNOWN
         said = [today[0].basis]

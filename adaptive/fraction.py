@@ -38,6 +38,7 @@ from contour.template import Template
 from patient.dose import Dose
 from patient.geometry import Geometry, Triple
 from patient.names import lookup
+from patient.parallel import each
 from patient.structures import Structure
 from patient.volume import Mask, Volume
 from registration.couch import CouchCorrection
@@ -279,10 +280,12 @@ def known_as(structure: Structure) -> str:
 
 def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str, Finding | str]) -> tuple[Propagated, ...]:
     """All structures; those with a recipe last, as their ingredients come to be known."""
-    made: dict[int, Propagated] = {}
-    for n, structure in enumerate(plan.structures):
+
+    def one_alone(structure: Structure) -> Propagated:
         surface = surface_of(structure, plan.image.geometry)
-        made[n] = propagated(structure, surface, _asked(structure, policy), stage, fresh.get(structure.name))
+        return propagated(structure, surface, _asked(structure, policy), stage, fresh.get(structure.name))
+
+    made = dict(enumerate(each(one_alone, plan.structures)))
     waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
     progress = True
     while waiting and progress:

@@ -48,7 +48,7 @@ def everywhere(transform: Chain, field: Field) -> np.ndarray:
 
 
 def between_nodes(transform: Chain) -> np.ndarray:
-    """Where today's voxels lie between the plan's: half a voxel beyond the outermost, ITK mirrors and ours holds the value."""
+    """Where today's voxels lie between the plan's nodes: beyond the outermost, ITK mirrors and ours holds the value."""
     at = TODAY.points(np.moveaxis(np.indices(TODAY.shape), 0, -1))
     index = PLAN.indices(transform.points(at, Space.of(TODAY)))
     return ((index >= 0) & (index <= np.array(PLAN.shape) - 1)).all(axis=-1)
