@@ -26,6 +26,7 @@ from contour.bundles.about import ABOUT, Described
 from contour.bundles.trial import must_answer
 from contour.licences import read_policy, refuse_licence
 from contour.model import ModelCard
+from patient.durable import sync, sync_tree
 from patient.errors import ModelError
 
 if TYPE_CHECKING:
@@ -148,9 +149,9 @@ class Store:
                 reader=kind, card=card, channels=dict(said.channels), digest=digest, files=files, added=datetime.now(UTC)
             )
             (folder / RECORD).write_text(record.model_dump_json(indent=1), encoding="utf-8")
-            _synced(folder)
+            sync_tree(folder)
             os.rename(folder, self.folder / card.name)  # noqa: PTH104 - the one call that is atomic
-            _sync(self.folder)
+            sync(self.folder)
         return record
 
     def verify(self, name: str) -> Check:
@@ -260,18 +261,3 @@ def _digest(path: Path) -> str:
 
 def _digest_of(files: Mapping[str, str]) -> str:
     return hashlib.sha256("\n".join(f"{digest}  {place}" for place, digest in sorted(files.items())).encode()).hexdigest()
-
-
-def _synced(folder: Path) -> None:
-    for root, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from patient.durable import sync, sync_tree
 from patient.errors import InputError, NightBusy, OutOfResources
 
 WORK = ".work"
@@ -80,7 +81,7 @@ def write_whole(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}")
     try:
         beside.write_text(text, encoding="utf-8")
-        _sync(beside)
+        sync(beside)
         beside.replace(path)
     except OSError:
         beside.unlink(missing_ok=True)
@@ -109,7 +110,7 @@ def publish(made: Path, target: Path) -> None:
         OutOfResources: the disk is full; nothing is left at the target.
     """
     with disk_watched(target.parent):
-        _sync_tree(made)
+        sync_tree(made)
         try:
             os.rename(made, target)  # noqa: PTH104 - the one call that is atomic
         except OSError as error:
@@ -119,13 +120,13 @@ def publish(made: Path, target: Path) -> None:
             shutil.rmtree(beside, ignore_errors=True)
             try:
                 _copy(made, beside)
-                _sync_tree(beside)
+                sync_tree(beside)
                 os.rename(beside, target)  # noqa: PTH104
             except OSError:
                 shutil.rmtree(beside, ignore_errors=True)
                 raise
             shutil.rmtree(made, ignore_errors=True)
-        _sync(target.parent)
+        sync(target.parent)
 
 
 def _copy(made: Path, beside: Path) -> None:
@@ -136,18 +137,3 @@ def _copy(made: Path, beside: Path) -> None:
             _copy(entry, beside / entry.name)
         else:
             shutil.copy2(entry, beside / entry.name)
-
-
-def _sync_tree(folder: Path) -> None:
-    for root, _, names in os.walk(folder):
-        for name in names:
-            _sync(Path(root, name))
-        _sync(Path(root))
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

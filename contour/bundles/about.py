@@ -107,6 +107,23 @@ class Described:
     card: ModelCard
     channels: Mapping[str, tuple[int, ...]]
 
+    @staticmethod
+    def of(
+        about: About, channels: Mapping[str, tuple[int, ...]], *, kind: str, name: str, version: str, digest: str
+    ) -> Described:
+        """By the description's words, and by the files' own name and version where it has none."""
+        card = ModelCard(
+            name=about.name or name,
+            version=about.version or version,
+            kind=kind,
+            structures=tuple(channels),
+            sha256=digest,
+            licence=about.licence,
+            data=about.data,
+            limits=about.limits,
+        )
+        return Described(card, channels)
+
 
 def read_about(path: Path, schema: type[Told]) -> Told:
     """A model's about.toml; an empty one where none was given.

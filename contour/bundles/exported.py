@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contour.bundles.about import ABOUT, Described, ExportedAbout, Intensities, channels_of, read_about, safe_name
-from contour.model import ModelCard
 from patient.errors import ModelError
 
 if TYPE_CHECKING:
@@ -51,17 +50,7 @@ def described(folder: Path, digest: str) -> Described:
     about = _about(folder)
     first = 1 if about.output == "softmax" else 0
     channels = channels_of(about, {str(n): n for n in range(first, about.channels)})
-    card = ModelCard(
-        name=about.name or safe_name(path.stem),
-        version=about.version,
-        kind=kind,
-        structures=tuple(channels),
-        sha256=digest,
-        licence=about.licence,
-        data=about.data,
-        limits=about.limits,
-    )
-    return Described(card, channels)
+    return Described.of(about, channels, kind=kind, name=safe_name(path.stem), version=about.version, digest=digest)
 
 
 def load(folder: Path, model: Described) -> LoadedModel:

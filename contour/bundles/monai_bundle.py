@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from contour.bundles.about import ABOUT, About, Described, channels_of, read_about, safe_name
 from contour.bundles.monai_config import NETWORKS, Configuration, NetworkCall
-from contour.model import ModelCard
 from patient.errors import ModelError
 
 if TYPE_CHECKING:
@@ -86,17 +85,7 @@ def described(folder: Path, digest: str) -> Described:
     about = read_about(folder / ABOUT, About)
     bundle = read_bundle(folder, about)
     channels = channels_of(about, bundle.channel_of)
-    card = ModelCard(
-        name=about.name or bundle.name,
-        version=about.version or bundle.version,
-        kind=KIND,
-        structures=tuple(channels),
-        sha256=digest,
-        licence=about.licence,
-        data=about.data,
-        limits=about.limits,
-    )
-    return Described(card, channels)
+    return Described.of(about, channels, kind=KIND, name=bundle.name, version=bundle.version, digest=digest)
 
 
 def load(folder: Path, model: Described) -> LoadedModel:

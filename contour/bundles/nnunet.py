@@ -24,7 +24,6 @@ from contour.bundles.nnunet_plan import (
     read_results,
     results_folder,
 )
-from contour.model import ModelCard
 from patient.errors import ModelError
 
 if TYPE_CHECKING:
@@ -57,17 +56,14 @@ def described(folder: Path, digest: str) -> Described:
     results = read_results(folder)
     about = read_about(folder / ABOUT, About)
     channels = channels_of(about, results.channel_of)
-    card = ModelCard(
-        name=about.name or safe_name(results.folder.name.replace("__", "-")),
-        version=about.version or results.configuration_name,
+    return Described.of(
+        about,
+        channels,
         kind=KIND,
-        structures=tuple(channels),
-        sha256=digest,
-        licence=about.licence,
-        data=about.data,
-        limits=about.limits,
+        name=safe_name(results.folder.name.replace("__", "-")),
+        version=results.configuration_name,
+        digest=digest,
     )
-    return Described(card, channels)
 
 
 def load(folder: Path, model: Described) -> LoadedModel:

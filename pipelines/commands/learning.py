@@ -10,6 +10,13 @@ import typer
 
 from pipelines.terminal import DONE, LOOK, Json, must_be_free, people, progress, published, table_of
 
+Limits = Annotated[str, typer.Option(help="Limits to judge by: a name, or a TOML file of your own.")]
+Tolerance = Annotated[float | None, typer.Option(help="Of surface Dice, mm, instead of the limits' own.", min=0.0)]
+Names = Annotated[Path | None, typer.Option(help="TOML file of your own names for structures.")]
+BetweenEnds = Annotated[
+    list[str] | None, typer.Option(help="Structure scored between its reference's ends only; may be repeated.")
+]
+
 
 def evaluate(
     predicted: Annotated[
@@ -21,14 +28,10 @@ def evaluate(
     ct: Annotated[
         Path | None, typer.Option(help="Folder of the images, where they are not with the structure sets.")
     ] = None,
-    limits: Annotated[str, typer.Option(help="Limits to judge by: a name, or a TOML file of your own.")] = "",
-    tolerance: Annotated[
-        float | None, typer.Option(help="Of surface Dice, mm, instead of the limits' own.", min=0.0)
-    ] = None,
-    names: Annotated[Path | None, typer.Option(help="TOML file of your own names for structures.")] = None,
-    between_ends: Annotated[
-        list[str] | None, typer.Option(help="Structure scored between its reference's ends only; may be repeated.")
-    ] = None,
+    limits: Limits = "",
+    tolerance: Tolerance = None,
+    names: Names = None,
+    between_ends: BetweenEnds = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same intervals.")] = 0,
     as_json: Json = False,
 ) -> int:
@@ -47,14 +50,10 @@ def commission(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, or name of an installed engine.")],
     cases: Annotated[Path, typer.Argument(metavar="CASES", help="Folder tree of CTs with an RTSTRUCT each.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
-    limits: Annotated[str, typer.Option(help="Limits to judge by: a name, or a TOML file of your own.")] = "",
-    tolerance: Annotated[
-        float | None, typer.Option(help="Of surface Dice, mm, instead of the limits' own.", min=0.0)
-    ] = None,
-    names: Annotated[Path | None, typer.Option(help="TOML file of your own names for structures.")] = None,
-    between_ends: Annotated[
-        list[str] | None, typer.Option(help="Structure scored between its reference's ends only; may be repeated.")
-    ] = None,
+    limits: Limits = "",
+    tolerance: Tolerance = None,
+    names: Names = None,
+    between_ends: BetweenEnds = None,
     device: Annotated[str, typer.Option(help="cpu or cuda:0.")] = "cpu",
     seed: Annotated[int, typer.Option(help="The same seed gives the same result.")] = 0,
     as_json: Json = False,
@@ -76,7 +75,7 @@ def train(
     structures: Annotated[
         list[str] | None, typer.Option(help="TG-263 name; may be repeated. Else all that three patients and more have.")
     ] = None,
-    names: Annotated[Path | None, typer.Option(help="TOML file of your own names for structures.")] = None,
+    names: Names = None,
     work: Annotated[
         Path | None,
         typer.Option(help="Folder that a killed run goes on from; else MODEL.training. It holds patients' images."),
