@@ -35,8 +35,10 @@ FINEST = 0.55
 """Of the fixed image's own voxels: a finer grid would compare its noise."""
 MOST_VOXELS = 9_000_000
 """Of that grid: 12 descriptors of either image must stay within a gigabyte."""
-SEARCHES = ((4, 4), (3, 2), (2, 1))
-"""(pixels of a cell, steps to either side) of the discrete searches: 32 mm in cells of 8, then 12 in 6, then 4 in 4."""
+SEARCHES = ((12, 4), (12, 2), (6, 4), (4, 3), (3, 2), (2, 1))
+"""(pixels of a cell, steps to either side) of the discrete searches: 96 mm in cells of 24, and so on down to 4 in 4."""
+LARGEST_CELL = 30.0
+"""mm: larger ones would hold nothing that is like itself elsewhere."""
 COUPLINGS = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """How strongly a cell is held to its neighbours' mean, from round to round."""
 INERTIA = 0.03
@@ -96,7 +98,8 @@ class Deformable:
             here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
             known, seen = (torch.from_numpy(v).to(context.device) for v in (pair.fixed_valid, pair.moving_valid))
             field = torch.zeros(3, *here.shape[1:], device=context.device)
-            for cell, reach in SEARCHES:
+            searches = [search for search in SEARCHES if search[0] * pair.grid.spacing[0] <= LARGEST_CELL]
+            for cell, reach in searches:
                 _stop_if_asked(context)
                 field = _searched(here, there, known, seen, field, cell, reach)
         context.progress(0.6, "refining")

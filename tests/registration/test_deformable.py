@@ -148,6 +148,31 @@ def test_what_is_kept_rigid_keeps_its_distances():
     assert stretched(kept) < 0.5 * stretched(fitted())
 
 
+def test_a_base_of_the_lung_that_moves_by_seventy_millimetres_is_followed():
+    tall = Geometry((90, 40, 40), (3.0, 3.0, 3.0), (-58.5, -58.5, -133.5), image="out")
+    height = tall.points(np.stack([np.arange(90), np.zeros(90), np.zeros(90)], axis=-1))[:, 2]
+    rise = np.clip((100.0 - height) / 200.0, 0, 1)
+    lower = height - 70.0 * rise**2 * (3 - 2 * rise)
+    rng = np.random.default_rng(11)
+    texture = sum(w**1.5 * ndimage.gaussian_filter(rng.normal(size=tall.shape), w / 3) for w in (4, 9))
+    out = np.clip(300 * texture / np.std(texture), -900, 900)
+    came_from = np.interp(height, lower, np.arange(90.0))
+    breathed_in = ndimage.map_coordinates(
+        out, np.stack(np.broadcast_arrays(came_from[:, None, None], *np.indices((40, 40)))), order=1, mode="nearest"
+    )
+    moving = Volume((breathed_in + rng.normal(0, 20, tall.shape)).astype(np.int16), replace(tall, image="in"))
+    fixed, context = Volume(out.astype(np.int16), tall), RegistrationContext()
+    still = Rigid.identity(Space.of(tall), Space.of(moving.geometry))
+    fit = Deformable(voxel=3.0).fit(fixed, moving, replace(context, start=still))
+    shown = np.flatnonzero(lower > height[0] + 15)[:-5]
+    at = tall.points(np.stack([shown, np.full(len(shown), 20), np.full(len(shown), 20)], axis=-1))
+    there = at + np.outer((lower - height)[shown], (0, 0, 1))
+    apart = np.linalg.norm(fit.moving_from_fixed.points(at, Space.of(tall)) - there, axis=-1)
+    assert np.abs(lower - height)[shown].max() > 50
+    assert np.median(apart) < 0.7
+    assert apart.max() < 4.0
+
+
 def test_landmarks_draw_where_the_image_says_nothing():
     plain = Volume(np.where(inside().array, 0, -1000).astype(np.int16), GRID)
     grain = np.random.default_rng(2).normal(0, 20, GRID.shape)
