@@ -37,6 +37,8 @@ UNSAID = 0.5
 """Confidence of an engine that says none."""
 CUT = 0.001
 """Part of a structure that may lie outside what is seen before it is flagged."""
+DOUBTED = ("suggestion", "low_confidence")
+"""Flags of an engine's contour that nothing is decided on before a person has looked at it."""
 NOT_THE_PATIENT = ("SUPPORT", "FIXATION")
 ELSEWHERE = "does not lie in today's image"
 SAME_RECIPE = 0.75
@@ -79,7 +81,7 @@ class Propagated:
         confidence: 0 to 1; None where nothing says it.
         seen: part of today's volume that today's image shows.
         disagreement: of propagation and fresh contour; None where only one is there.
-        trusted: False where it stands on a registration that is not trusted.
+        trusted: False where it stands on a registration, or on a fresh contour, that is not trusted.
         flags: what a person should know.
         reason: why there is no surface.
     """
@@ -150,7 +152,7 @@ def propagated(
     flags = ()
     if surface.gaps:
         flags = (
-            Flag("gaps", f"{structure.name} has no contour on {surface.gaps} planes between others: nothing filled in"),
+            Flag("gaps", f"no contour on {surface.gaps} planes between others: nothing filled in"),
         )
     grid = stage.today if structure.interpreted_type == "EXTERNAL" else stage.wide
     rigid = _pulled(stage.alignment.rigid, stage.alignment.rigid.inverse(), structure, surface, grid)
@@ -165,7 +167,7 @@ def propagated(
         return deformed
     if not isinstance(fresh, Finding):
         why = fresh or "no installed engine offers it"
-        flag = Flag("not_afresh", f"{structure.name} was to be contoured afresh and was propagated instead: {why}")
+        flag = Flag("not_afresh", f"was to be contoured afresh and was propagated instead: {why}")
         flags = (flag,) if policy.propagate is Propagation.FRESH else ()
         return replace(deformed, flags=(*deformed.flags, *flags))
     if policy.propagate is Propagation.FRESH or deformed.whole is None:
@@ -198,7 +200,7 @@ def rebuilt(of: Propagated, known: Sequence[Propagated], stage: Stage) -> Propag
         apart = _apart(of.name, of.as_planned, again, stage)
         if apart is not None and apart.mean > SAME_RECIPE:
             said = f"{apart.mean:.1f} mm on the mean (95 %: {apart.hd95:.1f} mm) from the plan's own"
-            words = f"{of.asked.recipe} on the planned structures is {said}: what changed of {of.name} is partly its doing"
+            words = f"{of.asked.recipe} on the planned structures is {said}: what changed is partly its doing"
             flags = (*flags, Flag("recipe_differs", words))
     basis = f"{of.name} = {of.asked.recipe} ({of.asked.source})"
     trusted = stage.alignment.trusted and all(one.trusted for one in found.values())
@@ -208,7 +210,7 @@ def rebuilt(of: Propagated, known: Sequence[Propagated], stage: Stage) -> Propag
 def without_ingredients(of: Propagated, stage: Stage) -> Propagated:
     """A structure whose recipe cannot be followed: copied rigidly, and flagged."""
     missing = ", ".join(dict.fromkeys(ingredients(parse(of.asked.recipe))))
-    flag = Flag("not_rebuilt", f"{of.name} cannot be rebuilt ({of.asked.recipe}: {missing}) and was copied rigidly")
+    flag = Flag("not_rebuilt", f"cannot be rebuilt ({of.asked.recipe}: {missing}) and was copied rigidly")
     return replace(_rigid(of, stage, flagged=False), flags=(*of.flags, flag))
 
 
@@ -252,7 +254,7 @@ def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:
         return replace(of, reason=ELSEWHERE)
     flags = of.flags
     if flagged:
-        said = f"{of.name} is a PTV without a CTV or recipe that it could be rebuilt from, and was copied rigidly"
+        said = "a PTV without a CTV or recipe that it could be rebuilt from: copied rigidly"
         flags = (*flags, Flag("ptv_without_recipe", said))
     made = replace(of, made=Made.RIGID, whole=of.as_planned, basis="copied rigidly", flags=flags)
     return _finished(replace(made, trusted=stage.alignment.trusted), stage)
@@ -273,6 +275,7 @@ def _deformed(of: Propagated, bent: Field | None, stage: Stage) -> Propagated:
 
 def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     """As the engine found it where today's image shows it, else as propagated."""
+    sure = not _doubted(fresh)
     made = replace(
         of, made=Made.FRESH, basis="contoured afresh", confidence=fresh.confidence, flags=(*of.flags, *fresh.flags)
     )
@@ -282,13 +285,26 @@ def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
             part = common(stage.today, of.whole, fresh.field)
             values = np.where(stage.ground.on(part), _distance(fresh.field, part), _distance(of.whole, part))
             whole = _cropped(Field(Volume(values, part), Level.DISTANCE))
-            return _finished(replace(made, whole=whole, basis="contoured afresh, and propagated where not seen"), stage)
-    return _finished(replace(made, whole=fresh.field, trusted=True), stage)
+            basis = "contoured afresh, and propagated where not seen"
+            return _finished(replace(made, whole=whole, basis=basis, trusted=of.trusted and sure), stage)
+    return _finished(replace(made, whole=fresh.field, trusted=sure), stage)
+
+
+def _doubted(fresh: Finding) -> bool:
+    return any(flag.code in DOUBTED for flag in fresh.flags)
 
 
 def _reconciled(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
-    """Both signed distances, each weighing its confidence; the propagated one alone where today's image shows nothing."""
+    """Both signed distances, each weighing its confidence; the propagated one alone where today's image shows nothing.
+
+    A fresh contour that nobody may rely on yet moves nothing: it is compared, and said to be.
+    """
     assert of.whole is not None
+    if _doubted(fresh):
+        apart = _apart(of.name, of.whole, fresh.field, stage)
+        told = "nowhere comparable" if apart is None else f"{apart.mean:.1f} mm apart on the mean (95 %: {apart.hd95:.1f} mm)"
+        said = f"contoured afresh only for comparison, as that is not to be relied on yet: {told}"
+        return replace(of, disagreement=apart, flags=(*of.flags, Flag("compared_only", said)))
     part = common(stage.today, of.whole, fresh.field)
     a, b = _distance(of.whole, part), _distance(fresh.field, part)
     mine, theirs = of.confidence or UNSAID, UNSAID if fresh.confidence is None else fresh.confidence
@@ -311,7 +327,7 @@ def _finished(of: Propagated, stage: Stage) -> Propagated:
     seen = part_seen(of.whole.mask(), stage.seen)
     flags = tuple(flag for flag in of.flags if flag.code != "completed")
     if seen < 1 - CUT:
-        said = f"{1 - seen:.1%} of {of.name} lies where today's image shows nothing: completed only as an estimate"
+        said = f"{1 - seen:.1%} of it lies where today's image shows nothing: completed only as an estimate"
         flags = (*flags, Flag("completed", said))
     return replace(of, field=drawn, seen=seen, flags=flags)
 

@@ -39,7 +39,7 @@ from registration.couch import CouchCorrection
 
 LOW_DOSE = 0.1
 """Of the highest dose: below it the band says little."""
-EXPECTED = ("completed",)
+EXPECTED = ("completed", "cut_by_field_of_view", "compared_only")
 """Flags that every image of a small field of view has: in the table, and no reason to look unless the body is meant."""
 
 
@@ -140,7 +140,7 @@ def _reasons(made: Fraction, structures: Sequence[FractionStructureRecord]) -> t
     """Why a person should look: the decision's reasons, then structures that are not there or not as asked."""
     decided = made.decision.reasons if made.decision.verdict is not Recommendation.CONTINUE else ()
     absent = [f"{s.name} is not there today: {s.reason}" for s in structures if s.made == "none" and _is_missed(s)]
-    flagged = [flag.detail for s in structures for flag in s.flags if flag.code not in EXPECTED]
+    flagged = [f"{s.name}: {flag.detail}" for s in structures for flag in s.flags if flag.code not in EXPECTED]
     return tuple(dict.fromkeys((*decided, *absent, *flagged)))
 
 

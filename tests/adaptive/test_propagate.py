@@ -5,7 +5,7 @@ from adaptive.planned import surface_of
 from adaptive.propagate import Made, propagated, rebuilt, without_ingredients
 from adaptive.rules import Propagation, StructurePolicy
 from adaptive.shape import centre, common, filled
-from contour.engine import Finding
+from contour.engine import Finding, Flag
 from patient.geometry import Box
 from patient.outline import loops_of_field
 from patient.structures import Loop, Structure
@@ -136,6 +136,25 @@ def test_two_answers_are_blended_by_their_confidence_and_their_disagreement_is_s
     assert found.disagreement.mean == pytest.approx(4.0, abs=0.25)
     radius = (cc(found.field) * 1000 * 3 / 4 / np.pi) ** (1 / 3)
     assert radius == pytest.approx(RADIUS - 2.0, abs=0.3)
+
+
+def test_a_mere_suggestion_moves_no_propagated_contour_and_is_compared():
+    of = stage(alignment(error=5.0))
+    doubted = Finding("GTV", ball(RADIUS - 4.0, SHIFT), 0.9, (Flag("suggestion", "a suggestion"),))
+    alone, found = made(drawn("GTV"), DEFORM, of), made(drawn("GTV"), RECONCILE, of, doubted)
+    assert (found.made, cc(found.field), found.trusted) == (alone.made, cc(alone.field), True)
+    assert [flag.code for flag in found.flags] == ["compared_only"]
+    assert found.disagreement is not None
+    assert found.disagreement.mean == pytest.approx(4.0, abs=0.25)
+    assert f"{found.disagreement.mean:.1f} mm" in found.flags[0].detail
+
+
+@pytest.mark.parametrize("code", ["suggestion", "low_confidence"])
+def test_nothing_is_decided_on_a_fresh_contour_that_a_person_has_to_look_at(code: str):
+    doubted = Finding("GTV", ball(RADIUS, SHIFT), flags=(Flag(code, "look at it"),))
+    found = made(drawn("GTV"), FRESH, stage(alignment()), doubted)
+    assert (found.made, found.trusted) == (Made.FRESH, False)
+    assert made(drawn("GTV"), FRESH, stage(alignment()), Finding("GTV", ball(RADIUS, SHIFT))).trusted
 
 
 def test_without_an_engine_a_fresh_contour_becomes_a_propagated_one_and_says_so():

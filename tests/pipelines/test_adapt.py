@@ -14,6 +14,7 @@ from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceErro
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
+from pipelines.fraction_records import EXPECTED
 from pipelines.day_file import read_day
 from pipelines.fraction_case import KEPT, FractionRequest, adapt_case
 from pipelines.fraction_result import FractionResult
@@ -31,6 +32,9 @@ description = "for tests"
 [structures.PTV]
 recipe = "CTV + 5 mm"
 metrics = ["D95%"]
+source = "example, site to set"
+[structures.CTV]
+propagate = "fresh"
 source = "example, site to set"
 [rules.coverage]
 structures = ["PTV"]
@@ -152,6 +156,12 @@ def test_the_decision_names_every_rule_and_a_shift_beyond_its_limit_asks_for_rev
     assert states["coverage"] == "not tripped"
     assert decision.verdict == done[0].verdict == "review"
     assert any(reason.startswith("setup_shift") for reason in done[0].reasons)
+
+
+def test_what_a_structure_is_flagged_for_is_said_with_its_name(done):
+    flagged = [(s.name, flag.detail) for s in done[0].structures for flag in s.flags if flag.code not in EXPECTED]
+    assert flagged
+    assert {f"{name}: {detail}" for name, detail in flagged} <= set(done[0].reasons)
 
 
 def test_the_report_says_the_decision_first_and_shows_pictures(done):
