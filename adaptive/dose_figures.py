@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptive.accumulate import Accumulated, TodayDose
 from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
+from adaptive.lattice import lattice
 from adaptive.measurement import Measurement
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy
@@ -82,9 +83,10 @@ def dose_figures(
 
     def dvhs(one: Propagated) -> StructureDose | str:
         try:
-            planned = dvh(one.structure, plan, **at_plan)
+            cells = lattice(one.structure, plane_spacing=here.spacing[0])
+            planned = dvh(one.structure, plan, **at_plan, cells=cells)
             band = dvh_band(Structure(one.name, field=one.whole), today[0].whole, today[1], **at_today)
-            total = dvh_band(one.structure, summed.dose, summed.half_width, **at_plan)
+            total = dvh_band(one.structure, summed.dose, summed.half_width, **at_plan, cells=cells)
         except InputError as error:
             return f"No DVH of {one.name}: {error.what}"
         return StructureDose(one.name, planned, band, total)

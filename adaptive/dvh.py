@@ -35,6 +35,7 @@ def dvh(
     plane_spacing: float | None = None,
     end: End = End.HALF_SLAB,
     resolution: float | None = None,
+    cells: Lattice | None = None,
 ) -> Dvh:
     """The DVH of a structure, from its loops or its field's loops.
 
@@ -42,13 +43,14 @@ def dvh(
         frame_of_reference: of the image the structure was drawn on; must be the dose's.
         plane_spacing: mm between that image's planes; needed for a structure on one plane, else read off its contours.
         resolution: mm, edge of a cell; chosen by the structure's size if not given.
+        cells: the structure's, as `lattice` gives them with the same arguments, where several doses are asked for.
 
     Raises:
         FrameMismatch: structure and dose are in different frames of reference.
         InputError: an uncertainty (Dose Type ERROR) instead of a dose; one contour and no plane spacing.
     """
     _admit(structure, dose, frame_of_reference)
-    cells = lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
+    cells = cells or lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
     return _sampled(structure.name, cells, end, dose.volume.geometry, [dose.volume.array])[0]
 
 
@@ -61,6 +63,7 @@ def dvh_band(
     plane_spacing: float | None = None,
     end: End = End.HALF_SLAB,
     resolution: float | None = None,
+    cells: Lattice | None = None,
 ) -> DvhBand:
     """The DVH with the band that an error of the dose makes of it.
 
@@ -70,6 +73,7 @@ def dvh_band(
     Args:
         error: Gy on the dose's grid, not negative: half the width of the interval that holds each voxel's dose. Whoever has
             a standard deviation gives 1.96 of it for 95 %. Where it is no number nothing is known.
+        cells: as `dvh`.
 
     Raises:
         FrameMismatch: as `dvh`; the error is on another grid.
@@ -80,7 +84,7 @@ def dvh_band(
         raise FrameMismatch("A dose and its error are on different grids", where=dose.sop_instance_uid)
     if float(np.nanmin(error.array, initial=0.0)) < 0:
         raise InputError("A dose's error holds negative numbers", why="It is half the width of an interval")
-    cells = lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
+    cells = cells or lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
     gray = dose.volume.array
     arrays = [gray, np.maximum(gray - error.array, 0), gray + error.array]
     return DvhBand(*_sampled(structure.name, cells, end, dose.volume.geometry, arrays))

@@ -287,14 +287,14 @@ def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str
 
     made = dict(enumerate(each(one_alone, plan.structures)))
     waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
-    progress = True
-    while waiting and progress:
-        progress = False
-        for n in list(waiting):
-            one = rebuilt(made[n], list(made.values()), stage)
-            if one is not None:
-                made[n], progress = one, True
-                waiting.remove(n)
+    while waiting:
+        known = list(made.values())
+        again = each(lambda one, known=known: rebuilt(one, known, stage), [made[n] for n in waiting])
+        done = {n: one for n, one in zip(waiting, again, strict=True) if one is not None}
+        if not done:
+            break
+        made |= done
+        waiting = [n for n in waiting if n not in done]
     for n in waiting:
         made[n] = without_ingredients(made[n], stage)
     return tuple(made[n] for n in sorted(made))

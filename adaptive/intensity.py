@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from patient.geometry import Box, Geometry
+from patient.parallel import each
 from patient.volume import Mask, Volume
 from registration.pulling import pulled
 from registration.transforms import Transform
@@ -175,10 +176,13 @@ def _with_offset(today: Volume[Any], offset: Volume[np.float32], seen: Mask) -> 
         for n, c, s, p in zip(grid.shape, offset.array.shape, grid.spacing, offset.geometry.spacing, strict=True)
     ]
     out = np.empty(grid.shape, dtype=np.int16)
-    for k, plane in enumerate(today.array):
+
+    def one(k: int) -> None:
         coarse = np.tensordot(along[0][k], offset.array, axes=1)
         fine = along[1] @ coarse @ along[2].T
-        out[k] = _whole(np.where(seen.array[k], plane + fine, plane))
+        out[k] = _whole(np.where(seen.array[k], today.array[k] + fine, today.array[k]))
+
+    each(one, range(len(out)))
     return Volume(out, grid)
 
 

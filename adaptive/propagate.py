@@ -151,9 +151,7 @@ def propagated(
         return replace(nothing, reason="the plan has no closed contour of it")
     flags = ()
     if surface.gaps:
-        flags = (
-            Flag("gaps", f"no contour on {surface.gaps} planes between others: nothing filled in"),
-        )
+        flags = (Flag("gaps", f"no contour on {surface.gaps} planes between others: nothing filled in"),)
     grid = stage.today if structure.interpreted_type == "EXTERNAL" else stage.wide
     rigid = _pulled(stage.alignment.rigid, stage.alignment.rigid.inverse(), structure, surface, grid)
     nothing = replace(nothing, as_planned=rigid, flags=flags)
@@ -302,7 +300,9 @@ def _reconciled(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     assert of.whole is not None
     if _doubted(fresh):
         apart = _apart(of.name, of.whole, fresh.field, stage)
-        told = "nowhere comparable" if apart is None else f"{apart.mean:.1f} mm apart on the mean (95 %: {apart.hd95:.1f} mm)"
+        told = (
+            "nowhere comparable" if apart is None else f"{apart.mean:.1f} mm apart on the mean (95 %: {apart.hd95:.1f} mm)"
+        )
         said = f"contoured afresh only for comparison, as that is not to be relied on yet: {told}"
         return replace(of, disagreement=apart, flags=(*of.flags, Flag("compared_only", said)))
     part = common(stage.today, of.whole, fresh.field)

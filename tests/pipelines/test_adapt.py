@@ -14,9 +14,9 @@ from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceErro
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
-from pipelines.fraction_records import EXPECTED
 from pipelines.day_file import read_day
 from pipelines.fraction_case import KEPT, FractionRequest, adapt_case
+from pipelines.fraction_records import EXPECTED
 from pipelines.fraction_result import FractionResult
 from pipelines.plan_folder import read_fraction_folder, read_plan_folder
 from registration.dicom_read import rigid_between
