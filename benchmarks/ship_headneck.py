@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -19,8 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.headneck_cases import BITS
 from benchmarks.train_headneck import ARCHITECTURE
-from contour.cases import read_cases
-from contour.model import OURS, ModelCard, Offset, Population, Shape, write_model
+from contour.cases import TrainingCase, read_cases
+from contour.model import OURS, ModelCard, Offset, Shape, write_model
+from pipelines.train import population
 
 FINEST, COARSEST = (2.0, 3.7, 3.7), (3.3, 5.5, 5.5)
 """mm between which nearly all training patients' voxels lie."""
@@ -38,21 +40,10 @@ LIMITS = (
 )
 
 
-def population(cases: Path) -> dict[str, Population]:
-    """Volumes of the training patients that have a structure and whose image does not cut it off."""
-    volumes: dict[str, list[float]] = {name: [] for name in ARCHITECTURE.structures}
-    for case in read_cases(cases / "train"):
-        for name in set(case.known) & set(volumes):
-            mask = case.mask(name, BITS)
-            if not (mask[0].any() or mask[-1].any()):
-                volumes[name].append(float(mask.sum() * np.prod(case.spacing)) / 1000)
-    return {name: Population.model_validate(_percentiles(cc)) for name, cc in volumes.items() if len(cc) >= 10}
-
-
-def layout(cases: Path) -> tuple[Offset, ...]:
+def layout(cases: Sequence[TrainingCase]) -> tuple[Offset, ...]:
     """Where the landmarks of the training patients lie to each other."""
     centres: list[dict[str, np.ndarray]] = []
-    for case in read_cases(cases / "train"):
+    for case in cases:
         there = {}
         for name in set(case.known) & set(LANDMARKS):
             k, j, i = np.argwhere(case.mask(name, BITS)).mean(axis=0) * case.spacing
@@ -67,11 +58,6 @@ def layout(cases: Path) -> tuple[Offset, ...]:
     return tuple(offsets)
 
 
-def _percentiles(cc: list[float]) -> dict[str, float]:
-    low, median, high = (round(float(v), 2) for v in np.percentile(cc, (2.5, 50, 97.5)))
-    return {"low_cc": low, "median_cc": median, "high_cc": high, "patients": len(cc)}
-
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
@@ -80,6 +66,7 @@ if __name__ == "__main__":
     parser.add_argument("--version", default="0.1", help="below 1 every contour is a suggestion")
     said = parser.parse_args()
     held = torch.load(said.run / "checkpoint.pt", weights_only=True, map_location="cpu")
+    cases = read_cases(said.cases / "train")
     card = ModelCard(
         name="recontour-headneck",
         version=said.version,
@@ -101,8 +88,8 @@ if __name__ == "__main__":
         suggestion=int(said.version.split(".")[0]) < 1,
         landmarks=LANDMARKS,
         landmarks_needed=2,
-        population=population(said.cases),
-        layout=layout(said.cases),
+        population=population(cases, BITS, ARCHITECTURE.structures),
+        layout=layout(cases),
     )
     halves = {name: value.half() for name, value in held["mean"].items()}
     written = write_model(said.out, card, halves)

@@ -1,6 +1,6 @@
 """Trains the head-and-neck model that is shipped.
 
-python benchmarks/train_headneck.py CASES RUN --steps 12000 [--start MODEL]
+python benchmarks/train_headneck.py CASES RUN --steps 12000
 CASES as `benchmarks/headneck_cases.py` writes them; RUN is a folder that git does not see. A killed run goes on.
 """
 

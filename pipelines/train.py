@@ -7,7 +7,7 @@ import math
 import shutil
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,16 +226,22 @@ def _card(request: TrainingRequest, record: TrainingRecord) -> ModelCard:
             filters=shape.filters,
             windows=shape.windows,
         ),
-        population=_population(request.work, shape.structures),
+        population=population(read_cases(request.work / "train"), shape.structures, shape.structures),
     )
 
 
-def _population(work: Path, structures: Sequence[str]) -> dict[str, Population]:
-    """Volumes of the training patients whose image does not cut the structure off; of ten and more."""
+def population(cases: Iterable[TrainingCase], names: Sequence[str], structures: Sequence[str]) -> dict[str, Population]:
+    """Volumes of the patients whose image does not cut the structure off; of ten and more.
+
+    Args:
+        cases: trained on.
+        names: what the bits of their labels stand for, in order.
+        structures: of them that are counted.
+    """
     volumes: dict[str, list[float]] = {name: [] for name in structures}
-    for case in read_cases(work / "train"):
-        for name in case.known:
-            mask = case.mask(name, structures)
+    for case in cases:
+        for name in set(case.known) & set(structures):
+            mask = case.mask(name, names)
             if mask.any() and not (mask[0].any() or mask[-1].any()):
                 volumes[name].append(float(mask.sum() * np.prod(case.spacing)) / 1000)
     found: dict[str, Population] = {}
