@@ -2,6 +2,7 @@
 
 python benchmarks/deformable.py                      every pair and peer: an hour and more on two cores
 python benchmarks/deformable.py --only breathing     one kind alone
+python benchmarks/deformable.py --methods recontour  ours alone; the peers' rows stay as they are recorded
 python benchmarks/deformable.py --pairs 1            a quick look: one pair of each kind, nothing written
 """
 
@@ -153,7 +154,8 @@ def whole(counts: dict[str, int], methods: tuple[str, ...], keep: bool) -> None:
                 r["before"]["mean"] for r in max(results.values(), key=lambda v: sum("tre" in r for r in v)) if "tre" in r
             ]
             rows = {name: _row(found) for name, found in results.items()}
-            figures[kind] = {"before_mean": round(mean(starts), 2) if starts else None, **rows}
+            known = {name: row for name, row in before.get(kind, {}).items() if name not in chosen}
+            figures[kind] = known | {"before_mean": round(mean(starts), 2) if starts else None} | rows
             if keep:
                 record("deformable", figures)
     if not keep:
