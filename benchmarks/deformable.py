@@ -30,7 +30,7 @@ from registration.transforms import Space, Transform, jacobian
 OURS = "recontour"
 KINDS = {"head_neck": 5, "breathing": 2, "timing": 1}
 """How many pairs of each; "timing" is one of 512 x 512 x 200 voxels."""
-LIMIT = 300.0
+LIMIT = 900.0
 """Seconds that a peer is given for a pair."""
 SLOW = (("timing", "simpleitk_bspline"), ("timing", "simpleitk_demons"))
 """Not run: more than ten minutes."""

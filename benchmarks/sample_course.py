@@ -1,0 +1,227 @@
+"""The sample course against its truth: propagated structures, their volumes, and the accumulated dose with its band.
+
+Every fraction is treated as a night does it. What is true is pulled through the field that the course was made with: the
+structures of the day from the patient's own surfaces, the dose of the day from the plan's dose as the couch correction
+placed it, so that what is measured is the registration's doing alone. The rigid copy is the couch correction's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from adaptive.accumulate import Accumulated, DayDose, accumulated, mapped
+from adaptive.change import Ground, structure_change
+from adaptive.decision import Measured
+from adaptive.dvh import dvh, dvh_band
+from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt
+from adaptive.policy import load_policy
+from benchmarks.record import record
+from contour.template import load_template
+from data_samples.course import write_course
+from data_samples.planned import STRUCTURES, plan_patient
+from data_samples.truth import FractionTruth, read_truth
+from patient.volume import Field
+from pipelines.case import installed_engines
+from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
+from registration.transforms import inverted
+
+FRACTIONS = 4
+WORK = Path(tempfile.gettempdir()) / "recontour-benchmark-sample"
+LARGE = 5.0
+"""cc from which on an organ counts as large."""
+SHRINKING = ("Parotid_L", "Parotid_R", "GTVp", "GTVn")
+QUANTITIES = ("D95%", "D50%", "D2%", "Dmean")
+BACK = 3.0
+"""mm between the nodes of the true field turned round."""
+
+
+@dataclass(frozen=True, eq=False)
+class Day:
+    """A fraction as it was treated, and the truth about it."""
+
+    made: Fraction
+    truth: FractionTruth
+    true_day: DayDose
+    true_sum: Accumulated
+
+
+def days(plan: PlanFolder) -> Iterator[Day]:
+    """All fractions in order, each with those before it."""
+    assert plan.plan is not None
+    side = PlanSide(
+        plan.image.load(), plan.structures.structures, plan.isocentre, plan.dose, plan.plan.fractions, plan.prescriptions()
+    )
+    assert side.dose is not None and side.fractions  # noqa: PT018
+    own = side.dose.on(side.image.geometry)
+    policy, template = load_policy("head_neck"), load_template("head_neck")
+    past: list[Day] = []
+    for number in range(1, FRACTIONS + 1):
+        image, _ = read_fraction_folder(WORK / f"fraction_{number:02d}", plan)
+        earlier = [Measured(n, day.made.measurements) for n, day in enumerate(past, 1)]
+        doses = [day.made.dose.day for day in past if day.made.dose is not None]
+        today = TodaySide(image.load(), number, image.patient_position, None, earlier, doses)
+        made = adapt(side, today, policy, installed_engines(), template=template)
+        assert made.dose is not None
+        truth = read_truth(WORK, number)
+        there = truth.plan_from_fraction
+        nodes = replace(own.volume.geometry, shape=_counted(own.volume.geometry.shape, own.volume.geometry.spacing))
+        nodes = replace(nodes, spacing=(BACK,) * 3)
+        back = inverted(there, nodes)[0]
+        alignment = replace(made.alignment, plan_from_today=there, today_from_plan=back, error=0.0)
+        true = mapped(made.dose.today, own, alignment, number, side.fractions, made.seen)
+        summed = accumulated([*(day.true_day for day in past), true], own, number, side.fractions)
+        past.append(Day(made, truth, true, summed))
+        yield past[-1]
+
+
+def _counted(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, int, int]:
+    k, j, i = (int(np.ceil(n * s / BACK)) + 1 for n, s in zip(shape, spacing, strict=True))
+    return k, j, i
+
+
+def structures(day: Day) -> list[dict[str, Any]]:
+    """Every structure by propagation and by a rigid copy, where both images show it."""
+    patient, grid = plan_patient(0), day.made.today.geometry
+    ground, rows = Ground(day.made.seen, "HFS"), []
+    for one in day.made.structures:
+        if one.name not in STRUCTURES or one.whole is None or one.as_planned is None:
+            continue
+        true: Field = patient.structure(one.name, day.truth.plan_from_fraction, grid)
+        for method, field in (("recontour", one.whole), ("rigid", one.as_planned)):
+            values = {m.quantity: m for m in structure_change(one.name, true, field, ground).measurements}
+            if "mean_surface_distance" not in values:
+                continue
+            volume = values["volume"]
+            assert volume.planned
+            rows.append(
+                {
+                    "structure": one.name,
+                    "fraction": day.truth.number,
+                    "method": method,
+                    "made": one.made.value,
+                    "dice": round(values["dice"].value, 4),
+                    "mm": round(values["mean_surface_distance"].value, 3),
+                    "cc": round(volume.planned, 2),
+                    "volume_error": round(volume.value / volume.planned - 1, 4),
+                }
+            )
+    return rows
+
+
+def doses(day: Day, plan: PlanFolder) -> list[dict[str, Any]]:
+    """The accumulated dose in the planned structures: figures, truth, band."""
+    here = plan.image.load().geometry
+    at = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0]}
+    assert day.made.dose is not None
+    rows = []
+    for structure in plan.structures.structures:
+        if structure.name not in STRUCTURES or structure.name == "External":
+            continue
+        true = dvh(structure, day.true_sum.dose, **at)
+        band = dvh_band(structure, day.made.dose.summed.dose, day.made.dose.summed.half_width, **at)
+        for quantity in QUANTITIES:
+            right, ours, interval = true.metric(quantity), band.nominal.metric(quantity), band.interval(quantity)
+            if right is None or ours is None or interval is None:
+                continue
+            rows.append(
+                {
+                    "structure": structure.name,
+                    "fraction": day.truth.number,
+                    "quantity": quantity,
+                    "true": round(right, 3),
+                    "ours": round(ours, 3),
+                    "low": round(interval[0], 3),
+                    "high": round(interval[1], 3),
+                }
+            )
+    return rows
+
+
+def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """By method: Dice and mm by size, each structure, and the shrinking ones' volumes."""
+    out: dict[str, Any] = {}
+    for method in ("recontour", "rigid"):
+        mine = [row for row in rows if row["method"] == method]
+        sizes = {"large": [r for r in mine if r["cc"] > LARGE], "small": [r for r in mine if r["cc"] <= LARGE]}
+        shrunk = [abs(r["volume_error"]) for r in mine if r["structure"] in SHRINKING]
+        out[method] = {size: _means(chosen) for size, chosen in sizes.items() if chosen} | {
+            "structures": {
+                name: _means([r for r in mine if r["structure"] == name])
+                for name in dict.fromkeys(r["structure"] for r in mine)
+            },
+            "shrunk_volume_error_mean": round(mean(shrunk), 4),
+            "shrunk_volume_error_largest": round(max(shrunk), 4),
+        }
+    return out
+
+
+def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {"dice": round(mean(r["dice"] for r in rows), 4), "mm": round(mean(r["mm"] for r in rows), 3), "of": len(rows)}
+
+
+def dose_table(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far figures of the accumulated dose are from the true field's, and how often the band holds the truth.
+
+    The differences are of the true figure; where that is below a twentieth of the highest, of that twentieth.
+    """
+    floor = max(r["true"] for r in rows) / 20
+    judged = [r for r in rows if r["quantity"] in ("D95%", "Dmean")]
+    off = [abs(r["ours"] - r["true"]) / max(r["true"], floor) for r in judged]
+    inside = [r["low"] - 1e-3 <= r["true"] <= r["high"] + 1e-3 for r in rows]
+    worst = max(judged, key=lambda r: abs(r["ours"] - r["true"]) / max(r["true"], floor))
+    return {
+        "figures": len(judged),
+        "within_1_percent": round(mean(v <= 0.01 for v in off), 3),
+        "difference_median": round(median(off), 4),
+        "difference_largest": round(max(off), 4),
+        "worst": worst,
+        "band_figures": len(rows),
+        "band_holds_the_truth": round(mean(inside), 3),
+    }
+
+
+def main() -> None:
+    """The whole."""
+    if not (WORK / "truth").is_dir():
+        shutil.rmtree(WORK, ignore_errors=True)
+        write_course(WORK, fractions=FRACTIONS)
+    plan = read_plan_folder(WORK / "plan", "")
+    rows, figures, widths, trusted = [], [], [], []
+    for day in days(plan):
+        rows += structures(day)
+        figures += doses(day, plan)
+        trusted.append(day.made.alignment.trusted)
+        assert day.made.dose is not None and plan.plan is not None  # noqa: PT018
+        inside = day.made.dose.summed.dose.volume.array > 0.1 * day.made.dose.summed.dose.volume.array.max()
+        # as of the whole plan, so that fractions can be compared
+        scale = (plan.plan.fractions or 1) / day.truth.number
+        widths.append(float(np.median(day.made.dose.summed.half_width.array[inside])) * scale)
+        print(json.dumps(table(rows)["recontour"]), file=sys.stderr, flush=True)
+    record(
+        "sample_course",
+        {
+            "fractions": FRACTIONS,
+            "trusted": trusted,
+            "methods": table(rows),
+            "dose": dose_table(figures)
+            | {"half_width_gy_median_of_whole_plan": [round(w, 2) for w in widths], "unit": "Gy where dose is over a tenth"},
+            "rows": rows,
+            "dose_rows": figures,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
