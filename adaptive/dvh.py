@@ -110,10 +110,11 @@ def _sampled(name: str, cells: Lattice, end: End, grid: Geometry, arrays: Sequen
     collected = [_Collected() for _ in arrays]
     last = np.array(grid.shape)[:, None] - 1.0
     for slab in cells.slabs:
-        points = (slab.points[None] + slab.offsets[:, None]).reshape(-1, 3)
-        at = grid.indices(points).T
-        inside = np.clip(at, 0, last)
-        at = np.where(np.abs(at - inside) < _ON_THE_EDGE, inside, at)
+        steps = grid.indices(slab.offsets + np.asarray(grid.origin)).T
+        at = (grid.indices(slab.points).T[:, None] + steps[:, :, None]).reshape(3, -1)
+        if (at.min(axis=1) < 0).any() or (at.max(axis=1) > last[:, 0]).any():
+            inside = np.clip(at, 0, last)
+            at = np.where(np.abs(at - inside) < _ON_THE_EDGE, inside, at)
         for array, into in zip(arrays, collected, strict=True):
             gray = map_coordinates(array, at, np.float32, order=1, mode="constant", cval=np.nan, prefilter=False)
             into.add(gray[~np.isnan(gray)].astype(np.float64), slab.cell_cc)

@@ -75,7 +75,7 @@ def _near_surface(b_from_a: Transform, field: Field, onto: Geometry) -> NDArray[
     source = field.volume.array
     outside = np.float32(max(float(source.max()), 1.0))
     bent = ndimage.spline_filter(source, order=3, output=np.float32, mode="mirror") if min(source.shape) > 1 else source
-    top = np.asarray(source.shape) - 1
+    top = np.asarray(source.shape)[:, None] - 1
     in_field = _indices(b_from_a, field.geometry, onto)
 
     def exactly(indices: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -83,9 +83,9 @@ def _near_surface(b_from_a: Transform, field: Field, onto: Geometry) -> NDArray[
 
         def some(part: slice) -> None:
             at = in_field(indices[part])
-            held = ((at >= -0.5) & (at <= top + 0.5)).all(axis=-1)
-            at = np.clip(at[held], 0, top)
-            out[part][held] = ndimage.map_coordinates(bent, at.T, order=3, mode="mirror", prefilter=False)
+            held = ((at >= -0.5) & (at <= top + 0.5)).all(axis=0)
+            at = np.clip(at[:, held], 0, top)
+            out[part][held] = ndimage.map_coordinates(bent, at, order=3, mode="mirror", prefilter=False)
 
         each(some, [slice(n, n + PART) for n in range(0, len(indices), PART)])
         return out
@@ -113,13 +113,12 @@ def _near_surface(b_from_a: Transform, field: Field, onto: Geometry) -> NDArray[
 
 
 def _indices(b_from_a: Transform, there: Geometry, onto: Geometry) -> Callable[[NDArray[np.intp]], NDArray[np.float64]]:
-    """Where voxels of a grid of a lie on a grid of b; through a matrix in one product."""
+    """Indices `[3, n]` on a grid of b of voxels `[n, 3]` of a grid of a; through a matrix in one product."""
     if not isinstance(b_from_a, Affine):
-        return lambda at: there.indices(b_from_a.points(onto.points(at), b_from_a.source))
-    back = np.linalg.inv(there.steps)
-    product = onto.steps @ b_from_a.rotation.T @ back
-    origin = there.indices(b_from_a.points(onto.origin, b_from_a.source))
-    return lambda at: at @ product + origin
+        return lambda at: np.ascontiguousarray(there.indices(b_from_a.points(onto.points(at), b_from_a.source)).T)
+    product = (onto.steps @ b_from_a.rotation.T @ np.linalg.inv(there.steps)).T
+    origin = there.indices(b_from_a.points(onto.origin, b_from_a.source))[:, None]
+    return lambda at: product @ at.T.astype(np.float64) + origin
 
 
 def _ends(values: NDArray[np.float32], axis: int) -> NDArray[np.bool_]:
