@@ -112,7 +112,7 @@ def _sampled(name: str, cells: Lattice, end: End, grid: Geometry, arrays: Sequen
     for slab in cells.slabs:
         steps = grid.indices(slab.offsets + np.asarray(grid.origin)).T
         at = (grid.indices(slab.points).T[:, None] + steps[:, :, None]).reshape(3, -1)
-        if (at.min(axis=1) < 0).any() or (at.max(axis=1) > last[:, 0]).any():
+        if (at.min(axis=1, initial=0) < 0).any() or (at.max(axis=1, initial=0) > last[:, 0]).any():
             inside = np.clip(at, 0, last)
             at = np.where(np.abs(at - inside) < _ON_THE_EDGE, inside, at)
         for array, into in zip(arrays, collected, strict=True):

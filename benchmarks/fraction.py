@@ -21,13 +21,12 @@ import numpy as np
 from benchmarks.record import record
 from contour.derive import derive
 from contour.recipe import parse
-from data_samples import course
-from data_samples.course import field_of_view, fraction_image, plan_grid
+from data_samples.course import dose_grid, field_of_view, fraction_image, planning_image, structure, truth_grid
 from data_samples.dicom import Identity, write_ct, write_dose, write_plan, write_structures
 from data_samples.motion import course_of_changes, plan_from_fraction
 from data_samples.planned import STRUCTURES, plan_patient
 from patient.structures import Structure
-from patient.volume import Field, Volume
+from patient.volume import Field
 from registration.transforms import Rigid, Space
 
 SLICES, SIZE = 200, 512
@@ -46,23 +45,23 @@ def written(folder: Path) -> None:
     patient = plan_patient(0)
     identity = Identity(("benchmark", "fraction"), "20260105")
     space = Space(str(identity.series), str(identity.frame))
-    grid, same = plan_grid(patient, space, SLICES, SIZE), Rigid.identity(space, space)
-    hu = course.noiseless(patient, same, grid)
-    write_ct(folder / "plan" / "CT", Volume(course._noisy(hu, np.random.default_rng(6)), grid), identity)
+    image = planning_image(patient, space, SLICES, SIZE, 0)
+    grid, same = image.geometry, Rigid.identity(space, space)
+    write_ct(folder / "plan" / "CT", image, identity)
     fields: dict[str, Field] = {name: patient.structure(name, same, grid) for name in STRUCTURES}
     for recipe in MORE:
         made = derive(parse(recipe), fields, grid)
         assert isinstance(made, Field)
         fields[recipe.replace(" ", "").replace("mm", "")[:16]] = made
-    structures = [course._structure(name, n, field) for n, (name, field) in enumerate(fields.items(), 1)]
+    structures = [structure(name, n, field) for n, (name, field) in enumerate(fields.items(), 1)]
     drawn = write_structures(folder / "plan" / "rtstruct.dcm", folder / "plan" / "CT", structures, identity)
     prescribed = {STRUCTURES.index("PTV_7000") + 1: ("PTV_7000", 70.0)}
     asked = write_plan(folder / "plan" / "rtplan.dcm", identity, drawn, patient.isocentre, 35, prescribed)
-    write_dose(folder / "plan" / "rtdose.dcm", course._dose_grid(patient), identity, asked)
+    write_dose(folder / "plan" / "rtdose.dcm", dose_grid(patient), identity, asked)
     change = course_of_changes(3, 0)[1]
     today = Identity(("benchmark", "fraction", "2"), "20260120", "Synthetic cone beam CT", 3)
     at = Space(str(today.series), str(today.frame))
-    truth = plan_from_fraction(patient, change, course._truth_grid(patient, at, 6.0), space, (0, 2))
+    truth = plan_from_fraction(patient, change, truth_grid(patient, at, 6.0), space, (0, 2))
     planes = round(patient.hu.geometry.shape[0] * patient.hu.geometry.spacing[0] * 4 / 3)
     view = field_of_view(patient, at, (planes, SIZE))
     write_ct(folder / "fraction", fraction_image(patient, truth, view, np.random.default_rng(7)), today)

@@ -72,7 +72,7 @@ def write_course(
         words = f"Synthetic cone beam CT, fraction {n}"
         identity = Identity((*entropy, f"fraction {n}"), f"{day:%Y%m%d}", words, n + 1)
         space = Space(str(identity.series), str(identity.frame))
-        truth = plan_from_fraction(patient, change, _truth_grid(patient, space, nodes), plan, (seed, n))
+        truth = plan_from_fraction(patient, change, truth_grid(patient, space, nodes), plan, (seed, n))
         view = field_of_view(patient, space, (slices, size))
         image = fraction_image(patient, truth, view, np.random.default_rng([seed, 5, n]))
         write_ct(folder / f"fraction_{n:02d}", image, identity)
@@ -94,22 +94,36 @@ def plan_grid(patient: Planned, space: Space, slices: int, size: int) -> Geometr
     )
 
 
+def planning_image(patient: Planned, space: Space, slices: int, size: int, seed: int) -> Volume[np.int16]:
+    """The planning CT, HU, on its couch.
+
+    Args:
+        patient: on the day of planning.
+        space: of the image.
+        slices, size: planes, and their rows and columns.
+        seed: of the noise.
+    """
+    grid = plan_grid(patient, space, slices, size)
+    hu = _with_table(noiseless(patient, Rigid.identity(space, space), grid), grid, patient.couch_top)
+    return Volume(_noisy(hu, np.random.default_rng([seed, 6])), grid)
+
+
 def _write_planned(
     folder: Path, patient: Planned, identity: Identity, slices: int, size: int, planned: int, seed: int
 ) -> Space:
     space = Space(str(identity.series), str(identity.frame))
-    grid, same = plan_grid(patient, space, slices, size), Rigid.identity(space, space)
-    hu = _with_table(noiseless(patient, same, grid), grid, patient.couch_top)
-    write_ct(folder / "CT", Volume(_noisy(hu, np.random.default_rng([seed, 6])), grid), identity)
-    structures = [_structure(name, number, patient.structure(name, same, grid)) for number, name in enumerate(STRUCTURES, 1)]
+    image = planning_image(patient, space, slices, size, seed)
+    write_ct(folder / "CT", image, identity)
+    grid, same = image.geometry, Rigid.identity(space, space)
+    structures = [structure(name, number, patient.structure(name, same, grid)) for number, name in enumerate(STRUCTURES, 1)]
     drawn = write_structures(folder / "rtstruct.dcm", folder / "CT", structures, identity)
     prescribed = {STRUCTURES.index(name) + 1: (name, gray) for name, gray in (("PTV_7000", HIGH), ("PTV_5600", LOW))}
     asked = write_plan(folder / "rtplan.dcm", identity, drawn, patient.isocentre, planned, prescribed)
-    write_dose(folder / "rtdose.dcm", _dose_grid(patient), identity, asked)
+    write_dose(folder / "rtdose.dcm", dose_grid(patient), identity, asked)
     return space
 
 
-def _dose_grid(patient: Planned) -> Volume[np.float32]:
+def dose_grid(patient: Planned) -> Volume[np.float32]:
     """The dose where there is any, and wherever an organ lies: as a planner would choose its grid."""
     box = Box.of(patient.dose.array > 0.3)
     for name in ORGANS:
@@ -117,7 +131,8 @@ def _dose_grid(patient: Planned) -> Volume[np.float32]:
     return patient.dose.cropped(box.padded(1, patient.dose.geometry.shape))
 
 
-def _structure(name: str, number: int, field: Field) -> Structure:
+def structure(name: str, number: int, field: Field) -> Structure:
+    """A structure of the course's structure set, with its TG-263 type and colour."""
     known = lookup(name) or lookup(name.split("_")[0])
     kind, color = (known.interpreted_type, known.color) if known else ("ORGAN", (128, 128, 128))
     return Structure(
@@ -176,7 +191,7 @@ def field_of_view(patient: Planned, space: Space, planes: tuple[int, int]) -> Ma
     return Volume(np.broadcast_to(np.hypot(j[:, None], i) * pixel <= radius, shape).copy(), grid)
 
 
-def _truth_grid(patient: Planned, space: Space, nodes: float) -> Geometry:
+def truth_grid(patient: Planned, space: Space, nodes: float) -> Geometry:
     """Around the whole patient, with room for setup errors."""
     whole, room = patient.hu.geometry, 24.0
     k, j, i = (int(np.ceil((n * whole.spacing[0] + 2 * room) / nodes)) for n in whole.shape)

@@ -61,6 +61,14 @@ def _cap(t):
     return (2 - 3 * t + t**3) / 4
 
 
+def test_a_plane_whose_contour_is_smaller_than_a_cell_adds_nothing_and_breaks_nothing():
+    discs = [_disc(15.0, 2.0 * k) for k in range(5)]
+    whole, tipped = _structure(*discs), _structure(*discs, _disc(0.02, 10.0))
+    found = [_dvh(one, _linear((0.5, 0, 0)), plane_spacing=2.0, resolution=1.0) for one in (whole, tipped)]
+    assert found[1].volume_cc == pytest.approx(found[0].volume_cc, rel=0.01)
+    assert found[1].mean == pytest.approx(found[0].mean, abs=0.05)
+
+
 @pytest.mark.parametrize(
     ("along", "share", "half"), [((0.5, 0, 0), _segment, 7.5), ((0, 0, 1.0), lambda t: (1 - t) / 2, 11.0)]
 )
