@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from patient.errors import NotTrusted
 from patient.geometry import Box, Geometry
+from patient.parallel import each
 from patient.volume import Volume
 from registration.deformable import Deformable, way_back
 from registration.features import RigidByFeatures
@@ -114,10 +115,11 @@ def aligned(
         Cancelled: asked to stop.
     """
     context = replace(context or RegistrationContext(), seed=seed)
-    step("rigid by intensity")
-    intensity = _answer(RigidByIntensity(), today, planned, context)
-    step("rigid by features")
-    features = _answer(RigidByFeatures(), today, planned, context)
+    step("rigid")
+    # Neither keeps both cores busy by itself, and neither knows of the other.
+    intensity, features = each(
+        lambda method: _answer(method, today, planned, context), (RigidByIntensity(), RigidByFeatures())
+    )
     apart, degrees, reasons = _compared(intensity, features, centre)
     start = intensity.plan_from_today or features.plan_from_today
     if start is None:
@@ -240,7 +242,8 @@ def _unbent(bent: Displacement) -> Displacement:
     """By fixed-point iteration (Chen 2008, Med Phys 35:81), each node until it is there."""
     grid = _nodes(bent.grid)
     back = np.zeros((int(np.prod(grid.shape)), 3), dtype=np.float32)
-    for first in range(0, len(back), SLAB):
+
+    def some(first: int) -> None:
         chosen = np.arange(first, min(first + SLAB, len(back)))
         at = grid.points(np.stack(np.unravel_index(chosen, grid.shape), axis=-1))
         found = np.zeros((len(at), 3))
@@ -252,6 +255,8 @@ def _unbent(bent: Displacement) -> Displacement:
             if not len(left):
                 break
         back[chosen] = found
+
+    each(some, range(0, len(back), SLAB))
     return Displacement(back.reshape(*grid.shape, 3), grid, bent.target, bent.source)
 
 

@@ -1,6 +1,6 @@
 """One fraction, from two images and a plan to a recommendation: on arrays and structures, without files.
 
-    rigid by intensity -> rigid by features (the referee) -> deformable -> proof -> propagate -> contour afresh -> reconcile
+    rigid by intensity, rigid by features (the referee) -> deformable -> proof -> propagate -> contour afresh -> reconcile
          -> derive -> change -> dose -> decide
 
 A step that is not trusted stops nothing: what stands on it is marked, and the verdict is a person's look.

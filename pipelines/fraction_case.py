@@ -45,8 +45,7 @@ POLICIES = {"head_neck": "head_neck", "thorax": "thorax", "pelvis": "prostate"}
 KEPT = "alignment.npz"
 Progress = Callable[[float, str], None]
 _STEPS = (
-    "rigid by intensity",
-    "rigid by features",
+    "rigid",
     "deformable",
     "proof",
     "way back",
