@@ -161,10 +161,7 @@ def table(rows: list[dict[str, Any]]) -> dict[str, Any]:
         sizes = {"large": [r for r in mine if r["cc"] > LARGE], "small": [r for r in mine if r["cc"] <= LARGE]}
         shrunk = [abs(r["volume_error"]) for r in mine if r["structure"] in SHRINKING]
         out[method] = {size: _means(chosen) for size, chosen in sizes.items() if chosen} | {
-            "structures": {
-                name: _means([r for r in mine if r["structure"] == name])
-                for name in dict.fromkeys(r["structure"] for r in mine)
-            },
+            "structures": {name: _means([r for r in mine if r["structure"] == name]) for name in _names(mine)},
             "shrunk_volume_error_mean": round(mean(shrunk), 4),
             "shrunk_volume_error_largest": round(max(shrunk), 4),
         }
