@@ -49,6 +49,8 @@ STRIDE = 3
 """Pixels between the voxels that are compared in one step of the descent; the next step takes others."""
 RIM = 3
 """Voxels at the end of an image whose descriptors would look beyond it."""
+BRINK = 2
+"""Voxels beyond the fixed image's mask that are compared too: where only the inside is, the skin slips along itself."""
 STIFFNESS = 5.0
 """Weight of the slope between control points against the descriptors: what nothing holds stays where it is."""
 BENDING = 50.0
@@ -92,16 +94,18 @@ class Deformable:
         torch.manual_seed(context.seed)
         start = context.start if context.start is not None else rigid_start(fixed, moving, context)
         voxel = max(self._voxel, FINEST * float(np.cbrt(np.prod(fixed.geometry.spacing))))
-        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS, RIM)
+        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS, RIM, BRINK)
         context.progress(0.3, "descriptors")
         with torch.no_grad():
             here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
             known, seen = (torch.from_numpy(v).to(context.device) for v in (pair.fixed_valid, pair.moving_valid))
-            field = torch.zeros(3, *here.shape[1:], device=context.device)
             searches = [search for search in SEARCHES if search[0] * pair.grid.spacing[0] <= LARGEST_CELL]
+            a, b = (_Cells.of(values, valid) for values, valid in ((here, known), (there, seen)))
+            field = torch.zeros(3, 1, 1, 1, device=context.device)
             for cell, reach in searches:
                 _stop_if_asked(context)
-                field = _searched(here, there, known, seen, field, cell, reach)
+                field = _searched(a[cell], b[cell], field, cell, reach)
+            del a, b
         context.progress(0.6, "refining")
         material = _Material.of(pair, fixed.geometry, context)
         landmarks = _landmarks(pair, start, context)
@@ -109,7 +113,7 @@ class Deformable:
         for spacing, steps in REFINEMENTS:
             field = _refined(here, there, known, seen, material, landmarks, field, spacing, steps, context)
         spacing = REFINEMENTS[-1][0]
-        nodes, grid = _faded(*_control(field, pair.grid, spacing), spacing)
+        nodes, grid = _faded(field, _control_grid(field, pair.grid), spacing)
         vectors = _unfolded(nodes, spacing).cpu().numpy()
         millimetres = np.moveaxis(vectors, 0, -1) @ pair.grid.steps
         warp = Displacement(millimetres.astype(np.float32), grid, Space.of(fixed.geometry), Space.of(fixed.geometry))
@@ -233,9 +237,12 @@ def _at(values: Tensor, places: Tensor) -> Tensor:
     """Values `[c, z, y, x]` at fractional indices `[3, ...]`, linear; the border's beyond it."""
     size = torch.tensor(values.shape[1:], dtype=places.dtype, device=places.device).view(3, *(1,) * (places.dim() - 1))
     unit = (2.0 * places / (size - 1).clamp(min=1) - 1.0).flip(0).movedim(0, -1)
-    flat = unit.reshape(1, 1, 1, -1, 3)
-    found = nn.grid_sample(values[None], flat, mode="bilinear", padding_mode="border", align_corners=True)
-    return found.reshape(values.shape[0], *places.shape[1:])
+    flat, parts = unit.reshape(-1, 3), torch.get_num_threads()
+    # torch shares this work out by batches alone, so each core is given a part of the places as its own.
+    each = nn.pad(flat, (0, 0, 0, -len(flat) % parts)).reshape(parts, 1, 1, -1, 3)
+    every = values[None].expand(parts, *values.shape)
+    found = nn.grid_sample(every, each, mode="bilinear", padding_mode="border", align_corners=True)
+    return found.movedim(1, 0).reshape(values.shape[0], -1)[:, : len(flat)].reshape(values.shape[0], *places.shape[1:])
 
 
 def _indices(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -246,34 +253,56 @@ def _smooth(field: Tensor) -> Tensor:
     """Mean of each 3 x 3 x 3 block of `[..., z, y, x]`, borders repeated; one axis after the other."""
     for axis in (-3, -2, -1):
         last = field.shape[axis] - 1
-        total = field.clone()
-        total.narrow(axis, 1, last).add_(field.narrow(axis, 0, last))
+        total = torch.empty_like(field)
+        torch.add(field.narrow(axis, 1, last), field.narrow(axis, 0, last), out=total.narrow(axis, 1, last))
+        torch.mul(field.narrow(axis, 0, 1), 2.0, out=total.narrow(axis, 0, 1))
         total.narrow(axis, 0, last).add_(field.narrow(axis, 1, last))
-        total.narrow(axis, 0, 1).add_(field.narrow(axis, 0, 1))
         total.narrow(axis, last, 1).add_(field.narrow(axis, last, 1))
-        field = total.div_(3.0)
-    return field
+        field = total
+    return field.div_(27.0)
 
 
-def _searched(here: Tensor, there: Tensor, known: Tensor, seen: Tensor, field: Tensor, cell: int, reach: int) -> Tensor:
-    """The field (pixels) after a discrete search around it in cells, there and back, made consistent."""
-    a, known_share = _pooled(here, known, cell)
-    b, seen_share = _pooled(there, seen, cell)
+@dataclass(frozen=True)
+class _Cells:
+    """An image's descriptors by cells.
+
+    Args:
+        values: `[12, z, y, x]`, means of what is valid.
+        share: `[z, y, x]`, which part of a cell is.
+    """
+
+    values: Tensor
+    share: Tensor
+
+    @staticmethod
+    def of(values: Tensor, valid: Tensor) -> dict[int, _Cells]:
+        """Cells of every size that is searched, larger ones from smaller ones.
+
+        Args:
+            values: `[12, z, y, x]` by pixels.
+            valid: bool `[z, y, x]`.
+        """
+        sizes = sorted({cell for cell, _ in SEARCHES})
+        whole = torch.cat([values * valid, valid.float()[None]])
+        sums = {1: whole}
+        for cell in sizes:
+            part = max(size for size in sums if cell % size == 0)
+            sums[cell] = nn.avg_pool3d(sums[part][None], cell // part)[0]
+        return {cell: _Cells(sums[cell][:-1] / sums[cell][-1].clamp(min=0.01), sums[cell][-1]) for cell in sizes}
+
+
+def _searched(here: _Cells, there: _Cells, field: Tensor, cell: int, reach: int) -> Tensor:
+    """The field (pixels, by cells) after a discrete search around it in cells, there and back, made consistent."""
+    a, b, seen_share = here.values, there.values, there.share
     places = _indices(a.shape[1:], a.device)
     so_far = _grown(field, a.shape[1:]) / cell
     if bool(so_far.any()):
         b, seen_share = _at(b, places + so_far), _at(seen_share[None], places + so_far)[0]
-    forth = _coupled(a, b, known_share, seen_share, reach)
-    back = _coupled(b, a, seen_share, known_share, reach)
+    forth = _coupled(a, b, here.share, seen_share, reach)
+    back = _coupled(b, a, seen_share, here.share, reach)
     forth, _ = _consistent(forth, back)
     # p is found at q = p + forth(p) in the warped image, which is the moving one at q + so_far(q).
-    return _grown(cell * (forth + _at(so_far, places + forth)), field.shape[1:])
-
-
-def _pooled(values: Tensor, valid: Tensor, cell: int) -> tuple[Tensor, Tensor]:
-    """Means over cells of what is valid, and which part of each cell is."""
-    share = nn.avg_pool3d(valid.float()[None, None], cell)[0, 0]
-    return nn.avg_pool3d((values * valid)[None], cell)[0] / share.clamp(min=0.01), share
+    return cell * (forth + _at(so_far, places + forth))
 
 
 def _coupled(a: Tensor, b: Tensor, known: Tensor, seen: Tensor, reach: int) -> Tensor:
@@ -286,9 +315,10 @@ def _coupled(a: Tensor, b: Tensor, known: Tensor, seen: Tensor, reach: int) -> T
     parts = [
         tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True)) for offset in (steps + reach).long().T.tolist()
     ]
-    total, held = torch.zeros(shape, device=a.device), torch.zeros(shape, device=a.device)
+    apart, total, held = torch.empty_like(a), torch.zeros(shape, device=a.device), torch.zeros(shape, device=a.device)
     for row, part in zip(cost, parts, strict=True):
-        row.copy_((a - padded[(slice(None), *part)]).abs_().sum(dim=0))
+        torch.sub(a, padded[(slice(None), *part)], out=apart).abs_()
+        torch.sum(apart, dim=0, out=row)
         total.addcmul_(row, present[part])
         held.add_(present[part])
     usual = total / held.clamp(min=1e-6)
@@ -305,10 +335,12 @@ def _coupled(a: Tensor, b: Tensor, known: Tensor, seen: Tensor, reach: int) -> T
 def _held(cost: Tensor, steps: Tensor, mean: Tensor, strength: float) -> Tensor:
     """For every cell the displacement of least cost plus squared distance to its neighbours' mean; by planes, for memory."""
     out = torch.empty_like(mean)
-    length = steps.square().sum(dim=0)[:, None]
+    # |step - mean|^2 without |mean|^2, which is the same for all steps: one product of matrices.
+    factors = strength * torch.cat([-2.0 * steps, steps.square().sum(dim=0, keepdim=True)]).T
+    ones = torch.ones_like(mean[:1])
     for k in range(mean.shape[1]):
-        apart = torch.addmm(length, steps.T, mean[:, k].reshape(3, -1), alpha=-2.0)
-        best = (cost[:, k].reshape(len(apart), -1) + strength * apart).min(dim=0).indices
+        held = torch.cat([mean[:, k], ones[:, k]]).reshape(4, -1)
+        best = torch.addmm(cost[:, k].reshape(len(cost), -1), factors, held).min(dim=0).indices
         out[:, k] = steps[:, best].reshape(mean[:, k].shape)
     return out
 
@@ -333,19 +365,19 @@ def _refined(
     steps: int,
     context: RegistrationContext,
 ) -> Tensor:
-    """The field after descent on control points: likeness at voxels of the mask, others in every step, and smoothness.
+    """The field on control points after descent: likeness at voxels of the mask, others in every step, and smoothness.
 
     Args:
         here, there: descriptors as rows `[voxels, 12]`: what is read together lies together.
         known, seen: where either image is to be believed.
         material: what holds neighbours together.
         landmarks: what is known from elsewhere.
-        field: pixels, to begin with.
+        field: pixels, to begin with, on nodes that fill the grid.
         spacing: pixels between control points.
         steps: of the descent.
         context: seed and cancel.
     """
-    shape = tuple(field.shape[1:])
+    shape = tuple(known.shape)
     control = _grown(field, tuple(-(-n // spacing) for n in shape)).clone().requires_grad_(True)
     optimiser = torch.optim.Adam([control], lr=RATE)
     chance = torch.Generator(device="cpu").manual_seed(context.seed)
@@ -374,7 +406,7 @@ def _refined(
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return _grown(control.detach(), shape)
+    return control.detach()
 
 
 def _row(at: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -431,14 +463,13 @@ def _weaker(links: Tensor, axis: int) -> Tensor:
     return torch.minimum(links.narrow(axis, 0, last), links.narrow(axis, 1, last))
 
 
-def _control(field: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
-    """The field on every `spacing`-th node, and where these lie: the transform is stored coarse."""
-    shape = tuple(-(-n // spacing) for n in field.shape[1:])
-    nodes = _grown(field, shape)
-    steps = [s * n / m for s, n, m in zip(grid.spacing, field.shape[1:], shape, strict=True)]
-    first = [0.5 * n / m - 0.5 for n, m in zip(field.shape[1:], shape, strict=True)]
+def _control_grid(nodes: Tensor, grid: Geometry) -> Geometry:
+    """Where control points lie that fill the working grid: the transform is stored coarse."""
+    shape = tuple(nodes.shape[1:])
+    steps = [s * n / m for s, n, m in zip(grid.spacing, grid.shape, shape, strict=True)]
+    first = [0.5 * n / m - 0.5 for n, m in zip(grid.shape, shape, strict=True)]
     x, y, z = (float(v) for v in grid.points(first))
-    return nodes, replace(grid, shape=shape, spacing=tuple(steps), origin=(x, y, z))
+    return replace(grid, shape=shape, spacing=tuple(steps), origin=(x, y, z))
 
 
 def _faded(nodes: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:

@@ -57,6 +57,7 @@ def working_pair(
     voxel: float,
     most: int,
     rim: int = 0,
+    brink: int = 0,
 ) -> Working:
     """Both images on a grid of about `voxel` mm around the fixed image's mask, of about `most` voxels at most.
 
@@ -66,6 +67,7 @@ def working_pair(
         most: voxels.
         rim: voxels inward from where an image ends that are not believed: what is computed there looks beyond the end.
             A mask's edge is no end of the image, and is left as it is.
+        brink: voxels outward from the fixed image's mask that are compared as well: a surface is seen from both its sides.
 
     Raises:
         InputError: an image is constant or holds no numbers, or a mask is empty or of another image.
@@ -81,11 +83,12 @@ def working_pair(
     grid = _around(known, side)
     identity = Rigid.identity(Space.of(fixed.geometry), Space.of(fixed.geometry))
     other = reduced(moving, side)
-    here = pulled(identity, reduced(fixed, side), grid, float(small.array.min())).array
+    here = pulled(identity, small if side == voxel else reduced(fixed, side), grid, float(small.array.min())).array
     there = pulled(start, other, grid, float(other.array.min())).array
     held = _inner(pulled(identity, measured(fixed), grid, 0.0).array > 0.5, rim)
     seen = _inner(pulled(start, measured(moving), grid, 0.0).array > 0.5, rim)
-    held &= pulled_mask(identity, known, grid).array
+    body = pulled_mask(identity, known, grid).array
+    held &= ndimage.binary_dilation(body, iterations=brink) if brink else body
     if moving_mask is not None:
         seen &= pulled_mask(start, moving_mask, grid).array
     if not held.any():
