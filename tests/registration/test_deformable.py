@@ -9,12 +9,14 @@ from importlib.metadata import entry_points
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
 from patient.errors import Cancelled, InputError, NotTrusted
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
-from registration.deformable import Deformable
+from registration import deformable
+from registration.deformable import SEARCHES, Deformable, _Cells
 from registration.demons import Demons
 from registration.method import Matches, Method, RegistrationContext
 from registration.pulling import pulled
@@ -104,6 +106,34 @@ def test_the_field_folds_nowhere():
 def test_the_same_seed_gives_the_same_field():
     again = Deformable(voxel=3.0).fit(planning(), today(), RegistrationContext(start=start())).moving_from_fixed
     assert np.array_equal(displacements(again, NODES), displacements(fitted(), NODES))
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_a_field_is_read_alike_by_any_number_of_cores(cores: int):
+    chance = np.random.default_rng(0)
+    values, places = chance.normal(size=(2, 5, 6, 7)), chance.uniform(-1.0, 7.0, (3, 11, 7))
+    right = [ndimage.map_coordinates(v, places.reshape(3, -1), order=1, mode="nearest").reshape(11, 7) for v in values]
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(cores)
+        found = deformable._at(*(torch.from_numpy(v).float() for v in (values, places)))
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_allclose(found.numpy(), right, atol=1e-5)
+
+
+def test_cells_of_every_size_hold_the_mean_of_what_is_valid():
+    chance = np.random.default_rng(0)
+    values, valid = chance.uniform(0, 1, (2, 12, 24, 12)), chance.uniform(0, 1, (12, 24, 12)) < 0.3
+    cells = _Cells.of(torch.from_numpy(values).float(), torch.from_numpy(valid))
+    for size in {cell for cell, _ in SEARCHES}:
+        share, mean = cells[size].share.numpy(), cells[size].values.numpy()
+        for at in np.ndindex(share.shape):
+            part = tuple(slice(n * size, (n + 1) * size) for n in at)
+            assert share[at] == pytest.approx(valid[part].mean(), abs=1e-5)
+            if valid[part].mean() > 0.02:
+                right = values[(slice(None), *part)][:, valid[part]].mean(axis=1)
+                np.testing.assert_allclose(mean[(slice(None), *at)], right, atol=1e-5)
 
 
 def test_it_makes_its_own_rigid_start_where_none_is_given():

@@ -159,6 +159,25 @@ def test_only_what_the_masks_hold_is_valid() -> None:
     assert z.min() > 10.0 + 4.0 * 9
 
 
+def test_a_brink_reaches_beyond_the_mask_but_not_beyond_what_was_measured() -> None:
+    array = np.zeros(GRID.shape, bool)
+    array[10:20, 10:30, 12:28] = True
+    image, start = body(), Rigid.identity(Space.of(GRID), Space.of(OTHER))
+    image.array[:, :, :12] = -2000.0
+    context = RegistrationContext(fixed_mask=Volume(array, GRID))
+    bare, wide = (working_pair(image, body(OTHER), start, context, 3.0, 10**6, 0, brink) for brink in (0, 2))
+    added = np.argwhere(wide.fixed_valid & ~bare.fixed_valid)
+    assert not (bare.fixed_valid & ~wide.fixed_valid).any()
+    inside = bare.grid.indices(GRID.points(np.argwhere(array)))
+    low, high = inside.min(axis=0), inside.max(axis=0)
+    outside = np.maximum(np.maximum(low - added, added - high), 0)
+    assert len(added) > 0
+    assert outside.sum(axis=1).max() < 3.5
+    first = GRID.points((0, 0, 11.5))[0]
+    assert bare.grid.points(added)[:, 0].min() > first
+    assert added[:, 2].max() > high[2] + 1
+
+
 def test_the_mask_may_be_a_crop_of_the_image() -> None:
     array = np.zeros(GRID.shape, bool)
     array[5:20, 10:30, 12:28] = True
