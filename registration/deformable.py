@@ -283,12 +283,12 @@ class _Cells:
             valid: bool `[z, y, x]`.
         """
         sizes = sorted({cell for cell, _ in SEARCHES})
-        whole = torch.cat([values * valid, valid.float()[None]])
-        sums = {1: whole}
+        totals, shares = {1: values * valid}, {1: valid.float()[None]}
         for cell in sizes:
-            part = max(size for size in sums if cell % size == 0)
-            sums[cell] = nn.avg_pool3d(sums[part][None], cell // part)[0]
-        return {cell: _Cells(sums[cell][:-1] / sums[cell][-1].clamp(min=0.01), sums[cell][-1]) for cell in sizes}
+            part = max(size for size in totals if cell % size == 0)
+            for known in (totals, shares):
+                known[cell] = nn.avg_pool3d(known[part][None], cell // part)[0]
+        return {cell: _Cells(totals[cell] / shares[cell].clamp(min=0.01), shares[cell][0]) for cell in sizes}
 
 
 def _searched(here: _Cells, there: _Cells, field: Tensor, cell: int, reach: int) -> Tensor:
