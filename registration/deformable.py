@@ -50,7 +50,7 @@ STRIDE = 3
 RIM = 3
 """Voxels at the end of an image whose descriptors would look beyond it."""
 BRINK = 2
-"""Voxels beyond the fixed image's mask that are compared too: where only the inside is, the skin slips along itself."""
+"""Voxels of air beyond the fixed image's mask that are compared too: where only the inside is, a skin slips along itself."""
 STIFFNESS = 5.0
 """Weight of the slope between control points against the descriptors: what nothing holds stays where it is."""
 BENDING = 50.0

@@ -26,6 +26,8 @@ LEAST_SHARED = 0.1
 """Part of the fixed mask that the moving image must hold after the start."""
 MEASURED = 2.0
 """mm between the voxels that are asked whether anything was measured there."""
+AIR = -500.0
+"""HU below which there is more air than tissue."""
 SAME = 0.02
 """Part of an image that holds one and the same number where nothing was measured."""
 
@@ -67,7 +69,8 @@ def working_pair(
         most: voxels.
         rim: voxels inward from where an image ends that are not believed: what is computed there looks beyond the end.
             A mask's edge is no end of the image, and is left as it is.
-        brink: voxels outward from the fixed image's mask that are compared as well: a surface is seen from both its sides.
+        brink: voxels of air outward from the fixed image's mask that are compared as well: a skin is seen from both its
+            sides. Other tissue next to a mask may slide along it, and is left out; an image that is no CT has no such air.
 
     Raises:
         InputError: an image is constant or holds no numbers, or a mask is empty or of another image.
@@ -88,7 +91,9 @@ def working_pair(
     held = _inner(pulled(identity, measured(fixed), grid, 0.0).array > 0.5, rim)
     seen = _inner(pulled(start, measured(moving), grid, 0.0).array > 0.5, rim)
     body = pulled_mask(identity, known, grid).array
-    held &= ndimage.binary_dilation(body, iterations=brink) if brink else body
+    if brink:
+        body |= ndimage.binary_dilation(body, iterations=brink) & (here < AIR)
+    held &= body
     if moving_mask is not None:
         seen &= pulled_mask(start, moving_mask, grid).array
     if not held.any():
