@@ -1,7 +1,8 @@
 """Verdicts: wrong pairs must be recognised, good ones must not be refused; each as `recontour register` treats it.
 
-python benchmarks/verdicts.py             thirty of either: half an hour and more on two cores
-python benchmarks/verdicts.py --pairs 3   a quick look: three of either, nothing written
+python benchmarks/verdicts.py               thirty of either: half an hour and more on two cores
+python benchmarks/verdicts.py --only good   one kind alone; the other stays as it is recorded
+python benchmarks/verdicts.py --pairs 3     a quick look: three of either, nothing written
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.known import Pair, breathing_pair, head_neck_pair, head_neck_patients, rigid_pair, wrong_pairs
-from benchmarks.record import DATA, record
+from benchmarks.record import DATA, RESULTS, record
 from patient.errors import NotTrusted
 from pipelines.registration_case import Kind, register
 from registration.method import RegistrationContext
@@ -57,6 +58,7 @@ def good() -> Iterator[Callable[[], Pair]]:
 
 KINDS: dict[str, tuple[Callable[[], Iterator[Callable[[], Pair]]], bool]] = {"wrong": (wrong, False), "good": (good, True)}
 """The pairs, and whether they are to be trusted."""
+TABLES = {"good": "good_pairs_trusted", "wrong": "wrong_pairs_recognised"}
 
 
 def said(kind: str, number: int) -> tuple[str, Verdict]:
@@ -82,16 +84,17 @@ def table(kind: str, count: int, cores: ProcessPoolExecutor) -> dict[str, Any]:
     return {"pairs": count, "right": count - len(odd), "otherwise": odd}
 
 
-def whole(count: int | None) -> None:
-    """The table; written only where nothing was left out."""
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as cores:
-        figures = {
-            "wrong_pairs_recognised": table("wrong", count or PAIRS, cores),
-            "good_pairs_trusted": table("good", count or PAIRS, cores),
-        }
-    if count is None:
-        record("verdicts", figures)
-    else:
+def whole(count: int | None, kinds: tuple[str, ...]) -> None:
+    """The tables, one process a core that this one may use; each written as it is done, unless pairs were left out."""
+    path = RESULTS / "verdicts.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if count is None and path.exists() else {}
+    figures = {name: before[name] for name in TABLES.values() if name in before}
+    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as cores:
+        for kind in kinds:
+            figures[TABLES[kind]] = table(kind, count or PAIRS, cores)
+            if count is None:
+                record("verdicts", figures)
+    if count is not None:
         print(json.dumps(figures, indent=1))
 
 
@@ -101,4 +104,6 @@ if __name__ == "__main__":
     else:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--pairs", type=int, help="so many of either; nothing is written")
-        whole(parser.parse_args().pairs)
+        parser.add_argument("--only", choices=TABLES, help="one kind alone; the other stays as it is recorded")
+        wanted = parser.parse_args()
+        whole(wanted.pairs, (wanted.only,) if wanted.only else tuple(TABLES))

@@ -21,11 +21,23 @@ from scipy import ndimage
 from patient.errors import FrameMismatch, InputError, NotTrusted, PolicyError
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Mask, Volume
+from registration.deformable import RIM, WAY_BACK
 from registration.features import RigidByFeatures, find_matches
 from registration.method import Fit, RegistrationContext
 from registration.pulling import pulled, pulled_field
-from registration.transforms import Affine, Chain, Displacement, Rigid, Transform, displacements, jacobian, linear_part
-from registration.working import Working, foreground, numbers, reduced, working_pair
+from registration.transforms import (
+    Affine,
+    Chain,
+    Displacement,
+    Points,
+    Rigid,
+    Transform,
+    displacements,
+    jacobian,
+    linear_part,
+    sampled,
+)
+from registration.working import Working, foreground, measured, numbers, reduced, working_pair
 
 VOXEL = 4.0
 """mm of the grid on which a whole registration is looked at."""
@@ -37,6 +49,12 @@ ROOM = 25.0
 """mm around a structure within which the other image's is looked for."""
 AGREES = 4.0
 """mm: a matched point this near to where the result puts it agrees with it."""
+BLIND = RIM * WAY_BACK
+"""mm from the end of the moving image within which the way back compares nothing: it carries on what it found inside."""
+MOSTLY = 0.5
+"""Part of what both images show that must lie deeper than that; where less does, nothing is left out."""
+TOLD = 0.98
+"""Part of it from which on what is left out is not worth a note."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +140,8 @@ class RegistrationQuality:
         displacement_mean, displacement_max: mm inside the fixed mask, of the whole transform beyond its rigid part.
         jacobian_min, jacobian_max: volume change inside the fixed mask.
         folded: part of the fixed mask with a Jacobian of 0 or less.
-        inverse_consistency_mean, inverse_consistency_p95: mm there by this result and back by a registration of its own.
+        inverse_consistency_mean, inverse_consistency_p95: mm there by this result and back by a registration of its own, at
+            points put at least `BLIND` mm inside the end of the moving image; a note says how many are not.
         feature_error_mean, feature_error_median, feature_error_p95: mm at points matched anew that agree.
         matches: points matched anew around the result.
         agreeing: of them, how many lie within 4 mm of where the result puts them.
@@ -203,7 +222,7 @@ def judged(
     quality = _with_similarity(quality, pair, transform, fixed, moving)
     quality = _with_shape(quality, pair, transform, rigid)
     if way_back is not None:
-        quality = _with_way_back(quality, pair, transform, way_back)
+        quality = _with_way_back(quality, pair, moving, transform, way_back)
     quality = _with_features(quality, fixed, moving, context, transform, rigid, by_features)
     quality = replace(quality, structures=tuple(_agreement(s, transform) for s in structures))
     return Registered(transform, quality, verdict_on(quality, policy))
@@ -308,16 +327,40 @@ def _with_shape(quality: RegistrationQuality, pair: Working, transform: Transfor
 
 
 def _with_way_back(
-    quality: RegistrationQuality, pair: Working, transform: Transform, way_back: Transform
+    quality: RegistrationQuality, pair: Working, moving: Volume[Any], transform: Transform, way_back: Transform
 ) -> RegistrationQuality:
+    """There and back, at the points of which the way back has something to say.
+
+    What went out of the moving image's view cannot be followed by any field: it is squeezed into the end of the view, where
+    the way back compares nothing. Such points are left out and counted. They are a rim: a result that puts most of the
+    image there is wrong, and is measured with all of it.
+    """
     at = pair.grid.points(np.argwhere(pair.fixed_valid & pair.moving_valid)[::7])
     if not len(at):
         return quality
     there = transform.points(at, transform.source)
     off = np.linalg.norm(way_back.points(there, transform.target) - at, axis=-1)
+    seen = _depth(moving, there) > BLIND
+    share = float(seen.mean())
+    notes = quality.notes
+    if share < MOSTLY:
+        seen[:] = True
+        notes = (*notes, f"{100 * (1 - share):.0f} % of what both images show is put at the moving image's end or beyond")
+    elif share < TOLD:
+        notes = (*notes, f"There and back without the {100 * (1 - share):.0f} % that lie at the moving image's end")
     return replace(
-        quality, inverse_consistency_mean=float(off.mean()), inverse_consistency_p95=float(np.percentile(off, 95))
+        quality,
+        inverse_consistency_mean=float(off[seen].mean()),
+        inverse_consistency_p95=float(np.percentile(off[seen], 95)),
+        notes=notes,
     )
+
+
+def _depth(image: Volume[Any], points: Points) -> NDArray[np.float64]:
+    """mm from points `[n, 3]` to the nearest end of what an image measured; 0 beyond it."""
+    known = measured(image)
+    inside = edt.edt(known.array > 0.5, anisotropy=known.geometry.spacing, black_border=True)
+    return sampled(inside, known.geometry, points)
 
 
 def _with_features(

@@ -385,3 +385,81 @@ def test_without_an_answer_by_features_a_result_is_looked_at():
 def test_a_measure_that_is_no_number_is_not_trusted():
     nothing = RegistrationQuality(folded=float("nan"), overlap=float("nan"), matches=100, agreeing=90, features_mm=0.1)
     assert len(verdict_on(nothing, Policy.read()).reasons) == 2
+
+
+BREATH = 30.0
+"""mm down, of all that lies below z = 60; nothing above 120 moves."""
+CALM, FULL, END = 120.0, 60.0, 20.0
+"""LPS z (mm) where the breath begins, where it is whole, and of the moving image's last plane."""
+
+
+def along_z(heights: list[float], there: list[float], source: Space, target: Space, grid: Geometry) -> Displacement:
+    """Heights go where they are told, linear between, as far beyond the first and last as those."""
+    z = places(grid)[..., 2]
+    beyond = np.interp(z, heights, np.array(there) - heights)
+    vectors = np.zeros((*grid.shape, 3), np.float32)
+    vectors[..., 2] = beyond
+    return Displacement(vectors, grid, source, target)
+
+
+@cache
+def breathed_back() -> Displacement:
+    """planning_from_fraction of the breath; what it knows ends with the fraction's image, and it goes on alike beyond."""
+    return along_z([FULL - BREATH, CALM], [FULL, CALM], THERE, HERE, OTHER)
+
+
+@cache
+def breathed() -> Volume[np.float32]:
+    """The phantom's lower part is 30 mm farther down: its last 40 mm have left the view."""
+    there = pulled(breathed_back(), phantom(), OTHER, -1000.0)
+    noise = np.random.default_rng(9).normal(0, 20, GRID.shape).astype(np.float32)
+    return Volume(there.array + noise, OTHER)
+
+
+def breath(heights: list[float], there: list[float]) -> Registered:
+    """What is said of a field that takes heights of the planning image to heights of the fraction's."""
+    still = Rigid.identity(HERE, THERE)
+    field = composed(still, along_z(heights, there, HERE, HERE, GRID))
+    return judged(Fit(field), phantom(), breathed(), RegistrationContext(), way_back=breathed_back())
+
+
+def there_and_back(result: Registered) -> float:
+    assert result.quality.inverse_consistency_mean is not None
+    return result.quality.inverse_consistency_mean
+
+
+def blamed(result: Registered) -> bool:
+    return any(reason.startswith("the way there and back") for reason in result.verdict.reasons)
+
+
+def test_a_good_field_is_not_blamed_for_what_left_the_view() -> None:
+    """Down to the last 10 mm of the view it is right; all that went below is squeezed into these, where none can follow."""
+    result = breath([END, FULL, CALM], [END, FULL - BREATH, CALM])
+    assert there_and_back(result) < 0.5
+    assert result.verdict.trusted
+    (note,) = (note for note in result.quality.notes if note.startswith("There and back"))
+    share = float(note.removeprefix("There and back without the ").split(" %")[0])
+    assert 15 < share < 35
+    assert note.endswith("% that lie at the moving image's end")
+
+
+def test_a_field_that_did_not_follow_inside_the_view_is_blamed() -> None:
+    """It keeps still, and nothing of it leaves the view: 30 mm are missed at the bottom, less above."""
+    result = breath([END, CALM], [END, CALM])
+    assert there_and_back(result) > 10.0
+    assert blamed(result)
+
+
+def test_leaving_a_part_out_does_not_hide_an_error_beside_it() -> None:
+    """What left the view is squeezed as it must be; but above it the field misses by up to 18 mm."""
+    result = breath([END, FULL, 90.0, CALM], [END, FULL - BREATH, 93.0, CALM])
+    assert there_and_back(result) > 4.0
+    assert blamed(result)
+
+
+def test_a_field_cannot_pass_by_pushing_nearly_everything_out_of_view() -> None:
+    """All but the uppermost 15 mm are put into the last 8: then all of it counts."""
+    result = breath([END, 140.0, 155.0], [END, END + 8.0, 155.0])
+    assert there_and_back(result) > 20.0
+    assert blamed(result)
+    assert any("is put at the moving image's end or beyond" in note for note in result.quality.notes)
