@@ -1,4 +1,4 @@
-"""The shipped network on images of other parts of the body: what of the head_neck template it claims to see there."""
+"""The shipped networks on images of other parts of the body: what of their templates they claim to see there."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.record import DATA, main, record
 from contour.checks import centroid
 from contour.engine import Context, Finding, NotInImage
-from contour.headneck import HeadNeck
+from contour.shipped import Shipped, head_neck, head_neck_targets
 from contour.template import load_template
 from patient.read.images import open_folder
 
@@ -30,15 +30,13 @@ def _by_reason(answers: list[NotInImage]) -> dict[str, list[str]]:
     return {reason: [a.name for a in answers if a.reason == reason] for reason in sorted({a.reason for a in answers})}
 
 
-def whole() -> None:
+def seen(engine: Shipped, template: str) -> dict[str, Any] | None:
     """Every CT; a structure that cannot be there is invented, one that can is named with its volume and place."""
-    engine = HeadNeck()
     offers = engine.offers()
     if not offers:
-        print("no head-and-neck model is installed: nothing measured")
-        return
+        return None
     asked = tuple(
-        w.name for w in load_template("head_neck").structures if w.name in offers and w.engine in ("any", engine.name)
+        w.name for w in load_template(template).structures if w.name in offers and w.engine in ("any", engine.name)
     )
     cts: dict[str, Any] = {}
     for name, possible in CTS.items():
@@ -63,7 +61,16 @@ def whole() -> None:
             "not_found": _by_reason([a for a in answers if isinstance(a, NotInImage)]),
         }
     invented = sum(len(ct["invented"]) for ct in cts.values())
-    record("elsewhere", {"engine": f"{engine.name} {engine.version}", "asked": asked, "invented": invented, "cts": cts})
+    return {"engine": f"{engine.name} {engine.version}", "asked": asked, "invented": invented, "cts": cts}
+
+
+def whole() -> None:
+    """Both models; one that is not installed is left out."""
+    organs, targets = seen(head_neck(), "head_neck"), seen(head_neck_targets(), "head_neck_ptv")
+    if organs is None:
+        print("no head-and-neck model is installed: nothing measured")
+        return
+    record("elsewhere", {**organs, "targets": targets})
 
 
 if __name__ == "__main__":

@@ -41,9 +41,9 @@ from contour.cases import TrainingCase
 from contour.engine import Context, Finding
 from contour.evaluate import between_ends
 from contour.grid import Grid
-from contour.headneck import FOLDER
 from contour.model import read_model
 from contour.network import NetworkEngine
+from contour.shipped import HEAD_NECK
 from contour.unet import windowed
 from contour.unet_model import load
 from patient.geometry import Geometry
@@ -77,7 +77,7 @@ class Timed(nn.Module):
 
 def ours(precision: str) -> Predict:
     """The engine of a night; it chooses bf16 itself where the processor has it, here it is told."""
-    model = load(FOLDER)
+    model = load(HEAD_NECK)
     engine = NetworkEngine(replace(model, forward=Timed(model.forward)))
 
     def predict(image: Volume[Any]) -> Masks:
@@ -92,8 +92,8 @@ def monai(precision: str) -> Predict:
     """What a user of MONAI writes: resample, sliding window, all probabilities back on the CT's grid, the largest wins."""
     from monai.inferers.utils import sliding_window_inference
 
-    module, card = read_model(FOLDER)
-    network, grid, ranges = Timed(module), load(FOLDER).grid, _ranges(card)
+    module, card = read_model(HEAD_NECK)
+    network, grid, ranges = Timed(module), load(HEAD_NECK).grid, _ranges(card)
 
     def predict(image: Volume[Any]) -> Masks:
         spacing, own = spacing_for(grid, image), image.geometry.spacing
@@ -121,8 +121,8 @@ def nnunet(precision: str) -> Predict:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor  # type: ignore[import-not-found]
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager  # type: ignore[import-not-found]
 
-    module, card = read_model(FOLDER)
-    network, grid, ranges = Timed(module), load(FOLDER).grid, _ranges(card)
+    module, card = read_model(HEAD_NECK)
+    network, grid, ranges = Timed(module), load(HEAD_NECK).grid, _ranges(card)
 
     def predict(image: Volume[Any]) -> Masks:
         predictor = nnUNetPredictor(
@@ -232,7 +232,7 @@ def one(method: str, precision: str, patient: str, shape: tuple[int, int, int]) 
         "windows": Timed.windows,
         "peak_mib": peak,
         "before_mib": before,
-        "dice": dice(found, known, image.geometry, load(FOLDER).card.structures),
+        "dice": dice(found, known, image.geometry, load(HEAD_NECK).card.structures),
     }
 
 
@@ -275,7 +275,7 @@ def whole(patients: int, shape: tuple[int, int, int]) -> None:
                 runs[method, precision, patient] = run = alone(__file__, *part, python=python)
                 said = f"{run['seconds']:.1f} s, {run['peak_mib']} MiB, Dice {mean(run['dice'].values()):.4f}"
                 print(f"{patient} {precision} {method}: {said}", file=sys.stderr, flush=True)
-    card = load(FOLDER).card
+    card = load(HEAD_NECK).card
     figures = {
         "model": {"name": card.name, "version": card.version, "sha256": card.sha256},
         "image": shape,

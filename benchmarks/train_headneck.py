@@ -1,7 +1,8 @@
 """Trains the head-and-neck model that is shipped.
 
-python benchmarks/train_headneck.py CASES RUN --steps 12000
-CASES as `benchmarks/headneck_cases.py` writes them; RUN is a folder that git does not see. A killed run goes on.
+python benchmarks/train_headneck.py CASES RUN --steps 12000 [--start MODEL]
+CASES as `benchmarks/headneck_cases.py` writes them; RUN is a folder that git does not see. A killed run goes on. MODEL is a
+model folder whose weights are trained further.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +18,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.headneck_cases import BITS
-from contour.cases import read_cases
+from contour.cases import TrainingCase, read_cases
+from contour.model import read_model
 from contour.training import OpenEnd, Patches, Schedule, Training
 from contour.unet import Architecture
 
@@ -25,22 +28,40 @@ ARCHITECTURE = Architecture(
 )
 OPEN_ENDS = (OpenEnd("SpinalCord", 10.0, 1e4), OpenEnd("Esophagus", 20.0, 1e4), OpenEnd("Brainstem", 5.0, 0.0))
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+def settings(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """What a training run is told on the command line."""
     parser.add_argument("cases", type=Path)
     parser.add_argument("run", type=Path)
     parser.add_argument("--steps", type=int, default=12000)
     parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    said = parser.parse_args()
+    return parser.parse_args()
+
+
+def train(
+    said: argparse.Namespace,
+    cases: Sequence[TrainingCase],
+    architecture: Architecture,
+    open_ends: Sequence[OpenEnd],
+    schedule: Schedule,
+) -> None:
+    """A run to its end, or on from where it was."""
     torch.set_num_threads(said.threads)
     said.run.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", filename=said.run / "training.log", filemode="a"
     )
-    patches = Patches(read_cases(said.cases / "train"), BITS, ARCHITECTURE, OPEN_ENDS)
-    training = Training(patches, ARCHITECTURE, Schedule(said.steps, said.rate, seed=said.seed), said.run, device=said.device)
-    for _ in training.run():
+    patches = Patches(cases, BITS, architecture, open_ends)
+    start = read_model(said.start)[0] if said.start is not None else None
+    for _ in Training(patches, architecture, schedule, said.run, start, said.device).run():
         pass
+
+
+if __name__ == "__main__":
+    said = settings(argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter))
+    schedule = Schedule(said.steps, said.rate, seed=said.seed)
+    train(said, read_cases(said.cases / "train"), ARCHITECTURE, OPEN_ENDS, schedule)

@@ -133,6 +133,7 @@ class ModelCard(_Frozen):
         architecture: of our own kind only.
         suggestion: every contour of it is flagged for a person, however sure the model is: its scores are not yet those that
             it was made for.
+        offered: what it answers for, where some of its structures only serve as landmarks; empty for all of them.
         landmarks: structures of which at least `landmarks_needed` must be in an image for the others to be believed.
         layout: where landmarks lie to each other; those that fit no other are not believed.
         scores, population: by structure.
@@ -150,6 +151,7 @@ class ModelCard(_Frozen):
     limits: str = ""
     architecture: Shape | None = None
     suggestion: bool = False
+    offered: tuple[TG263, ...] = ()
     landmarks: tuple[TG263, ...] = ()
     landmarks_needed: Annotated[int, Field(ge=0)] = 0
     scores: dict[TG263, Score] = {}
@@ -162,6 +164,7 @@ class ModelCard(_Frozen):
         if len(set(self.structures)) < len(self.structures):
             raise ValueError("a structure is there twice")
         named = {
+            *self.offered,
             *self.landmarks,
             *self.scores,
             *self.population,
@@ -180,7 +183,8 @@ class ModelCard(_Frozen):
 
 def offers_of(card: ModelCard) -> Mapping[str, Offer]:
     """What a model offers, each structure with the licence and what the model is known not to do."""
-    return {name: Offer(f"network {card.name} {card.version}", card.licence, card.limits) for name in card.structures}
+    offer = Offer(f"network {card.name} {card.version}", card.licence, card.limits)
+    return dict.fromkeys(card.offered or card.structures, offer)
 
 
 def read_card(folder: Path) -> ModelCard:

@@ -30,9 +30,9 @@ from contour.unet import Architecture, network, windowed
 log = logging.getLogger(__name__)
 
 AIR = -1000
-ROTATION = 0.2
+ROTATION = 0.15
 """Radians about each axis."""
-SCALING = 0.15
+SCALING = 0.1
 SHIFT_HU = 30.0
 GAIN = 0.1
 NOISE_HU = 40.0
@@ -294,8 +294,10 @@ class Training:
     ) -> None:
         torch.manual_seed(schedule.seed)
         self._patches, self._schedule, self._folder, self._device = patches, schedule, folder, device
-        self._model = (deepcopy(start) if start is not None else network(architecture)).to(device)
-        self._mean = deepcopy(self._model).eval()
+        self._model = (
+            (deepcopy(start) if start is not None else network(architecture)).to(device).train().requires_grad_(True)
+        )
+        self._mean = deepcopy(self._model).eval().requires_grad_(False)
         self._optimizer = torch.optim.AdamW(self._model.parameters(), schedule.rate, weight_decay=schedule.decay)
         self._architecture, self._exact, self._left_out = architecture, exact, 0
         self.step = 0

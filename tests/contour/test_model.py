@@ -4,7 +4,6 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from contour.headneck import HeadNeck
 from contour.model import (
     CARD,
     OURS,
@@ -19,6 +18,7 @@ from contour.model import (
     write_card,
 )
 from contour.model import write_model as write
+from contour.shipped import Shipped
 from contour.unet import Architecture, network
 from patient.errors import ModelError
 
@@ -165,11 +165,22 @@ def test_weights_that_do_not_fit_their_card_are_not_written(tmp_path):
 
 
 def test_where_no_model_is_installed_nothing_is_offered(tmp_path):
-    assert HeadNeck(tmp_path).offers() == {}
+    assert Shipped("tiny", tmp_path).offers() == {}
 
 
 def test_an_installed_model_offers_its_structures_before_its_weights_are_read(folder):
     (folder / WEIGHTS).unlink()
-    offers = HeadNeck(folder).offers()
+    offers = Shipped("tiny", folder).offers()
     assert set(offers) == {"A_L", "A_R"}
     assert offers["A_L"].licence == "Apache-2.0"
+
+
+def test_what_only_serves_as_a_landmark_is_not_offered(folder):
+    _changed(folder, "offered = []", 'offered = ["A_R"]')
+    assert set(Shipped("tiny", folder).offers()) == {"A_R"}
+
+
+def test_what_is_offered_is_one_of_the_models_structures(folder):
+    _changed(folder, "offered = []", 'offered = ["B"]')
+    with pytest.raises(ModelError, match="B is none of the model's structures"):
+        read_card(folder)

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from contour.checks import centroid, wrong_side
 from contour.engine import Context, Engine, Finding, NotInImage
-from contour.headneck import HeadNeck
 from contour.model import Calibration, ModelCard, Offset, Population
 from contour.network import Grid, LoadedModel, NetworkEngine
+from contour.shipped import head_neck, head_neck_targets
 from contour.windows import Run, probabilities
 from patient.errors import Cancelled
 from patient.geometry import Geometry
@@ -102,7 +102,7 @@ def _is_the_phantom(found, geometry, mm, share=0.12):
 
 def test_it_is_an_engine():
     assert isinstance(_rule(), Engine)
-    assert isinstance(HeadNeck(), Engine)
+    assert all(isinstance(engine, Engine) for engine in (head_neck(), head_neck_targets()))
 
 
 TURNS = [np.diag(signs) @ UPRIGHT[list(order)] for order in permutations(range(3)) for signs in product((1, -1), repeat=3)]

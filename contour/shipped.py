@@ -1,4 +1,4 @@
-"""The head-and-neck model that is shipped, as an engine: its card is read at once, its weights when needed."""
+"""The models that are shipped, as engines: their cards are read at once, their weights when needed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
     from contour.network import NetworkEngine
     from patient.volume import Volume
 
-FOLDER = Path(str(files("contour").joinpath("models", "headneck")))
+MODELS = Path(str(files("contour").joinpath("models")))
+HEAD_NECK, HEAD_NECK_TARGETS = MODELS / "headneck", MODELS / "headneck_targets"
 
 
-class HeadNeck:
-    """What the shipped model knows of head and neck; nothing where no model is installed.
+class Shipped:
+    """A model folder as an engine; one that offers nothing where no model is installed.
 
     Args:
+        name: what templates call it.
         folder: of the model.
     """
 
-    name = "headneck"
-
-    def __init__(self, folder: Path = FOLDER) -> None:
-        self._folder = folder
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self._folder = name, folder
         self._card = read_card(folder) if (folder / CARD).is_file() else None
         self.version = self._card.version if self._card is not None else "none"
 
@@ -49,6 +49,16 @@ class HeadNeck:
         if unknown := [name for name in wanted if name not in self.offers()]:
             raise ValueError(f"not offered: {', '.join(unknown)}")
         yield from _engine(self._folder).contour(image, wanted, context)
+
+
+def head_neck() -> Shipped:
+    """Organs of head and neck."""
+    return Shipped("headneck", HEAD_NECK)
+
+
+def head_neck_targets() -> Shipped:
+    """What clinics treated in heads and necks like this one: suggestions, whatever the network is sure of."""
+    return Shipped("headneck-targets", HEAD_NECK_TARGETS)
 
 
 @cache
