@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive.alignment import UNKNOWN, Alignment
+from adaptive.between import between
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry, Triple
+from patient.parallel import each
 from patient.volume import Mask, Volume
-from registration.pulling import pulled
-from registration.transforms import Rigid, Space
+from registration.transforms import Rigid, Space, Transform
 
 SYSTEMATIC = 0.5
 """Part of the variance of a registration's error that is the same every day: example, site to set."""
@@ -151,14 +152,12 @@ def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, frac
         FrameMismatch: the doses are not of the two images.
     """
     grid = plan.volume.geometry
-    whole = today.whole.volume
-    found = pulled(alignment.today_from_plan, whole, grid, -1.0).array
+    found, shown = _brought(today.whole.volume, alignment.today_from_plan, grid, seen)
     known = found >= 0
     np.copyto(found, plan.volume.array, where=~known)
     one = np.float32(1.0 / fractions)
-    outside = _unseen(alignment, grid, seen)
     off = np.where(
-        outside, np.float32(max(UNKNOWN, alignment.error)), np.float32(np.hypot(alignment.error, alignment.inverse_left))
+        shown, np.float32(np.hypot(alignment.error, alignment.inverse_left)), np.float32(max(UNKNOWN, alignment.error))
     )
     half_width = _banded(Volume(found, grid), off) * one
     return DayDose(number, Volume(found * one, grid), Volume(half_width, grid), float((~known).mean()))
@@ -232,19 +231,34 @@ def _banded(gray: Volume[np.float32], off: Floats | np.float32) -> Floats:
     return np.hypot(steepness(gray) * off, np.float32(FLAT) * gray.array.max()).astype(np.float32)
 
 
-def _unseen(alignment: Alignment, grid: Geometry, seen: Mask) -> NDArray[np.bool_]:
-    """Voxels of the plan's grid that lie where today's image or the plan's shows nothing."""
-    back = alignment.today_from_plan
-    out = np.empty(grid.shape, dtype=bool)
-    top = np.asarray(seen.geometry.shape)
+def _brought(
+    gray: Volume[np.float32], today_from_plan: Transform, grid: Geometry, seen: Mask
+) -> tuple[Floats, NDArray[np.bool_]]:
+    """Today's dose at voxels of the plan's grid, -1 where it is not known; and where both images show what lies there.
+
+    Raises:
+        FrameMismatch: the dose is not of the transform's target, or the grid not of its source.
+    """
+    today_from_plan.target.admit(Space.of(gray.geometry), "The dose")
+    space = Space.of(grid)
+    today_from_plan.source.admit(space, "The grid")
+    out, shown = np.full(grid.shape, -1.0, dtype=np.float32), np.zeros(grid.shape, dtype=bool)
+    values = np.ascontiguousarray(gray.array, dtype=np.float32)
     inner = np.moveaxis(np.indices(grid.shape[1:], dtype=np.float64), 0, -1)
-    for k in range(grid.shape[0]):
+    ends = np.asarray(gray.geometry.shape) - 0.5, np.asarray(seen.geometry.shape)
+
+    def plane(k: int) -> None:
         at = grid.points(np.concatenate([np.full((*grid.shape[1:], 1), float(k)), inner], axis=-1))
-        index = np.rint(seen.geometry.indices(back.points(at, back.source))).astype(np.intp)
-        within = ((index >= 0) & (index < top)).all(axis=-1)
-        out[k] = True
-        out[k][within] = ~seen.array[tuple(index[within].T)]
-    return out
+        there = today_from_plan.points(at, space)
+        indices = gray.geometry.indices(there)
+        known = ((indices >= -0.5) & (indices <= ends[0])).all(axis=-1)
+        out[k][known] = between([values], np.clip(indices[known], 0, ends[0] - 0.5).T)[0]
+        index = np.rint(seen.geometry.indices(there)).astype(np.intp)
+        within = ((index >= 0) & (index < ends[1])).all(axis=-1)
+        shown[k][within] = seen.array[tuple(index[within].T)]
+
+    each(plane, range(grid.shape[0]))
+    return out, shown
 
 
 def _counted(first: int, last: int, how: str) -> str:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from adaptive.undone import undone
 from patient.errors import NotTrusted
-from patient.geometry import Box, Geometry
+from patient.geometry import Geometry
 from patient.parallel import each
 from patient.volume import Volume
 from registration.deformable import Deformable, way_back
@@ -22,16 +23,10 @@ from registration.features import RigidByFeatures
 from registration.method import Fit, RegistrationContext
 from registration.quality import RegistrationQuality, judged
 from registration.rigid import RigidByIntensity
-from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed, sampled
+from registration.transforms import Chain, Displacement, Rigid, Space, Transform
 
 APART, APART_DEGREES = 3.0, 2.0
 """mm and degrees by which the two rigid answers may differ."""
-NODES = 2.0
-"""mm between the nodes at which the way back is made."""
-ROOM = 24.0
-"""mm around a field's nodes for what it moves beyond them."""
-ROUNDS, CLOSE, SLAB = 30, 0.02, 200_000
-"""Of the iteration that makes it: how often, mm that are near enough, nodes at once."""
 ONE_WAY = 1.96 / 1.538
 """From the median length of an error in space, evenly spread over directions, to 95 % of its part along one direction."""
 UNKNOWN = 8.0
@@ -58,7 +53,7 @@ class Alignment:
         apart, apart_degrees: how far they differ, mm at the isocentre; None where one is missing.
         rigid: the one that the couch correction is made of: by intensity, else by features, else as headers say.
         plan_from_today: the whole map; the rigid one where there is no deformable answer.
-        today_from_plan: its inverse, made on a grid that covers the plan.
+        today_from_plan: its inverse, found where it is asked for.
         inverse_left: mm that the inverse misses, 95th percentile.
         deformable: whether `plan_from_today` bends.
         quality: of the whole map.
@@ -132,7 +127,7 @@ def aligned(
     reasons = [*reasons, *failed, *registered.verdict.reasons]
     plan_from_today = registered.moving_from_fixed
     step("way back")
-    today_from_plan = _way_back(plan_from_today)
+    today_from_plan = undone(plan_from_today)
     left = _left(plan_from_today, today_from_plan)
     error, said = _error(registered.quality, today.geometry)
     return Alignment(
@@ -224,50 +219,6 @@ def _error(quality: RegistrationQuality, today: Geometry) -> tuple[float, str]:
     found = ONE_WAY * quality.feature_error_median
     said = f"median {quality.feature_error_median:.2f} mm at points matched anew"
     return (found, said) if found > least else (least, f"half a voxel of today's image ({said})")
-
-
-def _way_back(plan_from_today: Transform) -> Transform:
-    """`today_from_plan`: each part inverted on its own, so that beyond the bent one the rigid way back is exact."""
-    parts = plan_from_today.parts if isinstance(plan_from_today, Chain) else (plan_from_today,)
-    back: Transform | None = None
-    for part in reversed(parts):
-        assert isinstance(part, Displacement | Affine)
-        one = _unbent(part) if isinstance(part, Displacement) else part.inverse()
-        back = one if back is None else composed(one, back)
-    assert back is not None
-    return back
-
-
-def _unbent(bent: Displacement) -> Displacement:
-    """By fixed-point iteration (Chen 2008, Med Phys 35:81), each node until it is there."""
-    grid = _nodes(bent.grid)
-    back = np.zeros((int(np.prod(grid.shape)), 3), dtype=np.float32)
-
-    def some(first: int) -> None:
-        chosen = np.arange(first, min(first + SLAB, len(back)))
-        at = grid.points(np.stack(np.unravel_index(chosen, grid.shape), axis=-1))
-        found = np.zeros((len(at), 3))
-        left = np.arange(len(at))
-        for _ in range(ROUNDS):
-            missed = found[left] + sampled(bent.vectors, bent.grid, at[left] + found[left])
-            found[left] -= missed
-            left = left[np.abs(missed).max(axis=1) > CLOSE]
-            if not len(left):
-                break
-        back[chosen] = found
-
-    each(some, range(0, len(back), SLAB))
-    return Displacement(back.reshape(*grid.shape, 3), grid, bent.target, bent.source)
-
-
-def _nodes(field: Geometry) -> Geometry:
-    """A field's own grid, finer where it is coarse, with room for what it moves."""
-    finer = [max(1, round(s / NODES)) for s in field.spacing]
-    room = [int(np.ceil(ROOM / s)) for s in field.spacing]
-    around = field.cropped(Box(tuple(-r for r in room), tuple(n + r for n, r in zip(field.shape, room, strict=True))))  # type: ignore[arg-type]
-    shape = tuple((n - 1) * f + 1 for n, f in zip(around.shape, finer, strict=True))
-    k, j, i = (s / f for s, f in zip(field.spacing, finer, strict=True))
-    return replace(around, shape=shape, spacing=(k, j, i))  # type: ignore[arg-type]
 
 
 def _left(plan_from_today: Transform, today_from_plan: Transform) -> float:

@@ -12,11 +12,12 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from adaptive.alignment import Alignment, RigidAnswer
+from adaptive.undone import undone
 from patient.geometry import Geometry
 from registration.quality import RegistrationQuality
 from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed
 
-FORM = 1
+FORM = 2
 _QUALITY, _GRID, _SPACE = TypeAdapter(RegistrationQuality), TypeAdapter(Geometry), TypeAdapter(Space)
 
 
@@ -42,14 +43,14 @@ class AlignmentFile:
                 arrays = {name: file[name] for name in file.files if name != "said"}
         except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
-        rigid = _read(said["rigid"], arrays)
+        rigid, plan_from_today = _read(said["rigid"], arrays), _read(said["plan_from_today"], arrays)
         assert isinstance(rigid, Rigid)
         return Alignment(
             intensity=_answer(said["intensity"], arrays),
             features=_answer(said["features"], arrays),
             rigid=rigid,
-            plan_from_today=_read(said["plan_from_today"], arrays),
-            today_from_plan=_read(said["today_from_plan"], arrays),
+            plan_from_today=plan_from_today,
+            today_from_plan=undone(plan_from_today),
             quality=_QUALITY.validate_python(said["quality"]),
             **said["plain"] | {"reasons": tuple(said["plain"]["reasons"])},
         )
@@ -65,7 +66,6 @@ class AlignmentFile:
             "features": _said(alignment.features, arrays),
             "rigid": _written(alignment.rigid, arrays),
             "plan_from_today": _written(alignment.plan_from_today, arrays),
-            "today_from_plan": _written(alignment.today_from_plan, arrays),
             "quality": asdict(alignment.quality),
             "plain": {name: getattr(alignment, name) for name in plain},
         }

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from adaptive.alignment import Alignment
 from adaptive.body import air_change, outline_change, separations
 from adaptive.change import Change, Ground, overlap_change, setup, structure_change
+from adaptive.largest import largest_first
 from adaptive.measurement import Measurement
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy, Separation, matches
 from adaptive.shape import centre
 from patient.errors import InputError
 from patient.geometry import Box, Geometry, Triple
-from patient.parallel import each
 from patient.volume import Field, Mask, Volume
 from registration.couch import CouchCorrection, couch_correction
 from registration.pulling import pulled
@@ -87,7 +87,7 @@ def compared(
         change = outline_change if one is body else structure_change
         return change(one.name, one.as_planned, one.whole, ground)
 
-    changes = each(changed, both)
+    changes = largest_first(changed, both, lambda one: one.size)
     more += _overlaps(both, policy, ground)
     if body is not None and body.whole is not None and body.as_planned is not None:
         changes += _separations((body.as_planned, body.whole), both, policy.separation, alignment, isocentre, ground)

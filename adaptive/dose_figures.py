@@ -9,6 +9,7 @@ import numpy as np
 
 from adaptive.accumulate import Accumulated, TodayDose
 from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
+from adaptive.largest import largest_first
 from adaptive.lattice import lattice
 from adaptive.measurement import Measurement
 from adaptive.propagate import Propagated
@@ -16,7 +17,6 @@ from adaptive.rules import Policy
 from patient.dose import Dose
 from patient.errors import InputError
 from patient.geometry import Geometry
-from patient.parallel import each
 from patient.structures import Structure
 from patient.volume import Volume
 
@@ -85,7 +85,7 @@ def dose_figures(
         try:
             cells = lattice(one.structure, plane_spacing=here.spacing[0])
             planned = dvh(one.structure, plan, **at_plan, cells=cells)
-            band = dvh_band(Structure(one.name, field=one.whole), today[0].whole, today[1], **at_today)
+            band = dvh_band(Structure(one.name, drawn=one.loops), today[0].whole, today[1], **at_today)
             total = dvh_band(one.structure, summed.dose, summed.half_width, **at_plan, cells=cells)
         except InputError as error:
             return f"No DVH of {one.name}: {error.what}"
@@ -93,7 +93,7 @@ def dose_figures(
 
     made, figures, notes = [], [], []
     asked = [one for one in structures if one.structure.interpreted_type != "EXTERNAL" and one.whole is not None]
-    for one, found in zip(asked, each(dvhs, asked), strict=True):
+    for one, found in zip(asked, largest_first(dvhs, asked, lambda one: one.size), strict=True):
         if isinstance(found, str):
             notes.append(found)
             continue

@@ -7,12 +7,12 @@ grid's outermost voxels, or no number) nothing is made up: that part is left out
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 
+from adaptive.between import PIECE, Floats, between
 from adaptive.histogram import BIN, Dvh, DvhBand, Metric
 from adaptive.lattice import End, Lattice, lattice
 from patient.dose import Dose
@@ -85,9 +85,7 @@ def dvh_band(
     if float(np.nanmin(error.array, initial=0.0)) < 0:
         raise InputError("A dose's error holds negative numbers", why="It is half the width of an interval")
     cells = cells or lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
-    gray = dose.volume.array
-    arrays = [gray, np.maximum(gray - error.array, 0), gray + error.array]
-    return DvhBand(*_sampled(structure.name, cells, end, dose.volume.geometry, arrays))
+    return DvhBand(*_sampled(structure.name, cells, end, dose.volume.geometry, [dose.volume.array, error.array], _band))
 
 
 def _admit(structure: Structure, dose: Dose, frame_of_reference: str) -> None:
@@ -105,37 +103,65 @@ def _admit(structure: Structure, dose: Dose, frame_of_reference: str) -> None:
         )
 
 
-def _sampled(name: str, cells: Lattice, end: End, grid: Geometry, arrays: Sequence[NDArray[np.float32]]) -> list[Dvh]:
-    """One DVH for each dose array on `grid`."""
-    collected = [_Collected() for _ in arrays]
-    last = np.array(grid.shape)[:, None] - 1.0
+def _sampled(
+    name: str,
+    cells: Lattice,
+    end: End,
+    grid: Geometry,
+    arrays: Sequence[Floats],
+    doses: Callable[[Sequence[Floats]], Sequence[Floats]] = lambda values: values,
+) -> list[Dvh]:
+    """One DVH for each of the `doses` that the values of all arrays on `grid` make at a point."""
+    arrays = [np.ascontiguousarray(array, dtype=np.float32) for array in arrays]
+    collected: list[_Collected] = []
     for slab in cells.slabs:
-        steps = grid.indices(slab.offsets + np.asarray(grid.origin)).T
-        at = (grid.indices(slab.points).T[:, None] + steps[:, :, None]).reshape(3, -1)
-        if (at.min(axis=1, initial=0) < 0).any() or (at.max(axis=1, initial=0) > last[:, 0]).any():
-            inside = np.clip(at, 0, last)
-            at = np.where(np.abs(at - inside) < _ON_THE_EDGE, inside, at)
-        for array, into in zip(arrays, collected, strict=True):
-            gray = map_coordinates(array, at, np.float32, order=1, mode="constant", cval=np.nan, prefilter=False)
-            into.add(gray[~np.isnan(gray)].astype(np.float64), slab.cell_cc)
+        points = np.ascontiguousarray(grid.indices(slab.points).T)
+        steps = grid.indices(slab.offsets + np.asarray(grid.origin))
+        for first in range(0, points.shape[1], PIECE):
+            for step in steps:
+                at = _known(points[:, first : first + PIECE] + step[:, None], grid)
+                found = doses(between(arrays, at))
+                collected = collected or [_Collected() for _ in found]
+                for gray, into in zip(found, collected, strict=True):
+                    into.add(gray, slab.cell_cc)
     volume = sum(slab.cc for slab in cells.slabs)
+    collected = collected or [_Collected() for _ in doses(arrays)]
     return [into.dvh(name, volume, cells, end) for into in collected]
 
 
+def _known(at: NDArray[np.float64], grid: Geometry) -> NDArray[np.float64]:
+    """Of indices `[3, n]` those within the outermost centres; what rounding alone put beyond them is brought back."""
+    last = np.array(grid.shape)[:, None] - 1.0
+    if (at.min(axis=1, initial=0) >= 0).all() and (at.max(axis=1, initial=0) <= last[:, 0]).all():
+        return at
+    inside = np.clip(at, 0, last)
+    return np.ascontiguousarray(inside[:, (np.abs(at - inside) < _ON_THE_EDGE).all(axis=0)])
+
+
+def _band(values: Sequence[Floats]) -> list[Floats]:
+    """A dose, it less its error, and it with its error."""
+    gray, error = values
+    return [gray, np.maximum(gray - error, 0), gray + error]
+
+
 class _Collected:
-    """Volume by dose, as it comes slab by slab."""
+    """Volume by dose, as it comes piece by piece."""
 
     def __init__(self) -> None:
         self.cc = np.zeros(1)
         self.low, self.high, self.dose_cc = np.inf, -np.inf, 0.0
 
-    def add(self, gray: NDArray[np.float64], cell_cc: float) -> None:
+    def add(self, gray: Floats, cell_cc: float) -> None:
+        """Cells of one volume; those without a number are left out."""
+        if np.isnan(total := float(gray.sum(dtype=np.float64))):
+            gray = gray[~np.isnan(gray)]
+            total = float(gray.sum(dtype=np.float64))
         if not len(gray):
             return
-        cells = np.bincount((gray / BIN).astype(np.intp), minlength=len(self.cc))
+        cells = np.bincount(np.divide(gray, BIN, dtype=np.float64).astype(np.intp), minlength=len(self.cc))
         self.cc = np.pad(self.cc, (0, len(cells) - len(self.cc))) + cells.astype(np.float64) * cell_cc
         self.low, self.high = min(self.low, float(gray.min())), max(self.high, float(gray.max()))
-        self.dose_cc += float(gray.sum()) * cell_cc
+        self.dose_cc += total * cell_cc
 
     def dvh(self, name: str, volume_cc: float, cells: Lattice, end: End) -> Dvh:
         known = float(self.cc.sum())

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+import numpy as np
+
 from adaptive.accumulate import (
     Accumulated,
     DayDose,
@@ -28,6 +30,7 @@ from adaptive.compare import Compared, compared, couch_of, setup_of
 from adaptive.decision import Decision, PlannedStructure, decide
 from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
 from adaptive.intensity import corrected, in_pixels, seen_by_both
+from adaptive.largest import largest_first
 from adaptive.measurement import Measured, Measurement
 from adaptive.planned import surface_of
 from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
@@ -285,7 +288,7 @@ def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str
         surface = surface_of(structure, plan.image.geometry)
         return propagated(structure, surface, _asked(structure, policy), stage, fresh.get(structure.name))
 
-    made = dict(enumerate(each(one_alone, plan.structures)))
+    made = dict(enumerate(largest_first(one_alone, plan.structures, _extent)))
     waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
     while waiting:
         known = list(made.values())
@@ -298,6 +301,14 @@ def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str
     for n in waiting:
         made[n] = without_ingredients(made[n], stage)
     return tuple(made[n] for n in sorted(made))
+
+
+def _extent(structure: Structure) -> float:
+    """mm³ of the box around a structure's loops."""
+    if not structure.loops:
+        return 0.0
+    points = np.concatenate([loop.points for loop in structure.loops])
+    return float(np.prod(np.ptp(points, axis=0)))
 
 
 def _dose(

@@ -15,11 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patient.errors import InputError
-from patient.geometry import Geometry, Triple
+from patient.geometry import Box, Geometry, Triple
 from patient.outline import mask_of_loops
 from patient.structures import Loop, Structure
 
 Axes = tuple[Triple, Triple, Triple]
+Points = NDArray[np.float64]
 CELLS = 250_000
 """Aimed at for a structure; between the two limits below."""
 FINEST, COARSEST = 0.1, 2.0
@@ -35,6 +36,12 @@ ONE_PLANE = 0.1
 """mm; loops closer than this along the normal lie on one plane."""
 GAP = 1.5
 """Contours further apart than so many spacings have a plane without contour between them."""
+SAME_DEPTH = 0.002
+"""mm; what planes stand for differs by as much where their places were written with few digits. Their mean then counts."""
+TOGETHER = 2_000_000
+"""Cells around loops that are looked at together."""
+CELL_BY_CELL = Geometry((1, 1, 1), (1.0, 1.0, 1.0), axes=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
+"""A grid whose points are its own indices."""
 
 
 class End(Enum):
@@ -46,11 +53,11 @@ class End(Enum):
 
 @dataclass(frozen=True, eq=False)
 class Slab:
-    """What one plane's contours stand for, on one side of it.
+    """What some planes' contours stand for, on one side of them.
 
     Args:
-        points: one in each cell of the layer at the contours, `[n, 3]`, LPS mm.
-        offsets: to be added to all points, `[m, 3]`, LPS mm: from that layer to each of m.
+        points: one in each cell of the layers at the contours, `[n, 3]`, LPS mm.
+        offsets: to be added to all points, `[m, 3]`, LPS mm: from those layers to each of m.
         cell_cc: volume of one of the n x m cells.
     """
 
@@ -68,7 +75,7 @@ class Lattice:
     """A structure in cells.
 
     Args:
-        slabs: two a plane (below and above it), in order along the normal; one where it ends with its contour.
+        slabs: two for every few planes (below and above them), in order; one where it ends with its contour.
         spacing: mm between its planes.
         resolution: mm, edge of a cell.
         gaps: places between its planes where contours are missing.
@@ -99,7 +106,8 @@ def lattice(
     loops = [loop for loop in structure.loops if len(loop.points) >= 3 and loop.kind.startswith("CLOSED")]
     if not loops:
         return Lattice(())
-    axes = _axes(loops)
+    areas = _areas(loops)
+    axes = _axes(areas)
     planes = _planes(loops, np.asarray(axes[0]))
     positions = np.array([position for position, _ in planes])
     if structure.drawn is None and structure.field is not None:
@@ -115,51 +123,84 @@ def lattice(
     half = np.where(steps > GAP * spacing, spacing, steps) / 2
     beyond = spacing / 2 if end is End.HALF_SLAB else 0.0
     below, above = np.concatenate(([beyond], half)), np.concatenate((half, [beyond]))
-    edge = resolution or _edge(loops, spacing)
-    flat = [loop.points @ np.asarray(axes[1:]).T for loop in loops]
-    corner = np.min([points.min(axis=0) for points in flat], axis=0)
+    edge = resolution or _edge(areas, spacing)
+    flat = [[loop.points @ np.asarray(axes[1:]).T for loop in on] for _, on in planes]
+    corner, far = (end([end(points, axis=0) for on in flat for points in on], axis=0) for end in (np.min, np.max))
+    most = max(1, int(TOGETHER / np.prod((far - corner) / edge + 2)))
+    corners = corner - edge * (np.arange(len(planes))[:, None] * PHASE % 1)
     slabs: list[Slab] = []
-    for k, ((position, on), under, over) in enumerate(zip(planes, below.tolist(), above.tolist(), strict=True)):
-        points = _cells(on, position, spacing, edge, corner - edge * (k * PHASE % 1), axes)
-        slabs += [_layers(points, depth, np.asarray(axes[0]), edge) for depth in (-under, over) if depth]
+    for some in _together(most, below, above):
+        plane, cells = _cells([flat[k] for k in some], corners[some] / edge, edge)
+        across = (cells + 0.5) * edge + corners[some][plane]
+        points = positions[some][plane, None] * np.asarray(axes[0]) + across @ np.asarray(axes[1:])
+        depths = (-float(below[some].mean()), float(above[some].mean()))
+        slabs += [_layers(points, plane, depth, np.asarray(axes[0]), edge) for depth in depths if depth]
     return Lattice(tuple(slabs), spacing, edge, int((steps > GAP * spacing).sum()))
 
 
-def _cells(
-    loops: Sequence[Loop], position: float, spacing: float, edge: float, corner: NDArray[np.float64], axes: Axes
-) -> NDArray[np.float64]:
-    """Centres `[n, 3]` (LPS mm) of the cells of one plane that lie inside its loops."""
-    normal, column, row = (np.asarray(axis) for axis in axes)
-    flat = np.concatenate([loop.points for loop in loops]) @ np.stack([column, row]).T
-    first = np.floor((flat.min(axis=0) - corner) / edge)
-    count = np.ceil((flat.max(axis=0) - corner) / edge) - first + 1
-    at = corner + (first + 0.5) * edge
-    x, y, z = (float(v) for v in position * normal + at[0] * column + at[1] * row)
-    mask = mask_of_loops(loops, Geometry((1, int(count[0]), int(count[1])), (spacing, edge, edge), (x, y, z), axes))
-    return mask.geometry.points(np.argwhere(mask.array))
+def _together(most: int, below: Points, above: Points) -> Iterator[NDArray[np.intp]]:
+    """Planes in order, in groups of at most `most` that stand for equal depths."""
+    depths = np.stack([below, above])
+    first = 0
+    for k in range(1, len(below) + 1):
+        if k == len(below) or k - first == most or np.abs(depths[:, k] - depths[:, first]).max() > SAME_DEPTH:
+            yield np.arange(first, k)
+            first = k
 
 
-def _layers(points: NDArray[np.float64], depth: float, normal: NDArray[np.float64], edge: float) -> Slab:
-    """What lies between a plane and `depth` mm from it, in layers of equal thickness.
+def _cells(flat: Sequence[Sequence[Points]], corners: Points, edge: float) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Plane `[n]` and cell (row, column) `[n, 2]` of the cells whose centre lies inside the loops, in order.
+
+    Args:
+        flat: the loops of each plane, `[n, 2]` mm along the planes' axes.
+        corners: in cells, `[planes, 2]`: where each plane's cells are counted from.
+        edge: mm.
+    """
+    in_cells = [
+        Loop(np.column_stack([np.full(len(points), float(k)), points / edge - corner - 0.5]))
+        for k, (on, corner) in enumerate(zip(flat, corners, strict=True))
+        for points in on
+    ]
+    low = np.floor(np.min([loop.points.min(axis=0) for loop in in_cells], axis=0)).astype(int)
+    high = np.ceil(np.max([loop.points.max(axis=0) for loop in in_cells], axis=0)).astype(int) + 1
+    box = Box((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
+    mask = mask_of_loops(in_cells, CELL_BY_CELL.cropped(box))
+    found = np.stack(np.unravel_index(np.flatnonzero(mask.array), mask.array.shape), axis=-1)
+    found += np.rint(np.asarray(mask.geometry.origin)).astype(np.intp)
+    return found[:, 0], found[:, 1:]
+
+
+def _layers(points: Points, plane: NDArray[np.intp], depth: float, normal: Points, edge: float) -> Slab:
+    """What lies between planes and `depth` mm from them, in layers of equal thickness.
 
     The two sides of a plane have layers of their own: one across the plane would lie half outside a dose that ends there.
     """
     layers = int(np.ceil(abs(depth) / edge - 1e-9))
     thickness = depth / layers
-    within = ((np.arange(len(points)) + 0.5) * GOLDEN) % 1 * thickness
+    starts = np.concatenate([[0], np.cumsum(np.bincount(plane))])
+    within = ((np.arange(len(points)) - starts[plane] + 0.5) * GOLDEN) % 1 * thickness
     return Slab(
-        points + np.outer(within, normal),
+        points + within[:, None] * normal,
         np.outer(np.arange(layers) * thickness, normal),
         edge * edge * abs(thickness) / 1000,
     )
 
 
-def _axes(loops: Sequence[Loop]) -> Axes:
-    """The planes' normal and two directions in them, unit vectors; the normal by Newell's sum over the largest loop."""
-    normals = np.array(
-        [np.cross(p - p[0], np.roll(p, -1, axis=0) - p[0]).sum(axis=0) for p in (loop.points for loop in loops)]
-    )
-    normal = normals[np.argmax(np.linalg.norm(normals, axis=1))]
+def _areas(loops: Sequence[Loop]) -> Points:
+    """`[n, 3]` mm², along each loop's normal as long as its area is large (Newell's sum)."""
+    lengths = np.array([len(loop.points) for loop in loops])
+    firsts = np.cumsum(lengths) - lengths
+    points = np.concatenate([loop.points for loop in loops])
+    following = np.arange(1, len(points) + 1)
+    following[firsts + lengths - 1] = firsts
+    x, y, z = (points - np.repeat(points[firsts], lengths, axis=0)).T
+    u, v, w = x[following], y[following], z[following]
+    return np.add.reduceat(np.stack([y * w - z * v, z * u - x * w, x * v - y * u], axis=1), firsts) / 2
+
+
+def _axes(areas: Points) -> Axes:
+    """The planes' normal and two directions in them, unit vectors; the normal is the largest loop's."""
+    normal = areas[np.argmax(np.linalg.norm(areas, axis=1))]
     normal = normal / np.linalg.norm(normal)
     across = np.eye(3)[np.argmin(np.abs(normal))]
     side = across - (across @ normal) * normal
@@ -190,8 +231,7 @@ def _grouped(placed: Sequence[tuple[float, Loop]]) -> Iterator[list[tuple[float,
     yield group
 
 
-def _edge(loops: Sequence[Loop], spacing: float) -> float:
+def _edge(areas: Points, spacing: float) -> float:
     """The edge of a cell of which about `CELLS` fill the loops."""
-    twice = (np.cross(p - p[0], np.roll(p, -1, axis=0) - p[0]).sum(axis=0) for p in (loop.points for loop in loops))
-    cubic = sum(float(np.linalg.norm(v)) / 2 for v in twice) * spacing
+    cubic = float(np.linalg.norm(areas, axis=1).sum()) * spacing
     return float(np.clip(np.cbrt(cubic / CELLS), FINEST, COARSEST))

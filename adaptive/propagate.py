@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import cached_property
 
 import edt
 import numpy as np
@@ -24,7 +25,8 @@ from contour.derive import derive
 from contour.engine import Finding, Flag
 from contour.recipe import ingredients, parse
 from patient.geometry import Box, Geometry
-from patient.structures import Structure
+from patient.outline import loops_of_field
+from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Mask, Volume
 from registration.pulling import pulled_field
 from registration.transforms import Transform
@@ -104,6 +106,21 @@ class Propagated:
     def name(self) -> str:
         """The plan's name of it."""
         return self.structure.name
+
+    @property
+    def size(self) -> int:
+        """Voxels of today's box."""
+        return 0 if self.whole is None else self.whole.volume.array.size
+
+    @cached_property
+    def loops(self) -> tuple[Loop, ...]:
+        """Of `whole`, on today's planes; none without it."""
+        return loops_of_field(self.whole) if self.whole is not None else ()
+
+    @property
+    def drawn(self) -> tuple[Loop, ...] | None:
+        """Loops of `field` where they are the same as those of `whole`; None for whoever draws them to make them anew."""
+        return self.loops if self.field is not None and self.field is self.whole else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -357,6 +357,7 @@ def _today(one: Propagated) -> Structure:
         description=f"recontour {VERSION} {one.made.value}{' ' if flags else ''}{flags}"[:64],
         observation_label=planned.observation_label,
         code=planned.code,
+        drawn=one.drawn,
         field=one.field,
     )
 

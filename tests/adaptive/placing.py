@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from adaptive.alignment import Alignment, RigidAnswer, _way_back
+from adaptive.alignment import Alignment, RigidAnswer
 from adaptive.propagate import Stage
+from adaptive.undone import undone
 from patient.geometry import Geometry
 from patient.volume import Volume
 from registration.quality import RegistrationQuality
@@ -33,7 +34,7 @@ def alignment(shift=SHIFT, push=None, trusted: bool = True, error: float = 1.0) 
         0.0,
         rigid,
         whole,
-        _way_back(whole),
+        undone(whole),
         0.0,
         push is not None,
         RegistrationQuality(),
