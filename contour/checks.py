@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import cc3d
 import numpy as np
 
-from contour.engine import Flag
+from contour.engine import Finding, Flag
 from contour.template import Wanted
 from patient.geometry import Geometry
 from patient.volume import Field
@@ -46,6 +46,28 @@ def check(wanted: Wanted, field: Field, whole: Geometry, found: Mapping[str, Pla
     if side := wrong_side(wanted.name, found):
         flags.append(Flag("wrong_side", side))
     return (*flags, suggestion(wanted)) if wanted.is_target else tuple(flags)
+
+
+def sure_enough(wanted: Wanted, answer: Finding) -> tuple[Flag, ...] | str:
+    """An engine's flags by the template's own limits of confidence; why the structure is withheld where it is below them.
+
+    A template's limit stands in the place of the engine's. An engine that does not say how sure it is cannot keep one.
+    """
+    limits = wanted.confidence
+    if limits is None:
+        return answer.flags
+    if answer.confidence is None:
+        return (
+            *answer.flags,
+            Flag("low_confidence", "the engine does not say how sure it is, and the template asks for it"),
+        )
+    if answer.confidence < limits.withhold_below:
+        return f"predicted Dice {answer.confidence:.2f}; the template withholds what is below {limits.withhold_below:.2f}"
+    others = tuple(flag for flag in answer.flags if flag.code != "low_confidence")
+    if answer.confidence >= limits.review_below:
+        return others
+    said = f"predicted Dice {answer.confidence:.2f}; below {limits.review_below:.2f} the template has a person look"
+    return (*others, Flag("low_confidence", said))
 
 
 def suggestion(wanted: Wanted) -> Flag:

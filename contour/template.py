@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from contour.clean import Clean
 from contour.recipe import Recipe, ingredients, parse
@@ -25,6 +25,26 @@ TARGETS = ("GTV", "CTV", "ITV", "PTV")
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 
+class Limits(BaseModel):
+    """How sure an engine has to be of a structure, by the Dice that it predicts of itself (0 to 1).
+
+    Args:
+        review_below: less is flagged for a person, in the place of the engine's own limit.
+        withhold_below: less is not written at all.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    review_below: Annotated[float, Field(ge=0, le=1)] = 0.0
+    withhold_below: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Limits:
+        if 0 < self.review_below < self.withhold_below:
+            raise ValueError("withhold_below lies above review_below: nothing would ever be flagged")
+        return self
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -35,6 +55,7 @@ class _Entry(BaseModel):
     color: tuple[Channel, Channel, Channel] | None = None
     volume_cc: tuple[float, float] | None = None
     clean: Clean | None = None
+    confidence: Limits | None = None
     source: str = ""
     """Where a margin or limit comes from."""
 
@@ -56,6 +77,7 @@ class Wanted:
         recipe: how it is derived; None for a found one.
         required: its absence sends the case to review.
         clean: what is done to it before it is used; None for nothing.
+        confidence: how sure its engine has to be; None for what the engine itself asks.
         source: where its margins or limits come from, as the template says it.
         interpreted_type, color, code, volume_cc: as `patient.names`, unless the template says otherwise.
     """
@@ -70,6 +92,7 @@ class Wanted:
     code: Code | None
     volume_cc: tuple[float, float] | None
     clean: Clean | None = None
+    confidence: Limits | None = None
     source: str = ""
 
     @property
@@ -144,6 +167,8 @@ def _line(text: str, keys: list[str]) -> int:
 def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
     if bool(entry.engine) == bool(entry.recipe):
         raise TemplateError(f"{name} needs either an engine or a recipe", where=where)
+    if entry.confidence is not None and entry.recipe:
+        raise TemplateError(f"{name} is derived: only an engine says how sure it is", where=where)
     recipe = None
     if entry.recipe:
         try:
@@ -168,5 +193,6 @@ def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
         code=listed.code if listed else None,
         volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
         clean=entry.clean,
+        confidence=entry.confidence,
         source=entry.source,
     )

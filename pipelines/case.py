@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from contour.checks import centroid, check
+from contour.checks import centroid, check, sure_enough
 from contour.clean import clean
 from contour.derive import derive
 from contour.engine import Context, Engine, Flag, NotInImage
@@ -257,8 +257,10 @@ class _Made:
                 wanted = by_name[answer.name]
                 if isinstance(answer, NotInImage):
                     self._absent(wanted, "not_in_image", answer.reason)
+                elif isinstance(flags := sure_enough(wanted, answer), str):
+                    self._absent(wanted, "not_trusted", flags)
                 else:
-                    self._add(wanted, answer.field, f"{name} {engine.version}", answer.flags, answer.confidence)
+                    self._add(wanted, answer.field, f"{name} {engine.version}", flags, answer.confidence)
 
     def derive(self) -> None:
         """Make what the template derives, in its order."""
@@ -291,12 +293,13 @@ class _Made:
     def reasons(self) -> tuple[str, ...]:
         """Why a person should look, worst first."""
         missing = [
-            f"{r.name} is required and was not found: {r.reason}"
+            f"{r.name} is required and {'withheld' if r.state == 'not_trusted' else 'was not found'}: {r.reason}"
             for r in self.records
             if r.required and r.state not in ("contoured", "derived", "kept")
         ]
+        doubted = [f"{r.name} is withheld: {r.reason}" for r in self.records if r.state == "not_trusted" and not r.required]
         flagged = [f"{r.name}: {flag.detail}" for r in self.records for flag in r.flags if not _expected(r.name, flag)]
-        return (*missing, *flagged)
+        return (*missing, *doubted, *flagged)
 
     def _kept(self, wanted: Wanted) -> bool:
         """Already in the existing set: by name, or as its one EXTERNAL."""

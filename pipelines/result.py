@@ -44,7 +44,7 @@ class StructureRecord(Record):
     """One line of the report's table: what the template wanted and what came of it."""
 
     name: str
-    state: Literal["contoured", "derived", "kept", "not_in_image", "withheld", "not_offered"]
+    state: Literal["contoured", "derived", "kept", "not_in_image", "withheld", "not_trusted", "not_offered"]
     interpreted_type: str = ""
     color: tuple[int, int, int] | None = None
     required: bool = False
