@@ -18,7 +18,8 @@ class Flag:
     """Something a person should know of a structure.
 
     `code` is a word that scripts can match (missing, cut_by_field_of_view, implausible_volume, wrong_side, fragments,
-    touches_crop, low_confidence, suggestion, cleaned, without_barrier, synonym); `detail` a sentence with the values.
+    touches_crop, low_confidence, shifted_hounsfield, suggestion, cleaned, without_barrier, synonym); `detail` a sentence
+    with the values.
     """
 
     code: str

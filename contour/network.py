@@ -18,6 +18,7 @@ from contour.checks import Place, cut_sides, wrong_side
 from contour.confidence import Features, predicted
 from contour.engine import Context, Finding, Flag, NotInImage, Offer
 from contour.grid import Brought, Grid
+from contour.hounsfield import no_hounsfield, shifted
 from contour.layout import candidates, placed
 from contour.model import ModelCard, offers_of
 from contour.windows import probabilities
@@ -106,18 +107,6 @@ class NetworkEngine:
         return Seen(card, image.geometry, brought, named)
 
 
-def no_hounsfield(hu: Floats) -> str | None:
-    """Why an image on a network's grid cannot be a CT in HU; None where it may be one."""
-    low, middle, high = (float(v) for v in np.percentile(hu, (0.5, 50, 99.5)))
-    if float(hu.max()) - float(hu.min()) < 1:
-        return f"the image is constant ({low:.0f})"
-    if low > -50:
-        return f"the numbers are no Hounsfield units: neither air nor fat (lowest {low:.0f}, median {middle:.0f})"
-    if high < -300:
-        return f"nothing in the image is as dense as a body (99.5 % are below {high:.0f} HU)"
-    return None
-
-
 def _go_on(context: Context) -> None:
     if context.cancelled.is_set():
         raise Cancelled("Contouring was cancelled")
@@ -138,6 +127,7 @@ class Seen:
         self._chosen = {name: candidate for name, candidate in chosen.items() if candidate is not None}
         self._centres: dict[str, Place] = {name: c.centre for name, c in self._chosen.items()}
         self._elsewhere = self._another_part_of_the_body()
+        self._shifted = shifted(brought.hu)
 
     def answer(self, name: str) -> Finding | NotInImage:
         """One structure on the image's voxels, or why it is not there."""
@@ -168,6 +158,8 @@ class Seen:
                 "low_confidence",
                 f"predicted Dice {confidence:.2f}; below {calibration.review_below:.2f} a person shall look",
             )
+        if self._shifted is not None:
+            yield Flag("shifted_hounsfield", self._shifted)
         if side := wrong_side(name, self._centres):
             yield Flag("wrong_side", side)
         if self._card.suggestion:
