@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive.measurement import Measurement
-from adaptive.shape import FULL, Points, Surface, centroid, common, filled, outward, surface
+from adaptive.shape import FULL, Points, Surface, centroid, common, filled, filled_each, outward, surface
 from patient.geometry import Geometry
 from patient.volume import Field, Mask
 from registration.couch import CouchCorrection, iec_from_lps
@@ -139,17 +139,16 @@ def structure_change(name: str, planned: Field, today: Field, ground: Ground) ->
     """
     part = common(ground.seen.geometry, planned, today)
     seen = ground.on(part)
-    counts = filled(part, planned), filled(part, today)
+    *counts, shared = filled_each(part, planned, today)
     (before, before_all), (now, now_all) = (_volumes(c, seen, part) for c in counts)
     if not before or not now:
         which = "as planned" if not before else "as of today"
         return Change(name, (), notes=(f"{name} {which} is not in what both images show",))
     cut = max(1 - before / before_all, 1 - now / now_all)
     said = _left_out(1 - before / before_all, 1 - now / now_all)
-    both = _volumes(filled(part, planned, today), seen, part)[0]
-    old, new = surface(planned, part), surface(today, part)
-    moved, kept_old = _distances(old, new, today, seen)
-    back, kept_new = _distances(new, old, planned, seen)
+    both = _volumes(shared, seen, part)[0]
+    there, back = _there_and_back(planned, today, part, seen)
+    (moved, kept_old), (_, kept_new) = there, back
     error, notes = ground.surface_error, list(filter(None, [said]))
 
     def of(quantity: str, unit: str, value: float, planned: float, error: float | None = None) -> Measurement:
@@ -162,18 +161,30 @@ def structure_change(name: str, planned: Field, today: Field, ground: Ground) ->
     if cut > CUT:
         notes.append(f"No shift of {name} is given: the field of view cuts it")
     else:
-        at = [part.points(centroid(c, seen)) for c in counts]
+        at = [part.points(centroid(c * seen)) for c in counts]
         shift = iec_from_lps(ground.patient_position) @ (at[1] - at[0])
         measured.append(of("shift", "mm", float(np.linalg.norm(shift)), 0.0, error))
         for axis, mm in zip(("lateral", "longitudinal", "vertical"), shift, strict=True):
             measured.append(of(f"shift_{axis}", "mm", float(mm), 0.0, error))
-    if not len(moved) or not len(back):
+    if (apart := _apart(there, back)) is None:
         return Change(name, tuple(measured), notes=(*notes, f"No surface of {name} is seen"))
-    mean = 0.5 * (np.average(np.abs(moved), weights=kept_old.area) + np.average(np.abs(back), weights=kept_new.area))
-    far = max(_percentile(np.abs(moved), kept_old.area, 95), _percentile(np.abs(back), kept_new.area, 95))
-    measured += [of("mean_surface_distance", "mm", float(mean), 0.0, error), of("hd95", "mm", far, 0.0, error)]
+    mean, far = apart
+    measured += [of("mean_surface_distance", "mm", mean, 0.0, error), of("hd95", "mm", far, 0.0, error)]
     where = SurfaceMap(kept_old.points, moved, kept_old.area, _towards(kept_old, moved))
     return Change(name, tuple(measured), where, tuple(notes))
+
+
+def surfaces_apart(one: Field, other: Field, ground: Ground) -> tuple[float, float] | None:
+    """Mean and 95th percentile (mm) of the way between two surfaces, as `structure_change` has them.
+
+    Returns:
+        None where nothing of one of them is seen.
+
+    Raises:
+        FrameMismatch: a field does not lie on voxels of today's image.
+    """
+    part = common(ground.seen.geometry, one, other)
+    return _apart(*_there_and_back(one, other, part, ground.on(part)))
 
 
 def overlap_change(
@@ -232,7 +243,8 @@ def setup(correction: CouchCorrection, *, error: float | None = None, trusted: b
 def _volumes(counts: NDArray[np.uint8], seen: NDArray[np.bool_], part: Geometry) -> tuple[float, float]:
     """cc of what is seen, and of all."""
     cc = part.voxel_cc / FULL
-    return float(counts.sum(where=seen, dtype=np.int64)) * cc, float(counts.sum(dtype=np.int64)) * cc
+    # several times faster than a sum of only where it is seen
+    return float((counts * seen).sum(dtype=np.int64)) * cc, float(counts.sum(dtype=np.int64)) * cc
 
 
 def _left_out(before: float, now: float) -> str:
@@ -241,7 +253,25 @@ def _left_out(before: float, now: float) -> str:
     return f"left out as not seen today: {before:.1%} of the planned volume, {now:.1%} of today's"
 
 
-def _distances(of: Surface, to: Surface, field: Field, seen: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Surface]:
+_Apart = tuple[NDArray[np.float64], Surface]
+"""mm from each point of a surface to another, and that surface."""
+
+
+def _there_and_back(planned: Field, today: Field, part: Geometry, seen: NDArray[np.bool_]) -> tuple[_Apart, _Apart]:
+    old, new = surface(planned, part), surface(today, part)
+    return _distances(old, new, today, seen), _distances(new, old, planned, seen)
+
+
+def _apart(there: _Apart, back: _Apart) -> tuple[float, float] | None:
+    """The mean of both directions and the greater of their 95th percentiles, by area."""
+    ways = [(np.abs(mm), of.area) for mm, of in (there, back)]
+    if not all(len(mm) for mm, _ in ways):
+        return None
+    mean = 0.5 * sum(float(np.average(mm, weights=area)) for mm, area in ways)
+    return mean, max(_percentile(mm, area, 95) for mm, area in ways)
+
+
+def _distances(of: Surface, to: Surface, field: Field, seen: NDArray[np.bool_]) -> _Apart:
     """From what is seen of one surface to all of the other, and what is seen of it."""
     kept = of.part(np.all(seen[tuple(np.moveaxis(of.voxels, -1, 0))], axis=1)).thinned(MOST)
     if not len(kept.points) or not len(to.points):

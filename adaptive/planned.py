@@ -7,9 +7,11 @@ and Udupa 1990, IEEE Trans Med Imaging 9:32). Beyond its end contours a structur
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from patient.geometry import Box, Geometry
 from patient.outline import mask_of_loops
@@ -24,6 +26,8 @@ BAND = 6.0
 """mm around a contour within which its distance is exact; beyond it is no more than that."""
 PIECE = 4
 """Nodes; the longest piece of an edge that is looked at as one."""
+TOGETHER = 100_000
+"""Pairs of pieces and nodes that are looked at together, so that they stay in a core's cache."""
 Floats = NDArray[np.float32]
 
 
@@ -39,6 +43,14 @@ class Surface:
 
     field: Field
     gaps: int
+
+    @cached_property
+    def spline(self) -> Floats:
+        """Coefficients of the cubic spline through the field `[z, y, x]`; its values where it is one node wide."""
+        values = self.field.volume.array
+        if min(values.shape) == 1:
+            return values
+        return ndimage.spline_filter(values, order=3, output=np.float32, mode="mirror")
 
 
 def surface_of(structure: Structure, image: Geometry) -> Surface | None:
@@ -75,13 +87,13 @@ def surface_of(structure: Structure, image: Geometry) -> Surface | None:
 
 
 def _lattice(loops: list[Loop], image: Geometry) -> Geometry:
-    """Nodes on the image's planes around all loops, with a plane and the band as margin."""
+    """Nodes on the image's planes around all loops, with a plane and more than the band as margin."""
     at = image.indices(np.concatenate([loop.points for loop in loops]))
     low, high = at.min(axis=0), at.max(axis=0)
     first, last = round(low[0]) - 1, round(high[0]) + 1
     extent = (high - low)[1:] * image.spacing[1:]
     pitch = float(np.clip(np.sqrt(np.prod(extent + 2.0) * (last - first + 1) / NODES), FINEST, COARSEST))
-    room = int(np.ceil(BAND / pitch)) + 1
+    room = _room(pitch) + 1
     counts = np.ceil(extent / pitch).astype(int) + 1 + 2 * room
     start = low[1:] - room * pitch / np.asarray(image.spacing[1:])
     x, y, z = (float(v) for v in image.points((first, *start)))
@@ -123,25 +135,37 @@ def _splat(
 ) -> None:
     """Lower each node near a piece to its distance (mm) from it."""
     plane, start, end = pieces
-    room = int(np.ceil(BAND / pitch)) + PIECE // 2
+    room = _room(pitch)
     reach = np.arange(-room, room + 1)
-    down, across = (v.ravel() for v in np.meshgrid(reach, reach, indexing="ij"))
+    near = np.stack([v.ravel() for v in np.meshgrid(reach, reach, indexing="ij")])
+    near = near[:, np.hypot(*near) <= room]
     flat, (_, rows, columns) = np.square(distance.reshape(-1) / np.float32(pitch)), distance.shape
     middle = np.rint(0.5 * (start + end)).astype(np.intp)
-    first, along = (start - middle).astype(np.float32), (end - start).astype(np.float32)
+    nodes = (plane * rows + middle[:, 0]) * columns + middle[:, 1]
+    beside = near[0] * columns + near[1]
+    first, along = start - middle, end - start
     length = np.maximum((along**2).sum(axis=1), 1e-9)
-    for part in np.array_split(np.arange(len(plane)), max(1, len(plane) * len(down) // 1_000_000)):
-        (y, x), (ey, ex) = first[part].T[..., None], along[part].T[..., None]
-        to_y, to_x = down.astype(np.float32) - y, across.astype(np.float32) - x
-        share = np.clip((to_y * ey + to_x * ex) / length[part, None], 0, 1)
-        to_y -= share * ey
-        to_x -= share * ex
-        off = to_y * to_y + to_x * to_x
-        row, column = middle[part, :1] + down, middle[part, 1:] + across
-        kept = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-        at = (plane[part, None] * rows + row) * columns + column
-        np.minimum.at(flat, at[kept], off[kept])
-    np.multiply(np.sqrt(flat), pitch, out=distance.reshape(-1), casting="unsafe")
+    # of the way from a piece's start to a node: its square, and its part along the piece, both as products
+    square = np.concatenate([near, (near**2).sum(axis=0, keepdims=True), np.ones((1, near.shape[1]))])
+    to_square = np.column_stack([-2 * first, np.ones(len(first)), (first**2).sum(axis=1)])
+    to_share = np.column_stack([along, -(first * along).sum(axis=1)]) / length[:, None]
+    for n in range(0, len(plane), some := max(1, TOGETHER // near.shape[1])):
+        part = slice(n, n + some)
+        ahead = to_share[part] @ square[[0, 1, 3]]
+        share = np.clip(ahead, 0, 1)
+        off = to_square[part] @ square
+        ahead *= 2
+        ahead -= share
+        ahead *= share
+        ahead *= length[part, None]
+        off -= ahead
+        np.minimum.at(flat, (nodes[part, None] + beside).ravel(), off.astype(np.float32).ravel())
+    np.multiply(np.sqrt(np.maximum(flat, 0)), pitch, out=distance.reshape(-1), casting="unsafe")
+
+
+def _room(pitch: float) -> int:
+    """Nodes from the middle of a piece to the end of the band around it."""
+    return int(np.ceil(BAND / pitch)) + PIECE // 2
 
 
 def _halved(field: Volume[np.float32]) -> Volume[np.float32]:

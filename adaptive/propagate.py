@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive.alignment import Alignment
-from adaptive.change import Ground, structure_change
+from adaptive.change import Ground, surfaces_apart
 from adaptive.intensity import part_seen
+from adaptive.laid import laid
 from adaptive.planned import Surface
 from adaptive.rules import Propagation, StructurePolicy
-from adaptive.shape import common, inside
+from adaptive.shape import common, inside, slope
 from contour.derive import derive
 from contour.engine import Finding, Flag
 from contour.recipe import ingredients, parse
@@ -28,7 +29,6 @@ from patient.geometry import Box, Geometry
 from patient.outline import loops_of_field
 from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Mask, Volume
-from registration.pulling import pulled_field
 from registration.transforms import Transform
 
 ROOM = 8.0
@@ -212,7 +212,7 @@ def rebuilt(of: Propagated, known: Sequence[Propagated], stage: Stage) -> Propag
     again = derive(recipe, {name: one.as_planned for name, one in found.items() if one.as_planned}, stage.wide)
     flags = of.flags
     if isinstance(again, Field) and of.as_planned is not None:
-        apart = _apart(of.name, of.as_planned, again, stage)
+        apart = _apart(of.as_planned, again, stage)
         if apart is not None and apart.mean > SAME_RECIPE:
             said = f"{apart.mean:.1f} mm on the mean (95 %: {apart.hd95:.1f} mm) from the plan's own"
             words = f"{of.asked.recipe} on the planned structures is {said}: what changed is partly its doing"
@@ -252,7 +252,7 @@ def _pulled(
     box = Box(tuple(int(v) for v in first), tuple(int(v) for v in last)).padded(0, today.shape)  # type: ignore[arg-type]
     if box.empty:
         return None
-    found = pulled_field(plan_from_today, surface.field, today.cropped(box))
+    found = laid(surface, plan_from_today, today.cropped(box))
     return _cropped(found)
 
 
@@ -295,7 +295,7 @@ def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
         of, made=Made.FRESH, basis="contoured afresh", confidence=fresh.confidence, flags=(*of.flags, *fresh.flags)
     )
     if of.whole is not None:
-        made = replace(made, disagreement=_apart(of.name, of.whole, fresh.field, stage))
+        made = replace(made, disagreement=_apart(of.whole, fresh.field, stage))
         if part_seen(of.whole.mask(), stage.seen) < 1 - CUT:
             part = common(stage.today, of.whole, fresh.field)
             values = np.where(stage.ground.on(part), _distance(fresh.field, part), _distance(of.whole, part))
@@ -316,7 +316,7 @@ def _reconciled(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     """
     assert of.whole is not None
     if _doubted(fresh):
-        apart = _apart(of.name, of.whole, fresh.field, stage)
+        apart = _apart(of.whole, fresh.field, stage)
         told = (
             "nowhere comparable" if apart is None else f"{apart.mean:.1f} mm apart on the mean (95 %: {apart.hd95:.1f} mm)"
         )
@@ -330,7 +330,7 @@ def _reconciled(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     whole = _cropped(Field(Volume(blended, part), Level.DISTANCE))
     basis = f"propagated ({1 - share:.0%}) and contoured afresh ({share:.0%})"
     made = replace(of, made=Made.RECONCILED, whole=whole, basis=basis, confidence=max(mine, theirs))
-    made = replace(made, flags=(*of.flags, *fresh.flags), disagreement=_apart(of.name, of.whole, fresh.field, stage))
+    made = replace(made, flags=(*of.flags, *fresh.flags), disagreement=_apart(of.whole, fresh.field, stage))
     if whole is None:
         return replace(made, made=of.made, whole=of.whole, field=of.field, basis=of.basis, confidence=of.confidence)
     return _finished(made, stage)
@@ -362,11 +362,9 @@ def _within(whole: Field, today: Geometry) -> Field | None:
     )
 
 
-def _apart(name: str, one: Field, other: Field, stage: Stage) -> Disagreement | None:
-    found = {m.quantity: m.value for m in structure_change(name, one, other, stage.ground).measurements}
-    if "hd95" not in found:
-        return None
-    return Disagreement(found["mean_surface_distance"], found["hd95"])
+def _apart(one: Field, other: Field, stage: Stage) -> Disagreement | None:
+    found = surfaces_apart(one, other, stage.ground)
+    return Disagreement(*found) if found is not None else None
 
 
 def _distance(field: Field, part: Geometry) -> Floats:
@@ -374,12 +372,12 @@ def _distance(field: Field, part: Geometry) -> Floats:
     values = inside(field, part)
     within = values > 0
     spacing = part.spacing
-    deep = edt.edt(np.ascontiguousarray(within), anisotropy=spacing)
-    far = edt.edt(np.ascontiguousarray(~within), anisotropy=spacing)
+    out = edt.sdf(within, anisotropy=spacing)
     half = np.float32(0.5 * min(spacing))
-    out = np.where(within, half - deep, far - half).astype(np.float32)
-    near = np.abs(out) < 1.05 * max(spacing[1:])
-    slope = np.sqrt(sum(np.square(g) for g in np.gradient(values, *spacing)))
+    np.subtract(np.where(within, half, -half), out, out=out)
     limit = np.float32(max(spacing[1:]))
-    own = np.clip(-values / np.maximum(slope, 1e-3), -limit, limit)
-    return np.where(near, own, out).astype(np.float32)
+    near = np.flatnonzero(np.abs(out) < np.float32(1.05) * limit)
+    steepness = np.linalg.norm(slope(values, np.stack(np.unravel_index(near, values.shape), axis=-1), spacing), axis=1)
+    own = values.ravel().take(near) / np.maximum(steepness, 1e-3)
+    out.ravel()[near] = np.clip(-own, -limit, limit)
+    return out

@@ -23,6 +23,8 @@ FINER = 4
 """Samples a voxel, along each axis."""
 SLAB = 16
 """Planes that are looked at together."""
+PIECE = 10_000
+"""Cells that are looked at together, so that they stay in a core's cache."""
 FULL = FINER**3
 _CORNERS = np.array([(k, j, i) for k in (0, 1) for j in (0, 1) for i in (0, 1)])
 
@@ -72,11 +74,17 @@ def filled(part: Geometry, *fields: Field) -> NDArray[np.uint8]:
         part: a grid that shares the fields' voxels.
         fields: one, or several whose intersection is asked for.
     """
-    out = np.zeros(part.shape, dtype=np.uint8)
+    return filled_each(part, *fields)[-1]
+
+
+def filled_each(part: Geometry, *fields: Field) -> tuple[NDArray[np.uint8], ...]:
+    """As `filled`, of each field alone, and of all at once behind them where there are several."""
+    out = tuple(np.zeros(part.shape, dtype=np.uint8) for _ in range(len(fields) + (len(fields) > 1)))
     for slab in _slabs(part):
         with_room = Box(tuple(v - 2 for v in slab.start), tuple(v + 2 for v in slab.stop))  # type: ignore[arg-type]
         grid = part.cropped(with_room)
-        out[slab.slices] = _filled([inside(field, grid) for field in fields])[2:-2, 2:-2, 2:-2]
+        for into, counts in zip(out, _filled([inside(field, grid) for field in fields]), strict=True):
+            into[slab.slices] = counts[2:-2, 2:-2, 2:-2]
     return out
 
 
@@ -86,39 +94,59 @@ def centre(field: Field) -> Points:
     return part.points(centroid(filled(part, field)))
 
 
-def centroid(counts: NDArray[np.uint8], seen: NDArray[np.bool_] | None = None) -> Points:
-    """Index (k, j, i) of the centroid of what `filled` gave, or of what is seen of it."""
-    where = True if seen is None else seen
-    sums = [counts.sum(axis=others, where=where, dtype=np.int64) for others in ((1, 2), (0, 2), (0, 1))]
+def centroid(counts: NDArray[np.uint8]) -> Points:
+    """Index (k, j, i) of the centroid of what `filled` gave."""
+    sums = [counts.sum(axis=others, dtype=np.int64) for others in ((1, 2), (0, 2), (0, 1))]
     return np.array([along @ np.arange(len(along)) / along.sum() for along in sums])
 
 
-def _filled(values: Sequence[Floats]) -> NDArray[np.uint8]:
+def _filled(values: Sequence[Floats]) -> list[NDArray[np.uint8]]:
     """By the cells between eight neighbouring centres; each gives an eighth of itself to each of the eight voxels."""
-    cells = tuple(n - 1 for n in values[0].shape)
-    touched, whole = np.ones(cells, dtype=bool), np.ones(cells, dtype=bool)
-    for v in values:
-        some = every = v > 0
-        for axis in range(3):
-            ahead, behind = (
-                tuple(cut if n == axis else slice(None) for n in range(3)) for cut in (slice(1, None), slice(-1))
-            )
-            some, every = some[ahead] | some[behind], every[ahead] & every[behind]
-        touched &= some
-        whole &= every
-    out = np.zeros(values[0].shape, dtype=np.uint8)
-    eighth = whole.astype(np.uint8) * np.uint8(FULL // 8)
-    for corner in _CORNERS:
-        out[_at_corner(corner, cells)] += eighth
-    mixed = _where((touched & ~whole)[1:-1, 1:-1, 1:-1]) + 1
-    for at in np.array_split(mixed, max(1, len(mixed) // 50_000)):
-        hit = np.ones((len(at), FULL), dtype=bool)
-        for v in values:
-            corners, bends = _corners_and_bends(v, at)
-            hit &= corners @ _WEIGHTS - bends @ _BULGE > 0
-        for n, corner in enumerate(_CORNERS):
-            # a cell has each of its corners once, so that no voxel is met twice here
-            out[tuple((at + corner).T)] += hit[:, n == _OCTANT].sum(axis=1, dtype=np.uint8)
+    touched, whole = zip(*(_cells(v > 0) for v in values), strict=True)
+    if len(values) > 1:
+        touched, whole = (*touched, np.logical_and.reduce(touched)), (*whole, np.logical_and.reduce(whole))
+    out = [_spread(cells) for cells in whole]
+    mixed = touched[0] & ~whole[0]
+    for some, every in zip(touched[1:-1], whole[1:-1], strict=True):
+        mixed |= some & ~every
+    mixed = _where(mixed[1:-1, 1:-1, 1:-1]) + 1
+    for at in np.array_split(mixed, max(1, len(mixed) // PIECE)):
+        places = tuple(at.T)
+        hits = []
+        for v, some, every in zip(values, touched, whole, strict=False):
+            hit = np.concatenate(_corners_and_bends(v, at), axis=1) @ _SAMPLES > 0
+            hit &= some[places][:, None]
+            hit |= every[places][:, None]
+            hits.append(hit)
+        if len(values) > 1:
+            hits.append(np.logical_and.reduce(hits))
+        for counts, hit, every in zip(out, hits, whole, strict=True):
+            # of a cell that is full all is there already
+            in_octants = np.bitwise_count(hit.view(np.uint64)) * ~every[places][:, None]
+            for n, corner in enumerate(_CORNERS):
+                # a cell has each of its corners once, so that no voxel is met twice here
+                counts[tuple((at + corner).T)] += in_octants[:, n]
+    return out
+
+
+def _cells(within: NDArray[np.bool_]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Cells of which one corner and more lies inside, and those of which all do."""
+    some = every = within
+    for axis in range(3):
+        ahead, behind = (tuple(cut if n == axis else slice(None) for n in range(3)) for cut in (slice(1, None), slice(-1)))
+        some, every = some[ahead] | some[behind], every[ahead] & every[behind]
+    return some, every
+
+
+def _spread(whole: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """What full cells give to the voxels at their corners."""
+    out = whole.astype(np.uint8) * np.uint8(FULL // 8)
+    for axis in range(3):
+        room = [(0, 0)] * 3
+        room[axis] = (1, 1)
+        padded = np.pad(out, room)
+        ahead, behind = (tuple(cut if n == axis else slice(None) for n in range(3)) for cut in (slice(1, None), slice(-1)))
+        out = padded[ahead] + padded[behind]
     return out
 
 
@@ -148,17 +176,15 @@ def _where(mask: NDArray[np.bool_]) -> NDArray[np.int_]:
     return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=-1)
 
 
-def _at_corner(corner: NDArray[np.int_], cells: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(slice(c, c + n) for c, n in zip(corner, cells, strict=True))
-
-
-_AT = (np.stack(np.meshgrid(*[np.arange(FINER)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5) / FINER
-_WEIGHTS = np.prod(np.where(_CORNERS[:, None, :] == 1, _AT, 1.0 - _AT), axis=-1).astype(np.float32)
+_EVEN = (np.stack(np.meshgrid(*[np.arange(FINER)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5) / FINER
+_AT = _EVEN[np.argsort((_EVEN > 0.5).astype(int) @ np.array([4, 2, 1]), kind="stable")]
+"""Samples `[64, 3]` in a cell, by eights: those nearest to its first corner, to its second, ..."""
+_WEIGHTS = np.prod(np.where(_CORNERS[:, None, :] == 1, _AT, 1.0 - _AT), axis=-1)
 """`[8, 64]` of a cell's corners at the samples in it."""
-_BULGE = (0.5 * _AT * (1.0 - _AT)).T.astype(np.float32)
+_BULGE = (0.5 * _AT * (1.0 - _AT)).T
 """`[3, 64]` what linear interpolation misses of a second difference of 1 along k, j, i."""
-_OCTANT = (_AT > 0.5).astype(int) @ np.array([4, 2, 1])
-"""The corner that each sample is nearest to."""
+_SAMPLES = np.concatenate([_WEIGHTS, -_BULGE]).astype(np.float32)
+"""`[11, 64]` of a cell's corners and second differences."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +240,7 @@ def surface(field: Field, part: Geometry) -> Surface:
             a, b = values[tuple(first.T)], values[tuple(second.T)]
             along = (a / (a - b)).astype(np.float64)[:, None]
             places.append(first + along * np.eye(3)[axis] + (start, 0, 0))
-            normals.append(-((1 - along) * _slope(values, first, spacing) + along * _slope(values, second, spacing)))
+            normals.append(-((1 - along) * slope(values, first, spacing) + along * slope(values, second, spacing)))
             voxels.append(np.stack([first, second], axis=1) + (start, 0, 0))
     normal = np.concatenate(normals)
     normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
@@ -223,15 +249,15 @@ def surface(field: Field, part: Geometry) -> Surface:
     return Surface(part.points(np.concatenate(places)), normal @ np.asarray(part.axes), area, np.concatenate(voxels))
 
 
-def _slope(values: Floats, at: NDArray[np.int_], spacing: NDArray[np.float64]) -> Points:
-    """Derivative per mm along k, j, i by central differences; one-sided at the array's border."""
+def slope(values: Floats, at: NDArray[np.int_], spacing: Sequence[float] | NDArray[np.float64]) -> Points:
+    """Derivative `[n, 3]` per mm along k, j, i at voxels `[n, 3]`, by central differences; one-sided at the border."""
+    strides = np.array([values.shape[1] * values.shape[2], values.shape[2], 1])
+    flat, index = values.ravel(), at @ strides
     out = np.empty(at.shape)
-    for axis in range(3):
-        low, high = at.copy(), at.copy()
-        low[:, axis] = np.maximum(at[:, axis] - 1, 0)
-        high[:, axis] = np.minimum(at[:, axis] + 1, values.shape[axis] - 1)
-        step = (high - low)[:, axis] * spacing[axis]
-        out[:, axis] = (values[tuple(high.T)] - values[tuple(low.T)]) / np.maximum(step, 1e-9)
+    for axis, stride in enumerate(strides):
+        before, after = at[:, axis] > 0, at[:, axis] < values.shape[axis] - 1
+        step = (before.astype(np.int8) + after) * spacing[axis]
+        out[:, axis] = (flat.take(index + after * stride) - flat.take(index - before * stride)) / np.maximum(step, 1e-9)
     return out
 
 

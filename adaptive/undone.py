@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,7 +42,7 @@ class Undone(Transform):
     def _mapped(self, points: Points) -> Points:
         flat = points.reshape(-1, 3)
         out = np.empty(flat.shape)
-        vectors = [np.ascontiguousarray(self.bent.vectors[..., n]) for n in range(3)]
+        vectors = _components(self.bent)
         each(
             lambda part: self._some(flat[part], vectors, out[part]),
             [slice(n, n + PIECE) for n in range(0, len(flat), PIECE)],
@@ -73,6 +74,29 @@ def undone(b_from_a: Transform) -> Transform:
         back = one if back is None else composed(one, back)
     assert back is not None
     return back
+
+
+def through(b_from_a: Transform) -> Callable[[Points], Points]:
+    """Where points `[n, 3]` of a lie in b; what it needs is laid out once, for who asks often."""
+    ways = [_way(part) for part in (b_from_a.parts if isinstance(b_from_a, Chain) else (b_from_a,))]
+
+    def go(points: Points) -> Points:
+        for way in ways:
+            points = way(points)
+        return points
+
+    return go
+
+
+def _way(part: Transform) -> Callable[[Points], Points]:
+    if isinstance(part, Displacement):
+        vectors = _components(part)
+        return lambda points: points + _moved(vectors, part.grid, points)
+    return lambda points: part.points(points, part.source)
+
+
+def _components(bent: Displacement) -> list[Floats]:
+    return [np.ascontiguousarray(bent.vectors[..., n]) for n in range(3)]
 
 
 def _moved(vectors: list[Floats], grid: Geometry, points: Points) -> Points:

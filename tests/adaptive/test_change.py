@@ -10,7 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from adaptive.body import air_change, outline_change, separations
 from adaptive.change import Change, Ground, overlap_change, setup, structure_change
-from adaptive.shape import centre
+from adaptive.shape import centre, common, filled, filled_each
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Level, Volume
@@ -296,3 +296,16 @@ def test_setup_is_the_couchs_correction_with_its_length_and_angle() -> None:
     true = np.degrees(Rotation.from_euler("xyz", (2.0, -1.0, 0.5), degrees=True).magnitude())
     assert got["setup_rotation"].value == pytest.approx(true)
     assert got["setup_yaw"].unit == "degrees"
+
+
+def test_filling_two_fields_at_once_is_filling_each_and_both() -> None:
+    one, other = ball(12, (0, 0, 0)), ball(11, (4, -3, 2))
+    part = common(GRID, one, other)
+    a, b, both = filled_each(part, one, other)
+    assert (a == filled(part, one)).all()
+    assert (b == filled(part, other)).all()
+    assert (both <= np.minimum(a, b)).all()
+    apart = filled(part, ball(12, (0, 0, 0)), ball(2, (25, 0, 0)))
+    assert not apart.any()
+    lens = 1 / 12 * np.pi * (12 + 11 - (d := np.sqrt(29))) ** 2 * (d + 2 * 23 - 3 * (12 - 11) ** 2 / d)
+    assert float(both.sum()) / 64 * part.voxel_cc == pytest.approx(lens / 1000, rel=0.01)
