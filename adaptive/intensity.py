@@ -47,10 +47,13 @@ def field_of_view(image: Volume[Any]) -> Mask:
     whole = Volume(np.ones(image.array.shape, dtype=bool), image.geometry)
     if padding is None or not _is_a_window(~padding):
         return whole
-    for k, plane in enumerate(padding):
-        inner = ndimage.binary_fill_holes(~plane)
+
+    def plane(k: int) -> None:
+        inner = ndimage.binary_fill_holes(~padding[k])
         rows = np.repeat(np.repeat(inner, step[0], axis=0), step[1], axis=1)
         whole.array[k] = rows[: whole.array.shape[1], : whole.array.shape[2]]
+
+    each(plane, range(len(padding)))
     return whole
 
 
@@ -126,10 +129,13 @@ def in_pixels(image: Volume[Any], seen: Mask) -> tuple[Volume[Any], Mask]:
     old = image.geometry
     grid = replace(_strided(old, [1, rows, columns]), shape=(planes, height, width))
     mean, whole = np.empty(grid.shape, np.int16), np.empty(grid.shape, bool)
-    for k in range(planes):
-        blocks = (height, rows, width, columns)
-        mean[k] = _whole(image.array[k, : height * rows, : width * columns].reshape(blocks).mean(axis=(1, 3)))
-        whole[k] = seen.array[k, : height * rows, : width * columns].reshape(blocks).all(axis=(1, 3))
+    parts = [np.s_[j : height * rows : rows, i : width * columns : columns] for j in range(rows) for i in range(columns)]
+
+    def plane(k: int) -> None:
+        mean[k] = _whole(np.mean([image.array[k][part] for part in parts], axis=0))
+        whole[k] = np.logical_and.reduce([seen.array[k][part] for part in parts])
+
+    each(plane, range(planes))
     return Volume(mean, grid), Volume(whole, grid)
 
 

@@ -41,6 +41,8 @@ CUT = 0.001
 """Part of a structure that may lie outside what is seen before it is flagged."""
 DOUBTED = ("suggestion", "low_confidence")
 """Flags of an engine's contour that nothing is decided on before a person has looked at it."""
+COPIED = 0.7
+"""Of an array: a smaller part of it is copied, so that the whole can go; a larger one is not worth it."""
 NOT_THE_PATIENT = ("SUPPORT", "FIXATION")
 ELSEWHERE = "does not lie in today's image"
 SAME_RECIPE = 0.75
@@ -261,7 +263,10 @@ def _cropped(found: Field) -> Field | None:
     if not within.any():
         return None
     box = Box.of(within).padded(1, found.geometry.shape)
-    return Field(Volume(np.ascontiguousarray(found.volume.array[box.slices]), found.geometry.cropped(box)), found.level)
+    part = found.volume.cropped(box)
+    if part.array.size < COPIED * found.volume.array.size:
+        part = Volume(part.array.copy(), part.geometry)
+    return Field(part, found.level)
 
 
 def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:
@@ -379,5 +384,5 @@ def _distance(field: Field, part: Geometry) -> Floats:
     near = np.flatnonzero(np.abs(out) < np.float32(1.05) * limit)
     steepness = np.linalg.norm(slope(values, np.stack(np.unravel_index(near, values.shape), axis=-1), spacing), axis=1)
     own = values.ravel().take(near) / np.maximum(steepness, 1e-3)
-    out.ravel()[near] = np.clip(-own, -limit, limit)
+    np.put(out, near, np.clip(-own, -limit, limit))
     return out

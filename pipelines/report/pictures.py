@@ -52,9 +52,9 @@ def layers(structures: Sequence[Structure], image: Volume[Any]) -> list[Layer]:
 
 def _layer(structure: Structure, grid: Geometry, turn: Turn, whole: Geometry) -> Layer | None:
     if structure.field is not None:
-        field = structure.field
-        sign = 1.0 if field.level is Level.PROBABILITY else -1.0
-        volume = Volume((sign * (field.volume.array - field.level.value)).astype(np.float32), field.geometry)
+        values, level = structure.field.volume.array, np.float32(structure.field.level.value)
+        inside = values - level if structure.field.level is Level.PROBABILITY else level - values
+        volume = Volume(inside.astype(np.float32, copy=False), structure.field.geometry)
     else:
         mask = structure.mask(grid)
         volume = Volume(mask.array.astype(np.float32) - np.float32(0.5), mask.geometry)
