@@ -68,8 +68,8 @@ def separations(
             quantity = f"separation_{name}@{level:+g}mm"
             offsets = np.linspace(-BAND, BAND, 5)
             lines = [centre + (0, 0, level + up) + out * np.asarray(aside) for up in offsets for out in offsets]
-            pairs = [tuple(_width(f, at, np.asarray(along), ground.seen) for f in (planned, today)) for at in lines]
-            whole = np.array([(a, b) for a, b in pairs if a is not None and b is not None])
+            pairs = np.column_stack([_widths(f, np.array(lines), np.asarray(along), ground.seen) for f in (planned, today)])
+            whole = pairs[np.isfinite(pairs).all(axis=1)]
             if len(whole) < len(lines) / 2:
                 notes.append(f"{quantity} cannot be measured: the body's edges are not seen there")
                 continue
@@ -120,25 +120,24 @@ def air_change(
     return ground.measured(name, "air", "cc", now, before, None, f"below {AIR:g} HU {where}, more than {SKIN:g} mm deep")
 
 
-def _width(body: Field, at: Points, along: Points, seen: Mask) -> float | None:
-    """mm through a point inside a body along a line; None where the point is outside or an end is not seen."""
+def _widths(body: Field, at: Points, along: Points, seen: Mask) -> NDArray[np.float64]:
+    """mm through points `[n, 3]` inside a body along a line; no number where a point is outside or an end is not seen."""
     grid = body.geometry
     step = 0.5 * min(grid.spacing)
     reach = float(np.linalg.norm(np.asarray(grid.shape) * grid.spacing))
     way = np.arange(0.0, reach, step)
-    ends = []
+    total, rows = np.zeros(len(at)), np.arange(len(at))
     for sign in (1.0, -1.0):
-        values = level_at(body, at + sign * way[:, None] * along)
-        out = np.flatnonzero(values <= 0)
-        if not len(out) or out[0] == 0:
-            return None
-        n = int(out[0])
-        end = way[n - 1] + step * values[n - 1] / (values[n - 1] - values[n])
-        index = np.rint(seen.geometry.indices(at + sign * np.array([[end - step], [end + step]]) * along)).astype(int)
-        if ((index < 0) | (index >= seen.geometry.shape)).any() or not seen.array[tuple(index.T)].all():
-            return None
-        ends.append(float(end))
-    return sum(ends)
+        values = level_at(body, (at[:, None] + sign * way[:, None] * along).reshape(-1, 3)).reshape(len(at), len(way))
+        out = np.argmax(values <= 0, axis=1)  # 0 where there is no such place as well
+        last, first = values[rows, out - 1], values[rows, out]
+        end = np.where(out > 0, way[out - 1] + step * last / np.where(out > 0, last - first, 1.0), np.nan)
+        both = at[:, None] + sign * (end[:, None, None] + [[-step], [step]]) * along
+        index = np.rint(np.nan_to_num(seen.geometry.indices(both), nan=-1.0)).astype(int)
+        shown = np.asarray(((index >= 0) & (index < seen.geometry.shape)).all(axis=(1, 2)))
+        shown[shown] = seen.array[tuple(np.moveaxis(index[shown], -1, 0))].all(axis=1)
+        total += np.where(shown & (out > 0), end, np.nan)
+    return total
 
 
 def _air(

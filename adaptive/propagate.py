@@ -41,8 +41,6 @@ CUT = 0.001
 """Part of a structure that may lie outside what is seen before it is flagged."""
 DOUBTED = ("suggestion", "low_confidence")
 """Flags of an engine's contour that nothing is decided on before a person has looked at it."""
-COPIED = 0.7
-"""Of an array: a smaller part of it is copied, so that the whole can go; a larger one is not worth it."""
 NOT_THE_PATIENT = ("SUPPORT", "FIXATION")
 ELSEWHERE = "does not lie in today's image"
 SAME_RECIPE = 0.75
@@ -263,10 +261,7 @@ def _cropped(found: Field) -> Field | None:
     if not within.any():
         return None
     box = Box.of(within).padded(1, found.geometry.shape)
-    part = found.volume.cropped(box)
-    if part.array.size < COPIED * found.volume.array.size:
-        part = Volume(part.array.copy(), part.geometry)
-    return Field(part, found.level)
+    return Field(Volume(np.ascontiguousarray(found.volume.array[box.slices]), found.geometry.cropped(box)), found.level)
 
 
 def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from adaptive.between import between
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Level
 
@@ -265,14 +266,23 @@ def level_at(field: Field, points: Points) -> NDArray[np.float64]:
     """The field between its voxels at LPS points `[n, 3]`: positive inside; negative where it has no values."""
     grid = field.geometry
     at = grid.indices(points)
-    low = np.floor(at).astype(int)
-    shown = ((low >= -1) & (low < np.asarray(grid.shape))).all(axis=1)
-    out = np.full(len(points), -1.0)
-    if not shown.any():
-        return out
-    low, part = low[shown], (at - np.floor(at))[shown]
-    total = np.zeros(len(low))
     top = np.asarray(grid.shape) - 1
+    out = np.full(len(points), -1.0)
+    inner = np.asarray(((at >= 0) & (at <= top)).all(axis=1))
+    if inner.any():
+        value = between([field.volume.array], at[inner].T)[0].astype(np.float64)
+        out[inner] = np.nan_to_num(value - 0.5 if field.level is Level.PROBABILITY else -value, nan=-1.0)
+    beside = np.flatnonzero(((at > -1) & (at < top + 1)).all(axis=1) & ~inner)
+    if len(beside):
+        out[beside] = _beside(field, at[beside])
+    return out
+
+
+def _beside(field: Field, at: Points) -> NDArray[np.float64]:
+    """As `level_at`, at indices less than a voxel outside the array: its border's values there, negative."""
+    low = np.floor(at).astype(int)
+    part, top = at - low, np.asarray(field.geometry.shape) - 1
+    total = np.zeros(len(low))
     for corner in _CORNERS:
         where = low + corner
         near = np.clip(where, 0, top)
@@ -280,8 +290,7 @@ def level_at(field: Field, points: Points) -> NDArray[np.float64]:
         value = value - 0.5 if field.level is Level.PROBABILITY else -value
         value = np.where((where != near).any(axis=1), -np.abs(value), value)
         total += value * np.prod(np.where(corner == 1, part, 1 - part), axis=1)
-    out[shown] = np.nan_to_num(total, nan=-1.0)
-    return out
+    return np.nan_to_num(total, nan=-1.0)
 
 
 def outward(of: Surface, to: Surface, field: Field) -> NDArray[np.float64]:
