@@ -83,8 +83,9 @@ def _indices(
         product = (steps @ plan_from_today.rotation.T @ np.linalg.inv(there.steps)).T
         origin = there.indices(plan_from_today.points(onto.origin, plan_from_today.source))[:, None]
         return lambda at: product @ at + origin
-    way = through(plan_from_today)
-    return lambda at: np.ascontiguousarray(there.indices(way(at.T @ steps + np.asarray(onto.origin))).T)
+    way, first, last = through(plan_from_today), np.asarray(onto.origin)[:, None], np.asarray(there.origin)[:, None]
+    back = np.linalg.inv(there.steps).T
+    return lambda at: back @ (way(steps.T @ at + first) - last)
 
 
 @dataclass(frozen=True, eq=False)

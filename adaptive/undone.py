@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
-from adaptive.between import PIECE, Floats, between
+from adaptive.between import PIECE, between
 from patient.geometry import Box, Geometry
 from patient.parallel import each
 from registration.transforms import Affine, Chain, Displacement, Points, Space, Transform, composed, displacements
@@ -19,6 +19,10 @@ NODES = 2.0
 """mm between the nodes at which others are given the way back."""
 ROOM = 24.0
 """mm around a field's nodes for what it moves beyond them."""
+
+
+Way = Callable[[Points], Points]
+"""From points `[3, n]` (LPS mm) to as many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,24 +44,16 @@ class Undone(Transform):
         return self.bent.source
 
     def _mapped(self, points: Points) -> Points:
-        flat = points.reshape(-1, 3)
-        out = np.empty(flat.shape)
-        vectors = _components(self.bent)
-        each(
-            lambda part: self._some(flat[part], vectors, out[part]),
-            [slice(n, n + PIECE) for n in range(0, len(flat), PIECE)],
-        )
-        return out.reshape(points.shape)
+        at = points.reshape(-1, 3).T
+        out = np.empty(at.shape)
+        moved = _moved(self.bent)
 
-    def _some(self, at: Points, vectors: list[Floats], out: Points) -> None:
-        out[:] = at
-        left = np.arange(len(at))
-        for _ in range(ROUNDS):
-            missed = out[left] - at[left] + _moved(vectors, self.bent.grid, out[left])
-            out[left] -= missed
-            left = left[np.abs(missed).max(axis=1) > CLOSE]
-            if not len(left):
-                return
+        def some(first: int) -> None:
+            part = np.s_[:, first : first + PIECE]
+            out[part] = _iterated(np.ascontiguousarray(at[part]), moved)
+
+        each(some, range(0, at.shape[1], PIECE))
+        return out.T.reshape(points.shape)
 
     def itk(self) -> sitk.Transform:
         """At nodes of its own, as ITK knows no iteration."""
@@ -76,8 +72,21 @@ def undone(b_from_a: Transform) -> Transform:
     return back
 
 
-def through(b_from_a: Transform) -> Callable[[Points], Points]:
-    """Where points `[n, 3]` of a lie in b; what it needs is laid out once, for who asks often."""
+def _iterated(at: Points, moved: Way) -> Points:
+    """The points `[3, n]` that a displacement takes to those given."""
+    out = at - moved(at)
+    left = np.arange(at.shape[1])
+    for _ in range(ROUNDS):
+        missed = out[:, left] - at[:, left] + moved(out[:, left])
+        out[:, left] -= missed
+        left = left[np.abs(missed).max(axis=0) > CLOSE]
+        if not len(left):
+            break
+    return out
+
+
+def through(b_from_a: Transform) -> Way:
+    """Where points `[3, n]` of a lie in b; what it needs is laid out once, for who asks often."""
     ways = [_way(part) for part in (b_from_a.parts if isinstance(b_from_a, Chain) else (b_from_a,))]
 
     def go(points: Points) -> Points:
@@ -88,27 +97,32 @@ def through(b_from_a: Transform) -> Callable[[Points], Points]:
     return go
 
 
-def _way(part: Transform) -> Callable[[Points], Points]:
+def _way(part: Transform) -> Way:
     if isinstance(part, Displacement):
-        vectors = _components(part)
-        return lambda points: points + _moved(vectors, part.grid, points)
-    return lambda points: part.points(points, part.source)
+        moved = _moved(part)
+        return lambda points: points + moved(points)
+    if isinstance(part, Affine):
+        return lambda points: part.rotation @ points + part.translation[:, None]
+    return lambda points: part.points(points.T, part.source).T
 
 
-def _components(bent: Displacement) -> list[Floats]:
-    return [np.ascontiguousarray(bent.vectors[..., n]) for n in range(3)]
+def _moved(bent: Displacement) -> Way:
+    """mm `[3, n]` at points `[3, n]`, as a displacement has it: nothing more than half a step beyond its outermost nodes."""
+    vectors = [np.ascontiguousarray(bent.vectors[..., n]) for n in range(3)]
+    product, origin = np.linalg.inv(bent.grid.steps).T, np.asarray(bent.grid.origin)[:, None]
+    top = np.asarray(bent.grid.shape)[:, None] - 1
 
+    def moved(points: Points) -> Points:
+        indices = product @ (points - origin)
+        inside = np.asarray(((indices >= -0.5) & (indices <= top + 0.5)).all(axis=0))
+        out = np.zeros(points.shape)
+        if inside.all():
+            out[:] = between(vectors, np.clip(indices, 0, top))
+        elif inside.any():
+            out[:, inside] = between(vectors, np.clip(indices[:, inside], 0, top))
+        return out
 
-def _moved(vectors: list[Floats], grid: Geometry, points: Points) -> Points:
-    """mm `[n, 3]` at points, as `Displacement` has it: nothing more than half a step beyond the outermost nodes."""
-    indices = grid.indices(points)
-    top = np.asarray(grid.shape) - 1
-    inside = ((indices >= -0.5) & (indices <= top + 0.5)).all(axis=1)
-    out = np.zeros(points.shape)
-    if inside.any():
-        at = np.clip(indices[inside], 0, top).T
-        out[inside] = np.stack(between(vectors, at), axis=-1)
-    return out
+    return moved
 
 
 def _nodes(field: Geometry) -> Geometry:
