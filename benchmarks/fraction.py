@@ -87,6 +87,7 @@ def main() -> None:
             "size": SIZE,
             "structures": len(result["structures"]),
             "command_s": round(time.perf_counter() - start, 1),
+            "processor_s": round(usage.ru_utime + usage.ru_stime, 1),
             "peak_memory_mib": round(usage.ru_maxrss / 1024),
             "exit": os.waitstatus_to_exitcode(status),
             "steps_s": result["timing"]["steps_s"],

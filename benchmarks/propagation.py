@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from adaptive.alignment import aligned
 from adaptive.change import Ground, structure_change
+from adaptive.laid import laid
 from adaptive.planned import Surface, surface_of
 from benchmarks import peers
 from benchmarks.known import FRAMES, Pair, field_of_view, head_neck_ct, head_neck_patients, random_bend, random_rigid, seen
@@ -35,7 +36,6 @@ from patient.geometry import Box, Geometry
 from patient.outline import loops_of_mask
 from patient.structures import Structure
 from patient.volume import Field, Mask, Volume
-from registration.pulling import pulled_field
 from registration.transforms import Chain, Displacement, Points, Rigid, Space, Transform, inverted
 
 PAIRS = 12
@@ -218,7 +218,7 @@ def _pulled(plan_from_today: Transform, surface: Surface, today: Geometry, truth
     at = today.indices(nodes[near])
     room = ROOM / np.asarray(today.spacing)
     box = Box(tuple(int(v) for v in at.min(axis=0) - room), tuple(int(v) + 1 for v in at.max(axis=0) + room))  # type: ignore[arg-type]
-    found = pulled_field(plan_from_today, surface.field, today.cropped(box.padded(0, today.shape)))
+    found = laid(surface, plan_from_today, today.cropped(box.padded(0, today.shape)))
     return found if found.mask().array.any() else None
 
 
