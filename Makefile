@@ -38,9 +38,10 @@ test: setup
 	$(BIN)/pytest tests/scenarios
 
 # What trains, calibrates and ships a model is run by hand, on cases made from the patients; here the shipped one is measured.
-BY_HAND := $(addprefix benchmarks/,headneck_cases.py train_headneck.py ship_headneck.py confidence.py networks.py)
+BY_HAND := $(addprefix benchmarks/,headneck_cases.py train_headneck.py train_targets.py ship_headneck.py confidence.py networks.py)
 
 verify: setup
 	for figures in $(filter-out $(BY_HAND),$(wildcard benchmarks/*.py)); do $(BIN)/python $$figures || exit 1; done
 	$(BIN)/python benchmarks/headneck_cases.py out/cases
 	$(BIN)/python benchmarks/networks.py contour/models/headneck out/cases/validation
+	$(BIN)/python benchmarks/networks.py contour/models/headneck_targets out/cases/validation --record targets

@@ -1,8 +1,8 @@
 """How well a model contours patients that it never saw, at their native grid, through the engine that a night uses.
 
-python benchmarks/networks.py MODEL CASES [--into-card]
+python benchmarks/networks.py MODEL CASES [--into-card] [--record NAME]
 MODEL is a model folder, CASES a folder as `benchmarks/headneck_cases.py` writes them. `--into-card` puts the scores into the
-card.
+card; NAME is that of the result's file.
 """
 
 from __future__ import annotations
@@ -128,6 +128,7 @@ if __name__ == "__main__":
     parser.add_argument("model", type=Path)
     parser.add_argument("cases", type=Path)
     parser.add_argument("--into-card", action="store_true")
+    parser.add_argument("--record", default="networks")
     said = parser.parse_args()
     engine = NetworkEngine(load(said.model))
     cases = read_cases(said.cases)
@@ -138,7 +139,7 @@ if __name__ == "__main__":
         write_card(said.model, card.model_copy(update={"scores": reached}))
     patients = {m.patient: m.seconds for m in found}
     record(
-        "networks",
+        said.record,
         {
             "model": {"name": card.name, "version": card.version, "sha256": card.sha256},
             "patients": len(patients),

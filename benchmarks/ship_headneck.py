@@ -109,7 +109,7 @@ def targets(version: str, cases: Sequence[TrainingCase]) -> ModelCard:
             "limits": TARGETS_LIMITS,
             "architecture": shape(architecture, train_targets.FINEST, train_targets.COARSEST),
             "suggestion": True,
-            "offered": train_targets.TARGETS,
+            "offered": ("PTV_7000", "PTV_5600"),
             "population": population(cases, BITS, architecture.structures),
         }
     )

@@ -25,7 +25,7 @@ from contour.unet import Architecture
 TARGETS = BITS[7:]
 LANDMARKS = ("Brainstem", "Parotid_L", "Parotid_R", "Larynx", "Bone_Mandible")
 ARCHITECTURE = Architecture(
-    structures=(*TARGETS, *LANDMARKS), spacing=(5.5, 7.5, 7.5), patch=(32, 32, 32), filters=(24, 48, 96, 160)
+    structures=(*TARGETS, *LANDMARKS), spacing=(5.5, 7.5, 7.5), patch=(32, 32, 32), filters=(16, 32, 64, 128)
 )
 FINEST, COARSEST = (4.0, 7.0, 7.0), (6.6, 11.0, 11.0)
 """mm between which twice the length of the training patients' voxels lies."""
