@@ -9,7 +9,7 @@ from scipy import ndimage
 Floats = NDArray[np.float32]
 
 SOFT = (-30.0, 140.0)
-"""HU between which soft tissue peaks: in 109 CTs of heads and necks the peak lay between 12 and 63, in four others up to 108."""
+"""HU between which soft tissue peaks: in 109 CTs of heads and necks between 12 and 63, in four others up to 108."""
 SEARCHED = (-350.0, 450.0)
 BIN, SMOOTH = 5.0, 15.0
 """HU of a bin of the histogram, and standard deviation of what smooths it."""
