@@ -37,6 +37,15 @@ def test_every_point_comes_back_to_where_it_was_within_a_fiftieth_of_a_millimetr
     assert np.abs(bent.points(back.points(points, back.source), bent.source) - points).max() < 0.02
 
 
+def test_points_come_back_where_a_displacement_grows_by_two_millimetres_a_millimetre(points):
+    vectors = np.zeros((*GRID.shape, 3), dtype=np.float32)
+    along = np.interp(np.arange(GRID.shape[2]), [1, 2, 8], [0.0, 12.0, 0.0])
+    vectors[1:-1, 1:-1, :, 0] = along
+    bent = Displacement(vectors, GRID, Space("a", "1.2.3"), Space("b", "1.2.3"))
+    back = Undone(bent)
+    assert np.abs(bent.points(back.points(points, back.source), bent.source) - points).max() < 0.05
+
+
 def test_where_nothing_bends_the_way_back_is_exact(points):
     back = Undone(_swirl(8.0))
     outside = points[(np.abs(points) > 42).any(axis=1)]
