@@ -3,6 +3,7 @@
 python benchmarks/deformable.py                      every pair and peer: an hour and more on two cores
 python benchmarks/deformable.py --only breathing     one kind alone
 python benchmarks/deformable.py --methods recontour  ours alone; the peers' rows stay as they are recorded
+python benchmarks/deformable.py --untimed            on a busy machine: seconds and memory stay as they are recorded
 python benchmarks/deformable.py --pairs 1            a quick look: one pair of each kind, nothing written
 """
 
@@ -32,6 +33,8 @@ KINDS = {"head_neck": 5, "breathing": 2, "timing": 1}
 """How many pairs of each; "timing" is one of 512 x 512 x 200 voxels."""
 LIMIT = 900.0
 """Seconds that a peer is given for a pair."""
+TRIES = 3
+"""Some peers draw at random, and now and then lose the way: who ends farther off than it began is tried again."""
 SLOW = (("timing", "simpleitk_bspline"), ("timing", "simpleitk_demons"))
 """Not run: more than ten minutes."""
 
@@ -116,31 +119,52 @@ def _row(results: list[dict[str, Any]]) -> dict[str, Any]:
         "tre_median": round(median(r["tre"]["median"] for r in done), 2),
         "tre_p95": round(mean(r["tre"]["p95"] for r in done), 2),
         "tre_worst_pair": round(max(r["tre"]["median"] for r in done), 2),
+        "tre_mean_each": {r["pair"]: r["tre"]["mean"] for r in done},
         "groups_mean": {n: round(mean(r["groups"][n]["mean"] for r in done if n in r["groups"]), 2) for n in names},
         "folded_voxels": sum(r["folded_voxels"] for r in done),
         "seconds": round(median(r["seconds"] for r in done), 1),
         "peak_mib": max(r["peak_mib"] for r in done),
+        **({"lost_tries": lost} if (lost := sum(r.get("lost", 0) for r in done)) else {}),
         **({"failed": failed} if failed else {}),
     }
+
+
+def _untimed(row: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """A row whose seconds and memory are those of an earlier run, with the number of pairs that they are over."""
+    quality = {name: value for name, value in row.items() if name not in ("seconds", "peak_mib")}
+    if "seconds" not in before:
+        return quality
+    pairs = before.get("timed_pairs", before["pairs"])
+    return quality | {"seconds": before["seconds"], "peak_mib": before["peak_mib"], "timed_pairs": pairs}
 
 
 def one(kind: str, number: int, method: str) -> dict[str, Any]:
     """One method on one pair, alone in its process."""
     part = ("ours", kind, str(number)) if method == OURS else ("theirs", kind, str(number), method)
-    try:
-        found = alone(str(Path(__file__)), *part)
-    except RuntimeError as error:
-        found = {"failed": str(error).strip().splitlines()[-1]}
+    for lost in range(1 if method == OURS else TRIES):
+        try:
+            found = {**alone(str(Path(__file__)), *part), "lost": lost}
+        except RuntimeError as error:
+            found = {"failed": str(error).strip().splitlines()[-1]}
+        if "tre" not in found or found["tre"]["mean"] <= found["before"]["mean"]:
+            break
     print(f"{kind} {number} {method}: {json.dumps(found)}", file=sys.stderr, flush=True)
     return found
 
 
-def whole(counts: dict[str, int], methods: tuple[str, ...], keep: bool) -> None:
-    """The tables, written after every pair, so that a run that is cut short leaves what it measured."""
+def whole(counts: dict[str, int], methods: tuple[str, ...], keep: bool, timed: bool) -> None:
+    """The tables, written after every pair, so that a run that is cut short leaves what it measured.
+
+    Args:
+        counts: kind -> pairs.
+        methods: those that are run; the other rows stay as they are recorded.
+        keep: whether anything is written.
+        timed: False where other work takes a part of the machine.
+    """
     path = RESULTS / "deformable.json"
     before = json.loads(path.read_text(encoding="utf-8")) if keep and path.exists() else {}
     figures: dict[str, Any] = {
-        "peers": peers.versions(),
+        "peers": {**before.get("peers", {}), **{name: v for name, v in peers.versions().items() if v != "absent"}},
         "unit": "mm at landmarks; rows are over pairs: mean of means, median of medians, mean of 95th percentiles",
         **{kind: before[kind] for kind in KINDS if kind in before},
     }
@@ -154,6 +178,8 @@ def whole(counts: dict[str, int], methods: tuple[str, ...], keep: bool) -> None:
                 r["before"]["mean"] for r in max(results.values(), key=lambda v: sum("tre" in r for r in v)) if "tre" in r
             ]
             rows = {name: _row(found) for name, found in results.items()}
+            if not timed:
+                rows = {name: _untimed(row, before.get(kind, {}).get(name, {})) for name, row in rows.items()}
             known = {name: row for name, row in before.get(kind, {}).items() if name not in chosen}
             figures[kind] = known | {"before_mean": round(mean(starts), 2) if starts else None} | rows
             if keep:
@@ -167,6 +193,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help="so many of each kind; nothing is written")
     parser.add_argument("--only", choices=KINDS, help="one kind alone; the others stay as they are recorded")
     parser.add_argument("--methods", nargs="+", default=[OURS, *peers.NAMES], choices=[OURS, *peers.NAMES])
+    parser.add_argument("--untimed", action="store_true", help="seconds and memory stay as they are recorded")
     return parser.parse_args()
 
 
@@ -178,4 +205,4 @@ if __name__ == "__main__":
     else:
         wanted = _arguments()
         counts = {k: wanted.pairs or n for k, n in KINDS.items() if wanted.only in (None, k)}
-        whole(counts, tuple(wanted.methods), wanted.pairs is None)
+        whole(counts, tuple(wanted.methods), wanted.pairs is None, not wanted.untimed)
