@@ -84,31 +84,30 @@ required = true
 """
 
 
-def test_a_template_asks_a_stored_model_by_its_name(tmp_path, monkeypatch):
-    _run("models", "add", models.torchscript(tmp_path / "made"), monkeypatch=monkeypatch)
+def _contoured(tmp_path, text):
+    """A case of a phantom by a template."""
     image = write_ct(tmp_path / "ct", phantom((24, 60, 72)))
     template, out = tmp_path / "bones.toml", tmp_path / "out"
-    template.write_text(TEMPLATE)
+    template.write_text(text)
     out.mkdir()
     (entry,) = scan(image).of("CT")
     files = tuple(str(path) for path in entry.paths)
     result = contour_case(CaseRequest(case="c", files=files, series_uid=entry.uid, folder=str(out), template=str(template)))
-    bones = next(s for s in result.structures if s.name == "Bones")
+    return result, next(s for s in result.structures if s.name == "Bones")
+
+
+def test_a_template_asks_a_stored_model_by_its_name(tmp_path, monkeypatch):
+    _run("models", "add", models.torchscript(tmp_path / "made"), monkeypatch=monkeypatch)
+    result, bones = _contoured(tmp_path, TEMPLATE)
     assert bones.state == "contoured"
     assert bones.engine.startswith("dense 3+")
+    assert result.provenance is not None
     assert result.provenance.engines["dense"].startswith("3+")
 
 
 def test_a_template_that_asks_for_confidence_has_a_person_look_at_what_gives_none(tmp_path, monkeypatch):
     _run("models", "add", models.torchscript(tmp_path / "made"), monkeypatch=monkeypatch)
-    image = write_ct(tmp_path / "ct", phantom((24, 60, 72)))
-    template, out = tmp_path / "bones.toml", tmp_path / "out"
-    template.write_text(TEMPLATE.replace("required = true", "confidence = { withhold_below = 0.5 }"))
-    out.mkdir()
-    (entry,) = scan(image).of("CT")
-    files = tuple(str(path) for path in entry.paths)
-    result = contour_case(CaseRequest(case="c", files=files, series_uid=entry.uid, folder=str(out), template=str(template)))
-    bones = next(s for s in result.structures if s.name == "Bones")
+    result, bones = _contoured(tmp_path, TEMPLATE.replace("required = true", "confidence = { withhold_below = 0.5 }"))
     assert bones.state == "contoured"
     assert "low_confidence" in [flag.code for flag in bones.flags]
     assert any("does not say how sure it is" in reason for reason in result.reasons)
@@ -131,20 +130,12 @@ class Doubtful:
 
 def test_what_its_engine_is_not_sure_enough_of_is_withheld_and_a_person_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.case.installed_engines", lambda: {**installed_engines(), "doubtful": Doubtful()})
-    image = write_ct(tmp_path / "ct", phantom((24, 60, 72)))
-    template, out = tmp_path / "bones.toml", tmp_path / "out"
-    template.write_text(
-        TEMPLATE.replace('"dense"', '"doubtful"').replace("required = true", "confidence = { withhold_below = 0.5 }")
-    )
-    out.mkdir()
-    (entry,) = scan(image).of("CT")
-    files = tuple(str(path) for path in entry.paths)
-    result = contour_case(CaseRequest(case="c", files=files, series_uid=entry.uid, folder=str(out), template=str(template)))
-    bones = next(s for s in result.structures if s.name == "Bones")
+    text = TEMPLATE.replace('"dense"', '"doubtful"').replace("required = true", "confidence = { withhold_below = 0.5 }")
+    result, bones = _contoured(tmp_path, text)
     assert bones.state == "not_trusted"
     assert bones.reason == "predicted Dice 0.20; the template withholds what is below 0.50"
     assert f"Bones is withheld: {bones.reason}" in result.reasons
-    assert "Bones" not in {str(roi.ROIName) for roi in dcmread(out / "rtstruct.dcm").StructureSetROISequence}
+    assert "Bones" not in {str(roi.ROIName) for roi in dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetROISequence}
 
 
 def test_a_model_with_the_name_of_an_engine_is_refused(tmp_path, monkeypatch):
