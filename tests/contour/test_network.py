@@ -162,6 +162,17 @@ def test_a_structure_is_answered_in_its_own_box():
     assert found.field.volume.array.size < 0.1 * _image().array.size
 
 
+@pytest.mark.parametrize(("shift", "flagged"), [(0, False), (40, False), (-120, True), (200, True)])
+def test_every_contour_is_flagged_where_soft_tissue_lies_where_it_cannot(shift, flagged):
+    image = _phantom(_geometry((3.0, 4.0, 4.0)))
+    body = image.array > -900
+    image.array[body] += shift
+    answers = _answers(_rule(), image)
+    for name in STRUCTURES:
+        assert isinstance(answers[name], Finding)
+        assert ("shifted_hounsfield" in [flag.code for flag in answers[name].flags]) is flagged
+
+
 def test_a_name_that_is_not_offered_is_an_error():
     with pytest.raises(ValueError, match="Liver"):
         _answers(_rule(), _image(), ["Liver"])
