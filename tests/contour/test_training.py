@@ -11,7 +11,7 @@ import torch
 
 from contour.cases import TrainingCase, labelled, read_case, write_case
 from contour.training import OpenEnd, Patches, Schedule, Training, loss, other_side
-from contour.unet import Architecture
+from contour.unet import Architecture, network
 from tests.clinic import SHAPE, SPACING, anatomy
 
 STRUCTURES = ("Parotid_L", "Parotid_R", "SpinalCord")
@@ -127,6 +127,16 @@ def test_where_only_one_side_of_a_pair_is_learnt_nothing_is_mirrored():
         patch = patches.draw(0, step)
         if patch.truth.any():
             assert patch.hu[0][patch.truth[0] > 0].mean() > 0
+
+
+def test_a_model_as_it_is_read_from_its_folder_can_be_trained_further(tmp_path):
+    start = network(TINY).eval().requires_grad_(False)
+    before = {name: value.clone() for name, value in start.state_dict().items()}
+    training = Training(_patches(), TINY, Schedule(3, warm_up=1), tmp_path, start)
+    assert all(np.isfinite(value) for value in training.run())
+    after = training.trained().state_dict()
+    assert any(not torch.equal(after[name], value) for name, value in before.items())
+    assert all(torch.equal(start.state_dict()[name], value) for name, value in before.items())
 
 
 def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
