@@ -77,7 +77,7 @@ class NetworkEngine:
             ValueError: a name that is not offered.
             Cancelled: asked to stop.
         """
-        if unknown := [name for name in wanted if name not in self._model.card.structures]:
+        if unknown := [name for name in wanted if name not in self.offers()]:
             raise ValueError(f"not offered: {', '.join(unknown)}")
         seen = self.look(image, wanted, context)
         for name in wanted:

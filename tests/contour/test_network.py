@@ -173,6 +173,12 @@ def test_every_contour_is_flagged_where_soft_tissue_lies_where_it_cannot(shift, 
         assert ("shifted_hounsfield" in [flag.code for flag in answers[name].flags]) is flagged
 
 
+def test_a_structure_that_only_serves_as_a_landmark_is_not_answered_for():
+    card = CARD.model_copy(update={"offered": ("Larynx",)})
+    with pytest.raises(ValueError, match="not offered: Parotid_L"):
+        list(_rule(card=card).contour(_phantom(_geometry((3.0, 4.0, 4.0))), ("Larynx", "Parotid_L"), Context()))
+
+
 def test_a_name_that_is_not_offered_is_an_error():
     with pytest.raises(ValueError, match="Liver"):
         _answers(_rule(), _image(), ["Liver"])
