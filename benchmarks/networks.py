@@ -101,6 +101,17 @@ def scores(found: list[Measured]) -> dict[str, Score]:
     return out
 
 
+def spread(structure: str, found: list[Measured]) -> dict[str, object]:
+    """What a structure's mean does not say: median, lowest ones by patient, and how many were not found."""
+    of = [m for m in found if m.structure == structure]
+    lowest = sorted(of, key=lambda m: m.dice)[:5]
+    return {
+        "median_dice": round(float(np.median([m.dice for m in of])), 3),
+        "lowest_dice": {m.patient: round(m.dice, 3) for m in lowest},
+        "not_found": sum(m.hd95 is None for m in of),
+    }
+
+
 def sides(cases: list[TrainingCase]) -> dict[str, int]:
     """On how many patients with a parotid the check of sides speaks up: as drawn, left and right exchanged, mirrored."""
     caught = {"patients": 0, "as_drawn": 0, "exchanged": 0, "mirrored": 0}
@@ -146,9 +157,7 @@ if __name__ == "__main__":
             "sides": sides(cases),
             "seconds_a_patient": round(float(np.mean(list(patients.values()))), 2),
             "structures": {
-                name: {**score.model_dump(), "wanted_dice": WANTED.get(name), "not_found": sum(
-                    m.structure == name and m.hd95 is None for m in found
-                )}
+                name: score.model_dump() | {"wanted_dice": WANTED.get(name)} | spread(name, found)
                 for name, score in reached.items()
             },
         },
