@@ -2,7 +2,7 @@
 
 python benchmarks/train_headneck.py CASES RUN --steps 12000 [--start MODEL]
 CASES as `benchmarks/headneck_cases.py` writes them; RUN is a folder that git does not see. A killed run goes on. MODEL is a
-model folder whose weights are trained further.
+model folder whose weights are trained further, in a network that may be wider.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from benchmarks.headneck_cases import BITS
 from contour.cases import TrainingCase, read_cases
 from contour.model import read_model
 from contour.training import OpenEnd, Patches, Schedule, Training
-from contour.unet import Architecture
+from contour.unet import Architecture, grown
 
 ARCHITECTURE = Architecture(
-    structures=BITS[:7], spacing=(2.75, 3.75, 3.75), patch=(48, 64, 64), filters=(16, 32, 64, 128, 160)
+    structures=BITS[:7], spacing=(2.75, 3.75, 3.75), patch=(48, 64, 64), filters=(16, 32, 64, 192, 256)
 )
 OPEN_ENDS = (OpenEnd("SpinalCord", 10.0, 1e4), OpenEnd("Esophagus", 20.0, 1e4), OpenEnd("Brainstem", 5.0, 0.0))
 
@@ -56,7 +56,7 @@ def train(
         level=logging.INFO, format="%(asctime)s %(message)s", filename=said.run / "training.log", filemode="a"
     )
     patches = Patches(cases, BITS, architecture, open_ends)
-    start = read_model(said.start)[0] if said.start is not None else None
+    start = grown(read_model(said.start)[0], architecture) if said.start is not None else None
     for _ in Training(patches, architecture, schedule, said.run, start, said.device).run():
         pass
 

@@ -11,7 +11,7 @@ import torch
 
 from contour.cases import TrainingCase, labelled, read_case, write_case
 from contour.training import OpenEnd, Patches, Schedule, Training, loss, other_side
-from contour.unet import Architecture, network
+from contour.unet import Architecture, grown, network
 from tests.clinic import SHAPE, SPACING, anatomy
 
 STRUCTURES = ("Parotid_L", "Parotid_R", "SpinalCord")
@@ -202,3 +202,21 @@ def test_a_case_is_written_and_read_back_whole(tmp_path):
     assert (back.labels == case.labels).all()
     assert (back.name, back.known, back.spacing) == (case.name, case.known, case.spacing)
     assert back.hu.shape == SHAPE
+
+
+def test_a_wider_network_begins_with_the_answers_of_the_narrow_one_and_learns_with_all_its_channels():
+    narrow, wider = network(TINY).eval(), replace(TINY, filters=(2, 6, 10))
+    wide = grown(narrow, wider).eval()
+    seen = torch.randn(1, 2, *TINY.patch)
+    torch.testing.assert_close(wide(seen), narrow(seen), atol=1e-4, rtol=1e-4)
+    wide.train()(seen).square().mean().backward()
+    grads = {name: p.grad for name, p in wide.named_parameters() if "transp_conv" in name and p.grad is not None}
+    assert grads
+    assert all(grad[-1].abs().max() > 0 for grad in grads.values())
+
+
+def test_a_network_grows_in_width_alone():
+    with pytest.raises(ValueError, match="width"):
+        grown(network(TINY), replace(TINY, filters=(2, 2, 4)))
+    with pytest.raises(ValueError, match="width"):
+        grown(network(TINY), replace(TINY, filters=(2, 4, 4, 4)))
