@@ -185,7 +185,7 @@ def adapt(
     step("field of view")
     raw, seen = in_pixels(today.image, seen_by_both(today.image, plan.image, alignment.plan_from_today))
     image = corrected(raw, plan.image, alignment.plan_from_today, seen)
-    stage = Stage(raw.geometry, plan.image.geometry, alignment, seen, today.patient_position)
+    stage = Stage((image, plan.image), alignment, seen, today.patient_position)
     step("contour afresh")
     asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
     fresh, used = _afresh(plan.structures, policy, engines, image, asking, template)

@@ -22,6 +22,7 @@ from adaptive.rules import (
     Rule,
     Separation,
     StructurePolicy,
+    Tissue,
     is_dose,
 )
 from contour.recipe import parse
@@ -116,6 +117,7 @@ class _Rule(_Schema):
 
 class _Structure(_Schema):
     propagate: Propagation | None = None
+    tissue: Tissue = Tissue.FREE
     recipe: str = ""
     metrics: tuple[str, ...] = ()
     eud: Number | None = None
@@ -223,7 +225,7 @@ def _rule(name: str, read: _Rule) -> Rule:
 
 def _structure(read: _Structure) -> StructurePolicy:
     how = read.propagate or Propagation.DEFORM
-    return StructurePolicy(how, read.recipe, read.metrics, read.eud, read.prescription, read.source)
+    return StructurePolicy(how, read.recipe, read.metrics, read.eud, read.prescription, read.source, read.tissue)
 
 
 def _line(text: str, keys: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property
+from typing import Any
 
 import edt
 import numpy as np
@@ -20,8 +21,9 @@ from adaptive.change import Ground, surfaces_apart
 from adaptive.intensity import part_seen
 from adaptive.laid import laid
 from adaptive.planned import Surface
-from adaptive.rules import Propagation, StructurePolicy
+from adaptive.rules import Propagation, StructurePolicy, Tissue
 from adaptive.shape import common, inside, slope
+from adaptive.tissue import Registered, as_it_shrank, as_one_piece
 from contour.derive import derive
 from contour.engine import Finding, Flag
 from contour.recipe import ingredients, parse
@@ -128,15 +130,13 @@ class Stage:
     """What all structures of a fraction are propagated with.
 
     Args:
-        today: grid of today's image.
-        planned: grid of the plan's.
+        images: today's, its shading taken off, and the plan's; HU.
         alignment: of the two images.
         seen: where both images show the patient, on today's grid.
         patient_position: of today's image.
     """
 
-    today: Geometry
-    planned: Geometry
+    images: tuple[Volume[Any], Volume[Any]]
     alignment: Alignment
     seen: Mask
     patient_position: str = ""
@@ -146,7 +146,12 @@ class Stage:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ground", Ground(self.seen, self.patient_position or "HFS"))
-        object.__setattr__(self, "wide", _continued(self.today, self.planned, self.alignment))
+        object.__setattr__(self, "wide", _continued(self.today, self.images[1].geometry, self.alignment))
+
+    @property
+    def today(self) -> Geometry:
+        """Grid of today's image."""
+        return self.images[0].geometry
 
 
 def propagated(
@@ -176,8 +181,7 @@ def propagated(
         return nothing
     if policy.propagate is Propagation.RIGID or structure.interpreted_type == "PTV":
         return _rigid(nothing, stage, flagged=policy.propagate is not Propagation.RIGID)
-    bent = _pulled(stage.alignment.plan_from_today, stage.alignment.today_from_plan, structure, surface, grid)
-    deformed = _deformed(nothing, bent, stage)
+    deformed = _deformed(nothing, *_bent(structure, surface, policy.tissue, stage, grid), stage)
     if policy.propagate is Propagation.DEFORM:
         return deformed
     if not isinstance(fresh, Finding):
@@ -256,6 +260,19 @@ def _pulled(
     return _cropped(found)
 
 
+def _bent(structure: Structure, surface: Surface, tissue: Tissue, stage: Stage, grid: Geometry) -> tuple[Field | None, str]:
+    """A structure as the deformation and its own tissue have it, and in words what the latter did."""
+    of, (today, plan) = stage.alignment, stage.images
+    bent = _pulled(of.plan_from_today, of.today_from_plan, structure, surface, grid)
+    if bent is None or tissue is Tissue.FREE or not of.deformable:
+        return bent, ""
+    registered = Registered(today, plan, of.plan_from_today, of.today_from_plan, stage.seen)
+    own = as_one_piece(surface, bent, registered) if tissue is Tissue.RIGID else as_it_shrank(bent, registered)
+    if own.plan_from_today is of.plan_from_today:
+        return bent, own.said
+    return _pulled(own.plan_from_today, of.today_from_plan, structure, surface, grid), own.said
+
+
 def _cropped(found: Field) -> Field | None:
     within = found.volume.array < 0 if found.level is Level.DISTANCE else found.volume.array > 0.5
     if not within.any():
@@ -275,7 +292,7 @@ def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:
     return _finished(replace(made, trusted=stage.alignment.trusted), stage)
 
 
-def _deformed(of: Propagated, bent: Field | None, stage: Stage) -> Propagated:
+def _deformed(of: Propagated, bent: Field | None, own: str, stage: Stage) -> Propagated:
     if bent is None:
         return replace(of, reason=ELSEWHERE)
     alignment = stage.alignment
@@ -284,6 +301,7 @@ def _deformed(of: Propagated, bent: Field | None, stage: Stage) -> Propagated:
     basis = (
         "propagated through the deformation" if alignment.deformable else "copied rigidly, as nothing bends the two images"
     )
+    basis = f"{basis}, {own}" if own else basis
     made_so = replace(of, made=made, whole=bent, basis=basis, trusted=alignment.trusted)
     return _finished(replace(made_so, confidence=confidence if alignment.trusted else confidence / 2), stage)
 

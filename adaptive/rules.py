@@ -37,6 +37,14 @@ class Propagation(Enum):
     RECONCILE = "reconcile"
 
 
+class Tissue(Enum):
+    """How a structure's own tissue follows the deformation (`adaptive.tissue`)."""
+
+    FREE = "free"
+    RIGID = "rigid"
+    SHRINKING = "shrinking"
+
+
 @dataclass(frozen=True)
 class Rule:
     """One rule.
@@ -85,6 +93,7 @@ class StructurePolicy:
         eud: exponent a of the generalised EUD; None where it is not wanted.
         prescription: Gy, where the plan does not say it.
         source: of the recipe's margin and of the exponent.
+        tissue: how it follows, where it is propagated through the deformation.
     """
 
     propagate: Propagation
@@ -93,6 +102,7 @@ class StructurePolicy:
     eud: float | None = None
     prescription: float | None = None
     source: str = ""
+    tissue: Tissue = Tissue.FREE
 
 
 @dataclass(frozen=True)

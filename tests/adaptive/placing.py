@@ -44,10 +44,18 @@ def alignment(shift=SHIFT, push=None, trusted: bool = True, error: float = 1.0) 
     )
 
 
-def stage(of: Alignment, seen=None) -> Stage:
-    """Everything seen, or what a mask says."""
+def stage(of: Alignment, seen=None, shows=lambda at: 0 * at[..., 0]) -> Stage:
+    """Everything seen, or what a mask says.
+
+    Args:
+        of: the images.
+        seen: bool on today's grid.
+        shows: HU `[...]` of the plan at its points `[..., 3]`; today they are where the alignment's push has them.
+    """
     shown = np.ones(TODAY.shape, dtype=bool) if seen is None else seen
-    return Stage(TODAY, PLAN, of, Volume(shown, TODAY), "HFS")
+    at, then = (grid.points(np.moveaxis(np.indices(grid.shape), 0, -1)) for grid in (TODAY, PLAN))
+    images = Volume(shows(of.plan_from_today.points(at, Space.of(TODAY))), TODAY), Volume(shows(then), PLAN)
+    return Stage(images, of, Volume(shown, TODAY), "HFS")
 
 
 def shrinking(centre, radius: float, part: float):
