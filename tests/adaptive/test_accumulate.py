@@ -71,6 +71,19 @@ def test_the_band_is_the_slope_times_the_error():
     assert steepness(ramp) == pytest.approx(np.full(grid.shape, np.hypot(2, 1)), rel=1e-4)
 
 
+def test_the_band_is_wider_where_nothing_is_seen_and_the_wider_the_farther_from_there():
+    shown = np.ones(TODAY.shape, dtype=bool)
+    shown[: TODAY.shape[0] // 2] = False
+    dose, of = plan_dose(), alignment()
+    one = mapped(placed(dose, of.rigid), dose, of, 1, N, Volume(shown, TODAY)).half_width.array * N
+    slope = steepness(dose.volume)
+    widths = [float(np.median(one[k] / slope[k])) for k in range(2, 24)]
+    assert widths[-1] == pytest.approx(of.error, rel=0.2)
+    assert 8.0 < widths[8] < widths[0]
+    away = 3.0 * 8
+    assert widths[0] ** 2 - widths[8] ** 2 > 0.5 * (0.09 * away) ** 2
+
+
 def test_fractions_without_an_image_count_as_the_nearest_one_before():
     plan = Dose(Volume(np.full(GRID.shape, 60.0, dtype=np.float32), GRID), plan_uid="1.2.9")
     total = accumulated([day(8, 1.0), day(3, 3.0)], plan, 10, N)
