@@ -30,7 +30,7 @@ from contour.network import NetworkEngine
 from contour.training import other_side
 from contour.unet_model import load
 from patient.geometry import Geometry
-from patient.volume import Volume
+from patient.volume import Mask, Volume
 
 TOLERANCE = 3.0
 OPEN_ENDED = ("SpinalCord", "Esophagus")
@@ -51,6 +51,7 @@ class Measured:
     surface_dice: float
     hd95: float | None
     seconds: float
+    dice_between_ends: float = 0.0
     features: Features | None = None
     confidence: float | None = None
     flagged: bool = True
@@ -74,15 +75,31 @@ def measured(engine: NetworkEngine, case: TrainingCase) -> Iterator[Measured]:
             continue
         truth = Volume(case.mask(name, BITS), grid)
         mask = answer.field.mask()
-        agreed = compare(between_ends(mask, truth) if name in OPEN_ENDED else mask, truth, TOLERANCE)
+        ended = between_ends(mask, truth)
+        agreed = compare(ended if name in OPEN_ENDED else mask, truth, TOLERANCE)
         features = seen.features(name, cut=any(f.code == "cut_by_field_of_view" for f in answer.flags))
         if isinstance(agreed, NotCompared):
-            yield Measured(case.name, name, 0.0, 0.0, None, seconds, features, answer.confidence)
+            yield Measured(case.name, name, 0.0, 0.0, None, seconds, 0.0, features, answer.confidence)
             continue
         flagged = any(f.code in ("low_confidence", "wrong_side") for f in answer.flags)
         yield Measured(
-            case.name, name, agreed.dice, agreed.surface_dice, agreed.hd95, seconds, features, answer.confidence, flagged
+            case.name,
+            name,
+            agreed.dice,
+            agreed.surface_dice,
+            agreed.hd95,
+            seconds,
+            _dice(ended, truth),
+            features,
+            answer.confidence,
+            flagged,
         )
+
+
+def _dice(one: Mask, other: Mask) -> float:
+    """Of a mask in its box and one on the whole grid."""
+    both = np.logical_and(one.placed_in(other.geometry).array, other.array).sum()
+    return float(2 * both / max(one.array.sum() + other.array.sum(), 1))
 
 
 def scores(found: list[Measured]) -> dict[str, Score]:
@@ -102,12 +119,16 @@ def scores(found: list[Measured]) -> dict[str, Score]:
 
 
 def spread(structure: str, found: list[Measured]) -> dict[str, object]:
-    """What a structure's mean does not say: median, lowest ones by patient, and how many were not found."""
+    """What a structure's mean does not say: median, lowest ones by patient, how many were not found.
+
+    And its Dice without what lies above and below the clinic's contours: where an organ ends is where clinics differ most.
+    """
     of = [m for m in found if m.structure == structure]
     lowest = sorted(of, key=lambda m: m.dice)[:5]
     return {
         "median_dice": round(float(np.median([m.dice for m in of])), 3),
         "lowest_dice": {m.patient: round(m.dice, 3) for m in lowest},
+        "dice_between_the_clinics_ends": round(float(np.mean([m.dice_between_ends for m in of])), 3),
         "not_found": sum(m.hd95 is None for m in of),
     }
 
