@@ -33,12 +33,15 @@ class Features:
         wavering: `-log` of the mean probability inside.
         strange: standard deviations of the logarithm of its volume from the population's median, beyond the first.
         scattered: share of its voxels that lie apart from the piece that was kept.
+        small: standard deviations of the logarithm of its volume below the population's median; 0 above it, and where the
+            image cuts it.
     """
 
     doubt: float
     wavering: float
     strange: float
     scattered: float
+    small: float = 0.0
 
     @staticmethod
     def of(
@@ -57,9 +60,12 @@ class Features:
         sure = float(values[inside].sum())
         doubt = -math.log(2 * sure / float(values.sum() + inside.sum()))
         volume = float(kept.sum()) * voxel_cc
-        strange = 0.0 if population is None else max(0.0, abs(deviation(volume, population, cut=cut)) - 1)
+        away = 0.0 if population is None else deviation(volume, population, cut=cut)
+        strange = max(0.0, abs(away) - 1)
         apart = 1.0 - float(kept.sum()) / float(inside.sum())
-        return Features(doubt, -math.log(sure / float(inside.sum())), min(WORST, strange), max(0.0, apart))
+        return Features(
+            doubt, -math.log(sure / float(inside.sum())), min(WORST, strange), max(0.0, apart), min(WORST, max(0.0, -away))
+        )
 
 
 def deviation(volume_cc: float, population: Population, *, cut: bool = False) -> float:

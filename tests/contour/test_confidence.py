@@ -56,3 +56,14 @@ def test_a_small_organ_is_strange_unless_the_image_cuts_it():
     assert deviation(5.0, USUAL) < -3
     assert deviation(5.0, USUAL, cut=True) == 0
     assert deviation(80.0, USUAL, cut=True) > 3
+
+
+def test_a_contour_below_the_usual_volume_is_small_and_one_above_is_not():
+    values = np.zeros((10, 10, 10), np.float32)
+    values[3:6, 3:6, 3:6] = 1.0
+    small, large, cut = (
+        Features.of(values, values > 0.5, cc / 27, USUAL, cut=is_cut)
+        for cc, is_cut in ((12.0, False), (35.0, False), (12.0, True))
+    )
+    assert small.small == pytest.approx(-deviation(12.0, USUAL), abs=1e-4)
+    assert (large.small, cut.small) == (0.0, 0.0)
