@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import edt
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,12 +26,10 @@ from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry, Triple
 from patient.parallel import each
 from patient.volume import Mask, Volume
-from registration.transforms import Rigid, Space, Transform
+from registration.transforms import Rigid, Space
 
 SYSTEMATIC = 0.5
 """Part of the variance of a registration's error that is the same every day: example, site to set."""
-TURNED = 0.09
-"""mm a mm away from what today's image shows, 95 %: what lies there may be turned by 5 degrees: example, site to set."""
 FLAT = 0.002
 """Of the highest dose: the least half-width, for what a slope does not say."""
 Floats = NDArray[np.float32]
@@ -155,23 +152,15 @@ def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, frac
         FrameMismatch: the doses are not of the two images.
     """
     grid = plan.volume.geometry
-    found, shown = _brought(today.whole.volume, alignment.today_from_plan, grid, seen)
+    found, shown, departed = _brought(today.whole.volume, alignment, grid, seen)
     known = found >= 0
     np.copyto(found, plan.volume.array, where=~known)
     one = np.float32(1.0 / fractions)
-    off = np.where(
-        shown, np.float32(np.hypot(alignment.error, alignment.inverse_left)), _unseen(shown, grid, alignment.error)
-    )
+    # Where nothing is seen, what the deformation says is a guess: it is off by as much as it departs from the rigid map.
+    guessed = np.hypot(np.float32(max(UNKNOWN, alignment.error)), departed)
+    off = np.where(shown, np.float32(np.hypot(alignment.error, alignment.inverse_left)), guessed)
     half_width = _banded(Volume(found, grid), off) * one
     return DayDose(number, Volume(found * one, grid), Volume(half_width, grid), float((~known).mean()))
-
-
-def _unseen(shown: NDArray[np.bool_], grid: Geometry, error: float) -> Floats:
-    """mm, 95 %, by which points may be misplaced where today's image does not show them: more, the farther from there."""
-    if not shown.any():
-        return np.full(shown.shape, max(UNKNOWN, error), dtype=np.float32)
-    away = edt.edt(~shown, anisotropy=grid.spacing)
-    return np.hypot(np.float32(max(UNKNOWN, error)), np.float32(TURNED) * away)
 
 
 def accumulated(days: Sequence[DayDose], plan: Dose, until: int, fractions: int) -> Accumulated:
@@ -243,17 +232,20 @@ def _banded(gray: Volume[np.float32], off: Floats | np.float32) -> Floats:
 
 
 def _brought(
-    gray: Volume[np.float32], today_from_plan: Transform, grid: Geometry, seen: Mask
-) -> tuple[Floats, NDArray[np.bool_]]:
-    """Today's dose at voxels of the plan's grid, -1 where it is not known; and where both images show what lies there.
+    gray: Volume[np.float32], alignment: Alignment, grid: Geometry, seen: Mask
+) -> tuple[Floats, NDArray[np.bool_], Floats]:
+    """Today's dose at voxels of the plan's grid, -1 where it is not known; where both images show what lies there; and how
+    many mm the deformation departs from the rigid map.
 
     Raises:
         FrameMismatch: the dose is not of the transform's target, or the grid not of its source.
     """
+    today_from_plan, rigid = alignment.today_from_plan, alignment.rigid.inverse()
     today_from_plan.target.admit(Space.of(gray.geometry), "The dose")
     space = Space.of(grid)
     today_from_plan.source.admit(space, "The grid")
     out, shown = np.full(grid.shape, -1.0, dtype=np.float32), np.zeros(grid.shape, dtype=bool)
+    departed = np.zeros(grid.shape, dtype=np.float32)
     values = np.ascontiguousarray(gray.array, dtype=np.float32)
     inner = np.moveaxis(np.indices(grid.shape[1:], dtype=np.float64), 0, -1)
     ends = np.asarray(gray.geometry.shape) - 0.5, np.asarray(seen.geometry.shape)
@@ -261,6 +253,7 @@ def _brought(
     def plane(k: int) -> None:
         at = grid.points(np.concatenate([np.full((*grid.shape[1:], 1), float(k)), inner], axis=-1))
         there = today_from_plan.points(at, space)
+        departed[k] = np.linalg.norm(there - rigid.points(at, rigid.source), axis=-1)
         indices = gray.geometry.indices(there)
         known = ((indices >= -0.5) & (indices <= ends[0])).all(axis=-1)
         out[k][known] = between([values], np.clip(indices[known], 0, ends[0] - 0.5).T)[0]
@@ -269,7 +262,7 @@ def _brought(
         shown[k][within] = seen.array[tuple(index[within].T)]
 
     each(plane, range(grid.shape[0]))
-    return out, shown
+    return out, shown, departed
 
 
 def _counted(first: int, last: int, how: str) -> str:
