@@ -3,7 +3,7 @@
 python benchmarks/confidence.py MODEL VALIDATION CALIBRATION [CALIBRATION ...]
 The formula and its threshold come from the calibration patients alone (each predicted by a formula that left it out) and are
 written into the model's card; the validation patients are only measured. Patients that the network was trained on may be
-among those calibrated on where it contours them hardly better than others (`benchmarks/networks.py` says so).
+among those calibrated on where it contours them little better than others (`benchmarks/networks.py` says so).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ DATA = (
     "contours of head-and-neck patients of several clinics, 128 x 128 x 128 voxels of 2.7 to 5.4 mm in plane, "
     "1.5 to 3.3 mm between planes."
 )
-SPLIT = "By patient: 153 trained on, 16 calibrated on (every tenth of the training patients), 33 measured on."
+SPLIT = "By patient: 153 trained on, 16 held out (every tenth of the training patients), 33 measured on."
 TARGETS_LIMITS = (
     "What clinics treated in other patients, from the CT alone: it sees neither stage nor histology, neither endoscopy nor "
     "PET. A suggestion to edit or to throw away, never a prescription."

@@ -1,7 +1,8 @@
 """How far a network's contour may be trusted: a few plain features of what it found, and the Dice that they predict.
 
 The prediction is one logistic formula whose numbers stand in the model's card: it can be checked by hand. It was fitted on
-patients that the network was not trained on, and knows only what a contour looks like, not where it should be.
+patients whom the network was not trained on or contours little better for it, and knows only what a contour looks like, not
+where it should be.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ Floats = NDArray[np.float32]
 NORMAL_95 = 1.96
 WORST = 6.0
 """Standard deviations: what is stranger is not worse."""
-RIDGE_WEIGHT, RIDGE_STRUCTURE = 0.02, 0.2
-"""What weights and a structure's own offset cost, times their square, beside the mean cross-entropy."""
+RIDGE_WEIGHT, RIDGE_STRUCTURE = 1.5, 15.0
+"""What weights and a structure's own offset cost, times their square, beside the cross-entropy of all findings."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def predicted(features: Features, structure: str, calibration: Calibration) -> f
 
 @dataclass(frozen=True)
 class Example:
-    """A finding of a patient who was not trained on, and the Dice that it reached."""
+    """A finding of a patient, and the Dice that it reached."""
 
     patient: str
     structure: str
@@ -115,7 +116,8 @@ def calibrated(seen: Sequence[Example], review_below: float) -> Calibration:
         weights, common, own = at[: len(names)], at[len(names)], at[len(names) + 1 :]
         logits = x / scale @ weights + common + own[which]
         entropy = np.logaddexp(0, logits) - y * logits
-        return float(entropy.mean() + RIDGE_WEIGHT * (weights**2).sum() + RIDGE_STRUCTURE * (own**2).mean())
+        ridge = RIDGE_WEIGHT * (weights**2).sum() + RIDGE_STRUCTURE * (own**2).mean()
+        return float(entropy.mean() + ridge / len(seen))
 
     free = len(structures) + 1
     bounds = [(None, 0.0)] * len(names) + [(None, None)] * free

@@ -110,7 +110,7 @@ class Calibration(_Frozen):
         weights: by feature of `contour.confidence.Features`.
         intercepts: by structure.
         review_below: predicted Dice below which a person shall look.
-        patients: how many it was fitted on; none of them was trained on.
+        patients: how many it was fitted on.
     """
 
     weights: dict[str, float]
