@@ -21,8 +21,8 @@ from patient.geometry import Box, Geometry
 from patient.volume import Field, Mask, Volume
 from registration.transforms import Affine, Points, Rigid, Transform, composed
 
-MOST_POINTS = 4000
-"""Of a rigid piece; more say nothing new."""
+LEAST_POINTS, MOST_POINTS = 30, 4000
+"""Of a rigid piece: fewer do not say how it lies, more say nothing new."""
 AROUND = 10.0
 """mm around a structure that are looked at; there a voxel weighs 1/e of one inside."""
 WINDOW = (-300.0, 400.0)
@@ -99,6 +99,10 @@ def as_one_piece(surface: Surface, bent: Field, of: Registered) -> Own:
     nodes = np.argwhere(surface.field.volume.array < 0)
     there = surface.field.geometry.points(nodes[:: max(1, len(nodes) // MOST_POINTS)])
     here = of.today_from_plan.points(there, of.today_from_plan.source)
+    shown = _at(of.seen, here)
+    if shown.sum() >= LEAST_POINTS:
+        # Where nothing is seen the deformation is a guess: the rest of the piece says where that lies.
+        here, there = here[shown], there[shown]
     middle, planned = here.mean(axis=0), there.mean(axis=0)
     u, _, vt = np.linalg.svd((here - middle).T @ (there - planned))
     turn = vt.T @ np.diag([1.0, 1.0, np.linalg.det(vt.T @ u.T)]) @ u.T
@@ -288,4 +292,13 @@ def _on(mask: Mask, part: Geometry) -> NDArray[np.bool_]:
     inner = box.padded(0, part.shape)
     if not inner.empty:
         out[inner.slices] = mask.cropped(mask.geometry.box_of(part.cropped(inner))).array
+    return out
+
+
+def _at(mask: Mask, points: Points) -> NDArray[np.bool_]:
+    """A mask at points `[n, 3]`, False beyond its grid."""
+    index = np.rint(mask.geometry.indices(points)).astype(np.intp)
+    within = ((index >= 0) & (index < mask.geometry.shape)).all(axis=-1)
+    out = np.zeros(len(points), dtype=bool)
+    out[within] = mask.array[tuple(index[within].T)]
     return out

@@ -118,6 +118,18 @@ def test_a_rigid_piece_keeps_its_form_and_goes_where_the_deformation_takes_it():
     assert "rigid piece nearest" in own.basis
 
 
+def test_a_rigid_piece_that_is_cut_lies_as_the_part_of_it_that_is_seen():
+    low = TODAY.origin[2] + 0.55 * TODAY.shape[0] * TODAY.spacing[0]
+    shown = TODAY.points(np.moveaxis(np.indices(TODAY.shape), 0, -1))[..., 2] > low
+
+    def push(at):
+        return np.where(at[..., 2:] > low, 0.0, np.array([0.0, 0.0, 10.0]))
+
+    own = made(Tissue.RIGID, stage(alignment(push=push), shown))
+    assert np.abs(centre(own.whole) - centre(own.as_planned)).max() < 0.7
+    assert cc(own.whole) == pytest.approx(cc(own.as_planned), rel=0.005)
+
+
 def test_without_a_deformation_tissue_says_nothing():
     of = stage(alignment())
     assert made(Tissue.RIGID, of).basis == made(Tissue.SHRINKING, of).basis == made(Tissue.FREE, of).basis
