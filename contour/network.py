@@ -36,6 +36,8 @@ TOO_LITTLE = 0.35
 LEAST_CC = 0.1
 DOUBTFUL = 0.7
 """`-log` of the expected Dice from which on a landmark does not say which part of the body this is."""
+BELIEVED = 0.5
+"""Predicted Dice below which it does not either, where the card says how to predict one."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,9 @@ class Seen:
         landmarks = [name for name in self._card.landmarks if name in self._maps]
         likely = [name for name in landmarks if name in self._chosen and name not in self._astray]
         large = [name for name in likely if self._too_little(name, cut=False) is None]
-        there = [name for name in large if self.features(name, cut=False).doubt < DOUBTFUL]
+        sure = [name for name in large if self.features(name, cut=False).doubt < DOUBTFUL]
+        said = {name: self._confidence(name, cut=False) for name in sure}
+        there = [name for name, confidence in said.items() if confidence is None or confidence >= BELIEVED]
         if len(there) >= self._card.landmarks_needed:
             return ""
         seen = f"only {', '.join(there)}" if there else "none"

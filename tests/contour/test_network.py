@@ -229,6 +229,17 @@ def test_in_another_part_of_the_body_nothing_is_believed():
     assert isinstance(whole["Larynx"], Finding)
 
 
+def test_landmarks_whose_predicted_dice_is_low_do_not_say_which_part_of_the_body_this_is():
+    landmarks = {"landmarks": ("Parotid_L", "Parotid_R"), "landmarks_needed": 2}
+    for intercept, believed in ((3.0, True), (-1.0, False)):
+        said = Calibration(
+            weights={}, intercepts={"Parotid_L": intercept, "Parotid_R": intercept}, review_below=0.7, patients=9
+        )
+        card = CARD.model_copy(update={**landmarks, "confidence": said})
+        answers = _answers(_rule(card=card), _image(), ["Larynx"])
+        assert isinstance(answers["Larynx"], Finding) == believed
+
+
 def test_what_is_far_too_small_for_the_organ_is_none():
     usual = Population(low_cc=80.0, median_cc=100.0, high_cc=130.0, patients=50)
     card = CARD.model_copy(update={"population": {"Parotid_L": usual}})
