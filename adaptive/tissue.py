@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from adaptive.intensity import part_seen
 from adaptive.planned import Surface
 from adaptive.undone import through
 from patient.geometry import Box, Geometry
@@ -103,10 +104,7 @@ def as_one_piece(surface: Surface, bent: Field, of: Registered) -> Own:
     if shown.sum() >= LEAST_POINTS:
         # Where nothing is seen the deformation is a guess: the rest of the piece says where that lies.
         here, there = here[shown], there[shown]
-    middle, planned = here.mean(axis=0), there.mean(axis=0)
-    u, _, vt = np.linalg.svd((here - middle).T @ (there - planned))
-    turn = vt.T @ np.diag([1.0, 1.0, np.linalg.det(vt.T @ u.T)]) @ u.T
-    nearest = Rigid.of(turn, planned - turn @ middle, of.plan_from_today.source, of.plan_from_today.target)
+    nearest = Rigid.nearest(here, there, of.plan_from_today.source, of.plan_from_today.target)
     fit = _fitted(bent, nearest, of, TURNS)
     if isinstance(fit, str):
         return Own(nearest, f"as the rigid piece nearest to it ({fit})")
@@ -232,7 +230,7 @@ class _Look:
         image = today.cropped(wide)
         part = image.geometry
         inside, shown = _on(mask, part), _on(seen, part)
-        if float((inside & shown).sum()) < LEAST_SEEN * float(mask.array.sum()):
+        if part_seen(mask, seen) < LEAST_SEEN:
             return None
         distance = edt.edt(~inside, anisotropy=part.spacing)
         chosen = (distance <= AROUND) & shown

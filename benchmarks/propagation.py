@@ -41,7 +41,7 @@ from patient.geometry import Box, Geometry
 from patient.outline import loops_of_mask
 from patient.structures import Structure
 from patient.volume import Field, Mask, Volume
-from registration.transforms import Chain, Displacement, Points, Rigid, Space, Transform, inverted
+from registration.transforms import Chain, Displacement, Rigid, Space, Transform, inverted
 
 PAIRS = 12
 SHRINKING = ("Parotid_L", "Parotid_R")
@@ -160,7 +160,7 @@ def _way_back(today_from_plan: Displacement, of: Case) -> Transform:
     k, j, i = ((n - 1) * s / (c - 1) for n, s, c in zip(grid.shape, grid.spacing, shape, strict=True))
     nodes = replace(grid, shape=shape, spacing=(k, j, i))
     inside = today_from_plan.grid.points(np.argwhere(np.ones(today_from_plan.grid.shape, dtype=bool)[::4, ::4, ::4]) * 4)
-    rigid = _fitted(
+    rigid = Rigid.nearest(
         inside, today_from_plan.points(inside, today_from_plan.source), today_from_plan.source, today_from_plan.target
     )
     return inverted(Chain((rigid, _rest(today_from_plan, rigid, nodes))), nodes)[0]
@@ -173,13 +173,6 @@ def _rest(today_from_plan: Displacement, rigid: Rigid, nodes: Geometry) -> Displ
     return Displacement(
         (today_from_plan.points(plan, today_from_plan.source) - at).astype(np.float32), nodes, rigid.target, rigid.target
     )
-
-
-def _fitted(a: Points, b: Points, source: Space, target: Space) -> Rigid:
-    """The rigid map of least squares (Kabsch)."""
-    u, _, vt = np.linalg.svd((a - a.mean(axis=0)).T @ (b - b.mean(axis=0)))
-    turn = vt.T @ np.diag([1, 1, np.linalg.det(vt.T @ u.T)]) @ u.T
-    return Rigid.of(turn, b.mean(axis=0) - turn @ a.mean(axis=0), source, target)
 
 
 def by_policy(of: Case, alignment: Alignment) -> dict[str, Field | None]:

@@ -104,20 +104,12 @@ def _masks(pair: Pair) -> RegistrationContext:
 
 def from_truth(pair: Pair, moving_points: Points) -> Rigid:
     """What is left between where the landmarks are put and where they are, seen in the fixed image, about their middle."""
-    found, true = (_rigid_part(pair.fixed_points, points) for points in (moving_points, pair.moving_points))
+    found, true = (Rigid.nearest(pair.fixed_points, points, AT, AT) for points in (moving_points, pair.moving_points))
     middle = Rigid.of(np.eye(3), pair.fixed_points.mean(axis=0), AT, AT)
     return Rigid(middle.inverse().matrix @ true.inverse().matrix @ found.matrix @ middle.matrix, AT, AT)
 
 
 AT = Space("landmarks")
-
-
-def _rigid_part(a: Points, b: Points) -> Rigid:
-    """The rigid map that takes points a nearest to b (Kabsch 1976)."""
-    middle_a, middle_b = a.mean(axis=0), b.mean(axis=0)
-    u, _, vt = np.linalg.svd((a - middle_a).T @ (b - middle_b))
-    turn = vt.T @ np.diag((1, 1, np.linalg.det(vt.T @ u.T))) @ u.T
-    return Rigid.of(turn, middle_b - turn @ middle_a, AT, AT)
 
 
 def _off(left: Rigid) -> tuple[float, float]:

@@ -231,11 +231,8 @@ def _consensus(pairs: Matches, source: Space, target: Space) -> tuple[Rigid, NDA
 
 
 def _rigid(pairs: Matches, source: Space, target: Space) -> Rigid:
-    """Least squares (Kabsch 1976, Acta Cryst A32:922)."""
-    a, b = pairs.fixed.mean(axis=0), pairs.moving.mean(axis=0)
-    u, _, vt = np.linalg.svd((pairs.fixed - a).T @ (pairs.moving - b))
-    turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
-    return Rigid.of(turn, b - turn @ a, source, target)
+    """Least squares, six numbers."""
+    return Rigid.nearest(pairs.fixed, pairs.moving, source, target)
 
 
 def _affine(pairs: Matches, source: Space, target: Space) -> Affine:

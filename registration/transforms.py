@@ -157,6 +157,14 @@ class Rigid(Affine):
         return Rigid(matrix, source, target)
 
     @staticmethod
+    def nearest(here: Points, there: Points, source: Space, target: Space) -> Rigid:
+        """The one that takes points `[n, 3]` of the source nearest to the target's (Kabsch 1976, Acta Cryst A32:922)."""
+        a, b = here.mean(axis=0), there.mean(axis=0)
+        u, _, vt = np.linalg.svd((here - a).T @ (there - b))
+        turn = vt.T @ np.diag([1, 1, np.sign(np.linalg.det(vt.T @ u.T))]) @ u.T
+        return Rigid.of(turn, b - turn @ a, source, target)
+
+    @staticmethod
     def identity(source: Space, target: Space) -> Rigid:
         """The same numbers in both images: as headers place them."""
         return Rigid(np.eye(4), source, target)

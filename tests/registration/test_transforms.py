@@ -400,3 +400,12 @@ def test_where_the_other_image_has_nothing_the_value_given_is_seen() -> None:
     seen = pulled(Rigid.identity(A, B), Volume(np.full(b.shape, 40, np.int16), b), SMOOTH, -1024.0)
     assert seen.array.dtype == np.float32
     assert set(np.unique(seen.array)) == {-1024.0, 40.0}
+
+
+def test_the_nearest_rigid_map_of_points_that_were_turned_and_moved_is_that_move():
+    points = np.random.default_rng(0).normal(0, 40, (50, 3))
+    turn = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1.0]])
+    found = Rigid.nearest(points, points @ turn.T + (3.0, -2.0, 5.0), Space("a"), Space("b"))
+    assert np.allclose(found.rotation, turn)
+    assert np.allclose(found.translation, (3.0, -2.0, 5.0))
+    assert np.linalg.det(Rigid.nearest(points, points * (1, 1, -1), Space("a"), Space("b")).rotation) > 0
