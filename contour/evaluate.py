@@ -22,6 +22,29 @@ HEAD = (0.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
+class Slices:
+    """Agreement slice by slice along the grid's axis that runs most to the head: what a high Dice hides at an organ's ends.
+
+    Args:
+        missing: slices on which the reference has something and nothing is predicted; `missing_superior` and
+            `missing_inferior` of them lie beyond the predicted structure's own end, the others are gaps in it.
+        extra: slices on which something is predicted and the reference has nothing; likewise by end.
+        worst: mm, of all slices on which both are, the largest in-plane distance of the two outlines (the larger of both
+            directions' 95th percentiles over outline pixels); None where they share no slice.
+        worst_at: mm, where that slice lies: its centre's LPS coordinate along the patient's long axis.
+    """
+
+    missing: int
+    missing_superior: int
+    missing_inferior: int
+    extra: int
+    extra_superior: int
+    extra_inferior: int
+    worst: float | None = None
+    worst_at: float | None = None
+
+
+@dataclass(frozen=True)
 class Agreement:
     """A predicted mask against its reference; mm unless the name says cc or percent.
 
@@ -39,6 +62,7 @@ class Agreement:
         reference_path: length of the whole reference contour, measured alike.
         predicted_cc, reference_cc: volumes.
         centroid_distance: between the two centres of volume.
+        slices: missing and extra slices at either end, and the worst slice.
     """
 
     dice: float
@@ -53,6 +77,7 @@ class Agreement:
     predicted_cc: float
     reference_cc: float
     centroid_distance: float
+    slices: Slices
 
     @property
     def volume_bias_cc(self) -> float:
@@ -114,6 +139,7 @@ def compare(predicted: Mask, reference: Mask, tolerance: float) -> Agreement | N
         predicted_cc=volumes[0],
         reference_cc=volumes[1],
         centroid_distance=float(np.linalg.norm(_centre(a, grid) - _centre(b, grid))),
+        slices=_slices(a, b, grid),
     )
 
 
@@ -122,6 +148,57 @@ _REASONS = {
     Absence.SPURIOUS: "not in the reference",
     Absence.NEITHER: "empty on both sides",
 }
+
+
+def by_slice(predicted: Mask, reference: Mask) -> Slices:
+    """Missing, extra and worst slices of two masks, each cropped as it pleases from one grid; either may be empty.
+
+    Raises:
+        FrameMismatch: the two do not share their voxels.
+    """
+    return _slices(*_together(predicted, reference))
+
+
+def _slices(predicted: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Geometry) -> Slices:
+    axis, along = grid.nearest_axis(HEAD)
+    a, b = (np.moveaxis(mask, axis, 0)[::along] for mask in (predicted, reference))
+    drawn, wanted = (np.flatnonzero(mask.any(axis=(1, 2))) for mask in (a, b))
+    missing, extra = np.setdiff1d(wanted, drawn), np.setdiff1d(drawn, wanted)
+    pixel = tuple(np.delete(np.asarray(grid.spacing), axis))
+    apart_on = [(_outlines_apart(a[k], b[k], pixel), int(k)) for k in np.intersect1d(drawn, wanted)]
+    worst, k = max(apart_on, default=(None, 0))
+    at = np.zeros(3)
+    at[axis] = k if along > 0 else a.shape[0] - 1 - k
+    return Slices(
+        len(missing),
+        *_beyond(missing, drawn),
+        len(extra),
+        *_beyond(extra, wanted),
+        worst=worst,
+        worst_at=None if worst is None else float(grid.points(at) @ np.asarray(HEAD)),
+    )
+
+
+def _beyond(slices: NDArray[np.intp], of: NDArray[np.intp]) -> tuple[int, int]:
+    """How many of `slices` lie superior and inferior to all of `of`; neither where there are none of those."""
+    return (int((slices > of[-1]).sum()), int((slices < of[0]).sum())) if len(of) else (0, 0)
+
+
+def _outlines_apart(one: NDArray[np.bool_], other: NDArray[np.bool_], pixel: tuple[float, ...]) -> float:
+    """mm in plane between two outlines: the larger of both directions' 95th percentiles."""
+    box = _square(one | other)
+    drawn, wanted = (_outline(np.pad(mask[box], 1)[None])[0] for mask in (one, other))
+    there, back = (
+        np.percentile(edt.edt(np.ascontiguousarray(~far), anisotropy=pixel)[near], 95)
+        for near, far in ((drawn, wanted), (wanted, drawn))
+    )
+    return float(max(there, back))
+
+
+def _square(mask: NDArray[np.bool_]) -> tuple[slice, slice]:
+    """The rows and columns that hold every True of a plane."""
+    rows, columns = Box.of(mask[None]).slices[1:]
+    return rows, columns
 
 
 def added_path(predicted: NDArray[np.bool_], reference: NDArray[np.bool_], grid: Geometry, tolerance: float = 0.0) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from contour.evaluate import Absence, Agreement, NotCompared, between_ends, compare
+from contour.evaluate import Absence, Agreement, NotCompared, Slices, between_ends, by_slice, compare
 from contour.limit import DEFAULT_TOLERANCE, Limits, StructureLimits
 from patient.geometry import Box, Geometry
 from patient.naming import Naming, Understood, understand
@@ -79,6 +79,7 @@ def compare_case(case: str, predicted: Drawn, reference: Drawn, rules: Rules, wo
     for structure, (written, wanted) in sorted(both.items()):
         asked = rules.of(structure)
         mask, truth = predicted.mask(written), reference.mask(wanted)
+        slices = by_slice(mask, truth)
         if asked.between_ends:
             mask = between_ends(mask, truth)
         found = compare(mask, truth, rules.tolerance_of(structure))
@@ -86,7 +87,7 @@ def compare_case(case: str, predicted: Drawn, reference: Drawn, rules: Rules, wo
         if isinstance(found, NotCompared):
             records.append(_absent(named, found))
         else:
-            records.append(_measured(named, found, predicted.confidence.get(written)))
+            records.append(_measured(named, found, slices, predicted.confidence.get(written)))
             worst.offer(case, structure, found.dice, mask, truth, predicted if predicted.load is not None else reference)
     records += _not_in_image(predicted, reference, theirs, set(both))
     taken = {r.predicted_name for r in records}, {r.reference_name for r in records}
@@ -108,11 +109,24 @@ def _absent(named: ComparisonRecord, found: NotCompared) -> ComparisonRecord:
     return named.model_copy(update={"state": _STATES[found.absence], "reason": found.reason, **volumes})
 
 
-def _measured(named: ComparisonRecord, found: Agreement, confidence: float | None) -> ComparisonRecord:
-    measures = {name: value for name, value in vars(found).items() if name != "tolerance"}
+def _measured(named: ComparisonRecord, found: Agreement, slices: Slices, confidence: float | None) -> ComparisonRecord:
+    measures = {name: value for name, value in vars(found).items() if name not in ("tolerance", "slices")}
     measures |= {"volume_bias_cc": found.volume_bias_cc, "volume_bias_percent": found.volume_bias_percent}
     rounded = {name: round(value, 5) for name, value in measures.items()}
-    return named.model_copy(update={"confidence": confidence, **rounded})
+    return named.model_copy(update={"confidence": confidence, **rounded, **_by_slice(slices)})
+
+
+def _by_slice(slices: Slices) -> dict[str, int | float | None]:
+    return {
+        "missing_slices": slices.missing,
+        "missing_superior": slices.missing_superior,
+        "missing_inferior": slices.missing_inferior,
+        "extra_slices": slices.extra,
+        "extra_superior": slices.extra_superior,
+        "extra_inferior": slices.extra_inferior,
+        "worst_slice": None if slices.worst is None else round(slices.worst, 5),
+        "worst_slice_at": None if slices.worst_at is None else round(slices.worst_at, 3),
+    }
 
 
 def _not_in_image(predicted: Drawn, reference: Drawn, theirs: Understood, both: set[str]) -> list[ComparisonRecord]:

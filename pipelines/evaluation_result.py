@@ -19,6 +19,9 @@ MEASURES = (
     "volume_bias_cc",
     "volume_bias_percent",
     "centroid_distance",
+    "missing_slices",
+    "extra_slices",
+    "worst_slice",
 )
 """What is summarised over patients; each a field of ComparisonRecord and of StructureSummary."""
 
@@ -51,6 +54,20 @@ class ComparisonRecord(Record):
     """Predicted minus reference."""
     volume_bias_percent: float | None = None
     centroid_distance: float | None = None
+    missing_slices: int | None = None
+    """Slices on which the reference has something and nothing is predicted; counted over the whole image, also where the
+    structure is scored between the reference's ends."""
+    missing_superior: int | None = None
+    """Of the missing slices, those beyond the predicted structure's superior end."""
+    missing_inferior: int | None = None
+    extra_slices: int | None = None
+    """Slices on which something is predicted and the reference has nothing."""
+    extra_superior: int | None = None
+    extra_inferior: int | None = None
+    worst_slice: float | None = None
+    """The largest in-plane HD95 of all slices on which both are."""
+    worst_slice_at: float | None = None
+    """Where that slice lies: LPS mm along the patient's long axis."""
 
 
 class CaseComparison(Record):
@@ -104,6 +121,9 @@ class StructureSummary(Record):
     volume_bias_cc: SummaryRecord | None = None
     volume_bias_percent: SummaryRecord | None = None
     centroid_distance: SummaryRecord | None = None
+    missing_slices: SummaryRecord | None = None
+    extra_slices: SummaryRecord | None = None
+    worst_slice: SummaryRecord | None = None
     worst: tuple[str, ...] = ()
     """Cases with the lowest Dice, the lowest first."""
 

@@ -52,7 +52,8 @@ def summaries(cases: list[CaseComparison], rules: Rules) -> tuple[StructureSumma
         measured = [(case, r) for case, r in records if r.state == "compared"]
         summaries: dict[str, SummaryRecord | None] = {}
         for measure in MEASURES:
-            summary = summarise([getattr(r, measure) for _, r in measured], rules.seed)
+            values = [value for _, r in measured if (value := getattr(r, measure)) is not None]
+            summary = summarise(values, rules.seed)
             summaries[measure] = SummaryRecord.of(summary) if summary else None
         asked, listed = rules.of(name), lookup(name)
         out.append(

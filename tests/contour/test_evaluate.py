@@ -12,7 +12,7 @@ from monai.metrics.meandice import compute_dice
 from monai.metrics.surface_dice import compute_surface_dice
 from scipy import ndimage
 
-from contour.evaluate import Absence, Agreement, NotCompared, added_path, between_ends, compare
+from contour.evaluate import Absence, Agreement, NotCompared, added_path, between_ends, by_slice, compare
 from contour.summary import FEWEST, summarise
 from patient.errors import FrameMismatch
 from patient.geometry import Box, Geometry
@@ -142,6 +142,62 @@ def test_a_cord_is_scored_between_the_ends_that_were_drawn_in_any_orientation():
     sideways = Geometry((8, 8, 10), (1.0, 1.0, 3.0), axes=((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, -1.0)))
     turned = between_ends(Volume(array.T.copy(), sideways), Volume(drawn.T.copy(), sideways))
     assert (turned.array == drawn.T).all()
+
+
+HEAD_FIRST = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+FEET_FIRST = ((0.0, 0.0, -1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
+
+
+@pytest.mark.parametrize("axes", [HEAD_FIRST, FEET_FIRST])
+def test_an_end_that_stops_short_or_runs_on_is_counted_in_slices_on_its_side(axes):
+    """A lung that ends 30 mm below the clinic's apex may well have a high Dice: the slices say it."""
+    reference = np.zeros((60, 40, 40), bool)
+    reference[4:50, 5:35, 5:35] = True
+    predicted = reference.copy()
+    predicted[40:50] = False
+    predicted[2:4, 5:35, 5:35] = True
+    predicted[20] = False
+    predicted[30, 5:35, 30:35] = False
+    turned = slice(None, None, 1 if axes is HEAD_FIRST else -1)
+    grid = Geometry(reference.shape, (3.0, 1.0, 2.0), (0.0, 0.0, 100.0 if axes is HEAD_FIRST else 277.0), axes)
+    a, b = (Volume(np.ascontiguousarray(m[turned]), grid) for m in (predicted, reference))
+    found = by_slice(a, b)
+    assert (found.missing, found.missing_superior, found.missing_inferior) == (11, 10, 0), "ten at the apex, one gap"
+    assert (found.extra, found.extra_superior, found.extra_inferior) == (2, 0, 2)
+    assert found.worst == pytest.approx(10.0), "five pixels of 2 mm"
+    assert found.worst_at == pytest.approx(100 + 30 * 3)
+    agreed = compare(a, b, 3.0)
+    assert isinstance(agreed, Agreement)
+    assert agreed.slices == found
+    assert agreed.hd95 == pytest.approx(30.0)
+
+
+def test_slices_of_masks_that_share_none_or_are_empty_are_counted_and_have_no_worst():
+    low, high, nothing = np.zeros((9, 5, 5), bool), np.zeros((9, 5, 5), bool), np.zeros((9, 5, 5), bool)
+    low[1:3, 2, 2], high[5:9, 2, 2] = True, True
+    found = by_slice(_mask(low), _mask(high))
+    assert (found.missing, found.missing_superior, found.extra, found.extra_inferior) == (4, 4, 2, 2)
+    assert found.worst is None
+    assert by_slice(_mask(nothing), _mask(high)).missing == 4
+    assert by_slice(_mask(low), _mask(nothing)).extra == 2
+    assert by_slice(_mask(nothing), _mask(nothing)).extra == 0
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 100), st.sampled_from(SPACINGS))
+def test_the_worst_slice_is_found_by_looking_at_every_slice(seed, spacing):
+    a, b = _blob(seed, (8, 20, 18)), _blob(seed + 1, (8, 20, 18))
+    found, worst = by_slice(_mask(a, spacing), _mask(b, spacing)), 0.0
+    for one, other in zip(a, b, strict=True):
+        if one.any() and other.any():
+            ends = [
+                np.argwhere(m & ~ndimage.binary_erosion(m, ndimage.generate_binary_structure(2, 1))) * spacing[1:]
+                for m in (one, other)
+            ]
+            far = np.linalg.norm(ends[0][:, None] - ends[1][None], axis=2)
+            worst = max(worst, *(np.percentile(far.min(axis=axis), 95) for axis in (0, 1)))
+    assert found.worst == pytest.approx(worst, abs=1e-4)
+    assert found.missing == int((b.any(axis=(1, 2)) & ~a.any(axis=(1, 2))).sum())
 
 
 def test_a_summary_says_what_is_usual_and_how_sure_that_is():
