@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from collections.abc import Sequence
-from importlib.resources import files
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from adaptive.histogram import Metric
 from adaptive.rules import (
@@ -26,7 +22,8 @@ from adaptive.rules import (
     is_dose,
 )
 from contour.recipe import parse
-from patient.errors import PolicyError, TemplateError
+from patient.errors import TemplateError
+from patient.settings import Shipped, parsed
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _MM = ("mm",)
@@ -41,29 +38,32 @@ _UNITS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Which quantities beside figures of a DVH a rule may name, and in which units."""
 
 
+_SHIPPED = Shipped("adaptive", "policies", "policy")
+
+
 def available_policies() -> tuple[str, ...]:
     """Names of the policies that are shipped."""
-    folder = files("adaptive").joinpath("policies")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+    return _SHIPPED.names()
 
 
 def load_policy(name_or_path: str) -> Policy:
     """A shipped policy by name, or a site's own by path.
 
     Raises:
-        PolicyError: not there, or not what the schema asks for; says which line.
+        PolicyError: not there, or not what the schema asks for; says which lines.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        try:
-            return _parsed(path.stem, path.read_text(encoding="utf-8"), path.name)
-        except (OSError, UnicodeDecodeError) as error:
-            raise PolicyError("The policy cannot be read", where=path.name) from error
-    if name_or_path not in available_policies():
-        there_are = ", ".join(available_policies())
-        raise PolicyError(f"No policy {name_or_path!r}", remedy=f"Use one of {there_are}, or a path to your own")
-    shipped = files("adaptive").joinpath("policies", f"{name_or_path}.toml")
-    return _parsed(name_or_path, shipped.read_text(encoding="utf-8"), f"{name_or_path}.toml")
+    source = _SHIPPED.source(name_or_path)
+    read = parsed(source, _File)
+    apart = read.separation
+    return Policy(
+        name=source.name,
+        version=read.version,
+        description=read.description,
+        rules=tuple(_rule(key, rule) for key, rule in read.rules.items()),
+        structures=tuple((pattern, _structure(entry)) for pattern, entry in read.structures.items()),
+        separation=Separation(apart.levels, apart.through) if apart else Separation(),
+        text=source.text,
+    )
 
 
 class _Schema(BaseModel):
@@ -182,28 +182,6 @@ class _File(_Schema):
         return structures
 
 
-def _parsed(name: str, text: str, file: str) -> Policy:
-    try:
-        read = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"Not TOML: {error}", where=file) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = [str(part) for part in first["loc"] if part != "[key]"]
-        said = first["msg"].removeprefix("Value error, ")
-        raise PolicyError(f"{'.'.join(keys)}: {said}", where=f"{file}, line {_line(text, keys)}") from error
-    apart = read.separation
-    return Policy(
-        name=name,
-        version=read.version,
-        description=read.description,
-        rules=tuple(_rule(key, rule) for key, rule in read.rules.items()),
-        structures=tuple((pattern, _structure(entry)) for pattern, entry in read.structures.items()),
-        separation=Separation(apart.levels, apart.through) if apart else Separation(),
-        text=text,
-    )
-
-
 def _rule(name: str, read: _Rule) -> Rule:
     limit = read.rises_above if read.rises_above is not None else read.falls_below
     assert limit is not None
@@ -226,37 +204,3 @@ def _rule(name: str, read: _Rule) -> Rule:
 def _structure(read: _Structure) -> StructurePolicy:
     how = read.propagate or Propagation.DEFORM
     return StructurePolicy(how, read.recipe, read.metrics, read.eud, read.prescription, read.source, read.tissue)
-
-
-def _line(text: str, keys: Sequence[str]) -> int:
-    """The line of a key: of the longest part of its path that stands in the file."""
-    table: list[str] = []
-    best, at = 0, 1
-    for n, line in enumerate(text.splitlines(), start=1):
-        try:
-            said = tomllib.loads(line)
-        except tomllib.TOMLDecodeError:
-            try:  # a value that goes on over several lines
-                said = tomllib.loads(line.partition("=")[0] + "= 0") if "=" in line else {}
-            except tomllib.TOMLDecodeError:
-                continue
-        if not said:
-            continue
-        path = _path(said)
-        if line.lstrip().startswith("["):
-            table = path
-        else:
-            path = [*table, *path]
-        same = next((i for i, (a, b) in enumerate(zip(path, keys, strict=False)) if a != b), min(len(path), len(keys)))
-        if same > best:
-            best, at = same, n
-    return at
-
-
-def _path(said: dict[str, Any]) -> list[str]:
-    """The keys of a document that holds one."""
-    path = []
-    while isinstance(said, dict) and len(said) == 1:
-        key, said = next(iter(said.items()))
-        path.append(key)
-    return path

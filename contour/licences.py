@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from contour.model import ModelCard
 from patient.errors import ModelError
+from patient.settings import parsed, read_source
 
 
 class Policy(BaseModel):
@@ -40,13 +40,9 @@ def read_policy(path: Path) -> Policy:
     Raises:
         ModelError: not what the schema asks for.
     """
-    try:
-        return Policy.model_validate(tomllib.loads(path.read_text(encoding="utf-8"))) if path.is_file() else Policy()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"The policy of licences cannot be read: {error}", where=path.name) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ModelError(f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}", where=path.name) from error
+    if not path.is_file():
+        return Policy()
+    return parsed(read_source(path, "policy of licences", ModelError), Policy, ModelError)
 
 
 def refuse_licence(card: ModelCard, policy: Policy) -> None:

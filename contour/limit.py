@@ -7,17 +7,14 @@ over patients; where its 95 % interval reaches beyond the limit, it is kept or b
 from __future__ import annotations
 
 import hashlib
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from contour.summary import Summary
-from patient.errors import PolicyError
+from patient.settings import Shipped, parsed
 
 DEFAULT_TOLERANCE = 3.0
 Measure = Literal["dice", "surface_dice", "hd95", "mean_surface_distance", "volume_bias_percent", "missed"]
@@ -98,47 +95,24 @@ class Judgement:
     source: str
 
 
+_SHIPPED = Shipped("contour", "limits", "limits")
+
+
 def available_limits() -> tuple[str, ...]:
     """Names of the limits that are shipped."""
-    folder = files("contour").joinpath("limits")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+    return _SHIPPED.names()
 
 
 def load_limits(name_or_path: str) -> Limits:
     """Shipped limits by name, or a site's own by path.
 
     Raises:
-        PolicyError: not there, or not what the schema asks for.
+        PolicyError: not there, or not what the schema asks for; says which lines.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise PolicyError("No such file of limits", where=name_or_path)
-        text, name = path.read_text(encoding="utf-8"), path.stem
-    elif name_or_path in available_limits():
-        text, name = files("contour").joinpath("limits", f"{name_or_path}.toml").read_text(encoding="utf-8"), name_or_path
-    else:
-        there_are = ", ".join(available_limits())
-        raise PolicyError(f"No limits {name_or_path!r}", remedy=f"Use one of {there_are}, or a path to your own")
-    try:
-        read = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"Not TOML: {error}", where=f"{name}.toml") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = ".".join(str(part) for part in first["loc"])
-        line = _line(text, [str(part) for part in first["loc"]])
-        raise PolicyError(f"{keys}: {first['msg']}", where=f"{name}.toml, line {line}") from error
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Limits(name, read.description, read.source, read.statistic, read.tolerance, read.structures, digest)
-
-
-def _line(text: str, keys: Sequence[str]) -> int:
-    """The line that a key stands on: the last of its parts that can be found, in order."""
-    lines, at = text.splitlines(), 0
-    for key in keys:
-        at = next((n for n in range(at, len(lines)) if key in lines[n]), at)
-    return at + 1
+    source = _SHIPPED.source(name_or_path)
+    read = parsed(source, _File)
+    digest = hashlib.sha256(source.text.encode()).hexdigest()
+    return Limits(source.name, read.description, read.source, read.statistic, read.tolerance, read.structures, digest)
 
 
 def judge(limits: Limits, structure: str, summaries: Mapping[Measure, Summary | None], missed: int) -> list[Judgement]:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contour.engine import Offer
 from patient.errors import ModelError
+from patient.settings import parsed, read_source
 
 if TYPE_CHECKING:  # A card is read for every case, also where no network runs: torch alone takes a second to import.
     from torch import Tensor, nn
@@ -194,16 +194,12 @@ def read_card(folder: Path) -> ModelCard:
         ModelError: no card, or not what the schema asks for.
     """
     path = folder / CARD
+    if not path.is_file():
+        raise _refused(f"No {CARD}", folder, "Add the model again with `recontour models add`")
     try:
-        return ModelCard.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise _refused(f"No {CARD}", folder, "Add the model again with `recontour models add`") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise _refused(f"{CARD} is not TOML: {error}", folder) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise _refused(f"{CARD}: {key + ': ' if key else ''}{first['msg']}", folder) from error
+        return parsed(read_source(path, "model card", ModelError), ModelCard, ModelError)
+    except ModelError as error:
+        raise _refused(f"{error.where}: {error.what}", folder) from error
 
 
 def read_model(folder: Path) -> tuple[nn.Module, ModelCard]:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.resources import files
-from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from contour.clean import Clean
 from contour.recipe import Recipe, ingredients, parse
 from patient.errors import TemplateError
 from patient.names import lookup
+from patient.settings import Fault, Shipped, parsed, refused
 from patient.structures import Code
 
 EXISTING = "existing"
@@ -116,72 +114,54 @@ class Template:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+_SHIPPED = Shipped("contour", "templates", "template", TemplateError)
+
+
 def available_templates() -> tuple[str, ...]:
     """Names of the templates that are shipped."""
-    folder = files("contour").joinpath("templates")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+    return _SHIPPED.names()
 
 
 def load_template(name_or_path: str) -> Template:
     """A shipped template by name, or a site's own by path.
 
     Raises:
-        TemplateError: not there, or not what the schema asks for; says which line.
+        TemplateError: not there, or not what the schema asks for; says which lines.
     """
-    path = Path(name_or_path)
-    if path.suffix == ".toml":
-        if not path.is_file():
-            raise TemplateError("No such template", where=name_or_path)
-        return _parsed(path.stem, path.read_text(encoding="utf-8"), path.name)
-    if name_or_path not in available_templates():
-        there_are = ", ".join(available_templates())
-        raise TemplateError(f"No template {name_or_path!r}", remedy=f"Use one of {there_are}, or a path to your own")
-    shipped = files("contour").joinpath("templates", f"{name_or_path}.toml")
-    return _parsed(name_or_path, shipped.read_text(encoding="utf-8"), f"{name_or_path}.toml")
-
-
-def _parsed(name: str, text: str, file: str) -> Template:
-    try:
-        read = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise TemplateError(f"Not TOML: {error}", where=file) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = [str(part) for part in first["loc"]]
-        raise TemplateError(f"{'.'.join(keys)}: {first['msg']}", where=f"{file}, line {_line(text, keys)}") from error
+    source = _SHIPPED.source(name_or_path)
+    read = parsed(source, _File, TemplateError)
     wanted: list[Wanted] = []
+    faults: list[Fault] = []
+    known: set[str] = set()
     for structure, entry in read.structures.items():
-        where = f"{file}, line {_line(text, ['structures', structure])}"
-        wanted.append(_wanted(structure, entry, {w.name for w in wanted}, where))
-    return Template(name, read.description, tuple(wanted), text)
+        try:
+            wanted.append(_wanted(structure, entry, known))
+        except TemplateError as error:
+            faults.append(Fault(error.what, source.line(["structures", structure])))
+        known.add(structure)
+    if faults:
+        raise refused(faults, source, TemplateError)
+    return Template(source.name, read.description, tuple(wanted), source.text)
 
 
-def _line(text: str, keys: list[str]) -> int:
-    """The line that a key of the schema stands on: the last of its parts that can be found, in order."""
-    lines, at = text.splitlines(), 0
-    for key in keys:
-        at = next((n for n in range(at, len(lines)) if key in lines[n]), at)
-    return at + 1
-
-
-def _wanted(name: str, entry: _Entry, known: set[str], where: str) -> Wanted:
+def _wanted(name: str, entry: _Entry, known: set[str]) -> Wanted:
     if bool(entry.engine) == bool(entry.recipe):
-        raise TemplateError(f"{name} needs either an engine or a recipe", where=where)
+        raise TemplateError(f"{name} needs either an engine or a recipe")
     if entry.confidence is not None and entry.recipe:
-        raise TemplateError(f"{name} is derived: only an engine says how sure it is", where=where)
+        raise TemplateError(f"{name} is derived: only an engine says how sure it is")
     recipe = None
     if entry.recipe:
         try:
             recipe = parse(entry.recipe)
         except TemplateError as error:
-            raise TemplateError(f"{name}: {error.what}", where=where) from error
+            raise TemplateError(f"{name}: {error.what}") from error
         missing = [i for i in ingredients(recipe) if i not in known]
         if missing:
-            raise TemplateError(f"{name} is derived from {missing[0]}, which is not wanted before it", where=where)
+            raise TemplateError(f"{name} is derived from {missing[0]}, which is not wanted before it")
     listed = lookup(name)
     color = entry.color or (listed.color if listed else None)
     if color is None:
-        raise TemplateError(f"{name} is no TG-263 name known here and has no color", where=where)
+        raise TemplateError(f"{name} is no TG-263 name known here and has no color")
     return Wanted(
         name=name,
         engine=entry.engine,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,9 +10,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from patient.errors import PolicyError
+from patient.settings import Source, parsed
 from patient.structures import Code
 
 _SIDES = {
@@ -155,10 +154,7 @@ class _File(BaseModel):
 @cache
 def _file() -> _File:
     text = files("patient").joinpath("names.toml").read_text(encoding="utf-8")
-    try:
-        return _File.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
-        raise PolicyError(f"The list of names is not what it should be: {error}", where="names.toml") from error
+    return parsed(Source("names", "names.toml", text), _File)
 
 
 @cache

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from patient.errors import PolicyError
 from patient.names import lookup, match
+from patient.settings import parsed, read_source
 
 
 class _File(BaseModel):
@@ -83,16 +82,7 @@ def read_naming(path: Path) -> Naming:
     Raises:
         PolicyError: not there, or not what the schema asks for.
     """
-    try:
-        read = _File.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise PolicyError("No such list of names", where=path.name) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise PolicyError(f"Not TOML: {error}", where=path.name) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        keys = ".".join(str(part) for part in first["loc"])
-        raise PolicyError(f"{keys}: {first['msg']}", where=path.name) from error
+    read = parsed(read_source(path, "list of names"), _File)
     own: dict[str, str] = {}
     for written, meant in read.names.items():
         listed = lookup(meant)

@@ -1,15 +1,19 @@
-"""How a site wants its nights: TOML, refused with the key's name where it says what nobody knows."""
+"""How a site wants its nights: TOML, refused with key and line where it says what nobody knows."""
 
 from __future__ import annotations
 
 import os
-import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from patient.errors import PolicyError
+from adaptive.policy import load_policy
+from contour.template import load_template
+from patient.conformance.profile import load_profile
+from patient.errors import InputError
+from patient.settings import Fault, parsed, read_source, refused
 
 
 class Configuration(BaseModel):
@@ -55,19 +59,33 @@ class Configuration(BaseModel):
 
 
 def load_configuration(path: Path | None) -> Configuration:
-    """The site's file, or the defaults.
+    """The site's file, or the defaults. What it names is looked at here, so that no work is begun that would be refused.
 
     Raises:
-        PolicyError: not there, not TOML, or with a key or value that is not known.
+        PolicyError: not there, not TOML, or with a key, value or name that is not known; says all of them with their lines.
     """
     if path is None:
         return Configuration()
-    try:
-        return Configuration.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise PolicyError(f"The configuration cannot be read: {error.strerror}", where=path.name) from error
-    except tomllib.TOMLDecodeError as error:
-        raise PolicyError(f"The configuration is not TOML: {error}", where=path.name) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PolicyError(f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}", where=path.name) from error
+    source = read_source(path, "configuration")
+    read = parsed(source, Configuration)
+    faults = []
+    for keys, load, name in _named(read):
+        try:
+            load(name)
+        except InputError as error:
+            where = f" [{error.where}]" if error.where else ""
+            faults.append(Fault(f"{'.'.join(keys)}: {error.what}{where}", source.line(keys)))
+    if faults:
+        raise refused(faults, source)
+    return read
+
+
+def _named(read: Configuration) -> Iterator[tuple[tuple[str, ...], Callable[[str], object], str]]:
+    """Every key that names a file of settings, what reads it, and the name."""
+    yield ("template",), load_template, read.template
+    for part, name in read.body_parts.items():
+        yield ("body_parts", part), load_template, name
+    yield ("policy",), load_policy, read.policy
+    for template, name in read.policies.items():
+        yield ("policies", template), load_policy, name
+    yield ("profile",), load_profile, read.profile

@@ -86,7 +86,7 @@ class Policy:
                 said = tomllib.load(file)
         except OSError as error:
             raise PolicyError("The policy cannot be read", where=path.name) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
             raise PolicyError(f"The policy is no TOML: {error}", where=path.name) from error
         if said.get("schema") != 1:
             raise PolicyError(f"The policy is of schema {said.get('schema')}, and 1 is read", where=path.name)

@@ -11,11 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from contour.model import ModelCard
 from patient.errors import ModelError
 from patient.names import lookup, match
+from patient.settings import Source, parsed, read_source
 
 ABOUT = "about.toml"
 
@@ -131,17 +132,8 @@ def read_about(path: Path, schema: type[Told]) -> Told:
     Raises:
         ModelError: not TOML, or not what the schema asks for.
     """
-    try:
-        text = path.read_text(encoding="utf-8") if path.is_file() else ""
-        return schema.model_validate(tomllib.loads(text))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ModelError(f"The description of the model cannot be read: {error}", where=path.name) from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ModelError(
-            f"{key}: {first['msg']}", where=path.name, remedy="docs/models.md lists what each kind of model needs to be told"
-        ) from error
+    source = read_source(path, "description of the model", ModelError) if path.is_file() else Source("about", ABOUT, "")
+    return parsed(source, schema, ModelError, "docs/models.md lists what each kind of model needs to be told")
 
 
 def channels_of(

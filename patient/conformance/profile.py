@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
-from importlib.resources import files
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, field_validator
 
-from patient.errors import PolicyError
+from patient.settings import Shipped, parsed
 
 
 class Profile(BaseModel):
@@ -29,25 +27,28 @@ class Profile(BaseModel):
     """Whether it reads CLOSEDPLANAR_XOR."""
     source: str
 
+    @field_validator("name_pattern")
+    @classmethod
+    def _is_a_pattern(cls, pattern: str) -> str:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from error
+        return pattern
+
+
+_SHIPPED = Shipped("patient", "conformance/profiles", "profile")
+
 
 def profiles() -> tuple[str, ...]:
     """Names of the shipped profiles."""
-    folder = files("patient").joinpath("conformance", "profiles")
-    return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
+    return _SHIPPED.names()
 
 
 def load_profile(name: str) -> Profile:
-    """A shipped profile.
+    """A shipped profile by name, or a site's own by path.
 
     Raises:
-        PolicyError: no such profile, or not what the schema asks for.
+        PolicyError: no such profile, or not what the schema asks for; says which lines.
     """
-    if name not in profiles():
-        raise PolicyError(f"No profile {name!r}", remedy=f"Use one of {', '.join(profiles())}")
-    text = files("patient").joinpath("conformance", "profiles", f"{name}.toml").read_text(encoding="utf-8")
-    try:
-        profile = Profile.model_validate(tomllib.loads(text))
-        re.compile(profile.name_pattern)
-    except (ValidationError, tomllib.TOMLDecodeError, re.error) as error:
-        raise PolicyError(f"Profile {name}: {error}", where=f"{name}.toml") from error
-    return profile
+    return parsed(_SHIPPED.source(name), Profile)
