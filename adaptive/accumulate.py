@@ -74,7 +74,7 @@ class Accumulated:
     """The sum of the fractions so far.
 
     Args:
-        dose: Gy, on the plan's grid, NON_RIGID.
+        dose: Gy, on the plan's grid: NON_RIGID, and of the plan's fractions so far (PLAN_OVERVIEW), never the plan's own.
         half_width: Gy, 95 %.
         counted: fractions in it.
         accounting: which image each fraction stands on, in sentences.
@@ -121,8 +121,15 @@ def recomputed(dose: Dose, today: Geometry, fractions: int) -> TodayDose:
 
     Raises:
         FrameMismatch: it is of another frame of reference.
-        InputError: an error of a dose, or of neither one fraction nor a whole plan.
+        InputError: an error of a dose, one that this software made, or of neither one fraction nor a whole plan.
     """
+    if dose.made_here:
+        raise InputError(
+            "Today's dose was made by this software",
+            where=dose.sop_instance_uid,
+            why="It is accumulated or mapped, and no planning system computed it on today's image",
+            remedy="Give the planning system's own",
+        )
     if dose.kind == "ERROR" or dose.summation not in ("PLAN", "FRACTION"):
         raise InputError(
             f"Today's dose is of summation {dose.summation} and type {dose.kind}",
@@ -197,9 +204,11 @@ def accumulated(days: Sequence[DayDose], plan: Dose, until: int, fractions: int)
     half_width = np.sqrt(np.float32(SYSTEMATIC) * linear * linear + np.float32(1 - SYSTEMATIC) * square)
     dose = Dose(
         Volume(total, grid),
+        summation="PLAN_OVERVIEW",
         kind=plan.kind,
         transformed="NON_RIGID",
         plan_uid=plan.plan_uid,
+        fractions=until,
         structure_set_uid=plan.structure_set_uid,
     )
     return Accumulated(dose, Volume(half_width, grid), until, tuple(said))

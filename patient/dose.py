@@ -19,15 +19,17 @@ class Dose:
 
     Args:
         volume: `[z, y, x]` float32, Gy, on the dose's own grid; frames in the order in which z of the array grows.
-        summation: Dose Summation Type (PS3.3 C.8.8.3): PLAN, FRACTION, BEAM, ...
+        summation: Dose Summation Type (PS3.3 C.8.8.3): PLAN, FRACTION, BEAM, PLAN_OVERVIEW, ...
         kind: Dose Type: PHYSICAL, EFFECTIVE or ERROR.
         transformed: Spatial Transform of Dose: NONE, RIGID or NON_RIGID.
         comment: Dose Comment; what a person should know.
         sop_instance_uid: of the RTDOSE it was read from; empty for a new one.
         plan_uid: SOP Instance UID of the RTPLAN it refers to; empty where none.
         beam: Referenced Beam Number where it is one beam's dose; None otherwise.
+        fractions: Number of Fractions Included, of a PLAN_OVERVIEW of one plan; None otherwise.
         structure_set_uid: of the RTSTRUCT it refers to; empty where none.
         study_uid: Study Instance UID.
+        made_here: this software wrote the RTDOSE it was read from: it is no planning system's.
         header: the attributes of the RTDOSE it was read from without its pixels; None for a new one.
         notes: what was odd and tolerated in reading, in words.
     """
@@ -40,8 +42,10 @@ class Dose:
     sop_instance_uid: str = ""
     plan_uid: str = ""
     beam: int | None = None
+    fractions: int | None = None
     structure_set_uid: str = ""
     study_uid: str = ""
+    made_here: bool = False
     header: Dataset | None = attribute(default=None, repr=False)
     notes: tuple[str, ...] = ()
 

@@ -329,11 +329,10 @@ def _doses(
     )
     every = [*registrations, *(one for e in earlier for one in e.registrations())]
     transformed = "NON_RIGID" if any(one.deformable for one in every) else "RIGID"
-    plan_class = plan.plan.sop_class_uid if plan.plan is not None else None
     how = {"version": VERSION, "derivation": derivation, "registrations": every} | (
-        {"plan_class": plan_class} if plan_class else {}
+        {"plan_class": plan.plan.sop_class_uid, "plan_label": plan.plan.label} if plan.plan is not None else {}
     )
-    dose = replace(summed.dose, transformed=transformed)
+    dose = replace(summed.dose, transformed=transformed, structure_set_uid=plan.structures.sop_instance_uid)
     uid = write_dose(folder / "dose.dcm", dose, plan.image, label=label, **how)  # type: ignore[arg-type]
     error = replace(dose, volume=Volume(summed.half_width.array, summed.half_width.geometry), kind="ERROR")
     said = f"Error (95 %) of dose of {summed.counted} fractions, research"

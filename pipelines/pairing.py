@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from patient.errors import InputError
+from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.headers import Header
 from patient.read.index import Index, SeriesEntry
@@ -215,7 +216,8 @@ class _Patient:
 
     def _doses(self, plan: Plan, frame: str) -> tuple[Path, ...]:
         """Of a plan in a frame of reference."""
-        named = [h for h in self._headers("RTDOSE") if plan.sop_instance_uid in _plans_of(h)]
+        ones = [h for h in self._headers("RTDOSE") if not made_here(h.dataset)]
+        named = [h for h in ones if plan.sop_instance_uid in _plans_of(h)]
         return tuple(sorted(h.path for h in named if h.text("FrameOfReferenceUID") == frame))
 
     def paired(self, by_weekdays: bool) -> Pairing:

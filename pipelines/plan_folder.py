@@ -11,6 +11,7 @@ import numpy as np
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceError  # noqa: A004
 from patient.geometry import Triple
+from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.images import open_image
 from patient.read.index import Index, SeriesEntry, scan
@@ -76,7 +77,7 @@ def read_plan_folder(folder: Path, plan: str = "") -> PlanFolder:
     entry = _ct(index, structures, folder)
     image = open_image(entry)
     _admit(structures, image, structure_file)
-    dose, dose_files = _dose(index, chosen)
+    dose, dose_files, passed_over = _dose(index, chosen)
     if dose is not None:
         dose = dose.on(image.geometry)
     isocentre, said = _isocentre(chosen, structures, image)
@@ -84,6 +85,7 @@ def read_plan_folder(folder: Path, plan: str = "") -> PlanFolder:
     notes = [f"Plan's image: {note}" for note in image.notes] + [f"Structure set: {note}" for note in structures.notes]
     notes += [f"RTPLAN: {note}" for note in chosen.notes] if chosen is not None else ["The plan's folder has no RTPLAN"]
     notes += [f"RTDOSE: {note}" for note in dose.notes] if dose is not None else ["The plan's folder has no RTDOSE"]
+    notes += [f"{passed_over} RTDOSE that this software accumulated passed over: no plan's dose"] if passed_over else []
     return PlanFolder(image, structures, chosen, dose, isocentre, said, files, tuple(notes))
 
 
@@ -211,14 +213,17 @@ def _admit(structures: StructureSet, image: ImageSeries, path: Path) -> None:
         raise InputError("The planning CT has no Frame of Reference UID", where=path.name, why="Nothing can refer to it")
 
 
-def _dose(index: Index, plan: Plan | None) -> tuple[Dose | None, tuple[Path, ...]]:
-    found = [(read_dose(path), path) for entry in index.of("RTDOSE") for path in entry.paths]
+def _dose(index: Index, plan: Plan | None) -> tuple[Dose | None, tuple[Path, ...], int]:
+    """The plan's dose, its files, and how many of this software's own were passed over."""
+    headers = [header for entry in index.of("RTDOSE") for header in entry.headers]
+    found = [(read_dose(header.path), header.path) for header in headers if not made_here(header.dataset)]
+    ours = len(headers) - len(found)
     if plan is not None:
         own = [(dose, path) for dose, path in found if dose.plan_uid == plan.sop_instance_uid]
         found = own or found
     if not found:
-        return None, ()
-    return plan_dose([dose for dose, _ in found], plan), tuple(path for _, path in found)
+        return None, (), ours
+    return plan_dose([dose for dose, _ in found], plan), tuple(path for _, path in found), ours
 
 
 def _isocentre(plan: Plan | None, structures: StructureSet, image: ImageSeries) -> tuple[Triple, str]:

@@ -13,6 +13,7 @@ from pydicom.dataset import Dataset
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError, NotDicom, PixelDataError, ReferenceError, UnsupportedGeometry  # noqa: A004
 from patient.geometry import SAME_PLACE_MM, Geometry, Triple
+from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.headers import Header, read_header
 from patient.read.pixels import stored_values
@@ -50,7 +51,7 @@ def read_dose(path: Path) -> Dose:
         notes.append("Frames ran against rows x columns and were put in order")
     if kind != "ERROR" and (highest := float(gray.max())) > IMPLAUSIBLE:
         notes.append(f"The highest dose is {highest:.0f} Gy: is it in cGy?")
-    if "PLAN" in (summation := header.text("DoseSummationType")) and not _plans(dataset):
+    if (summation := header.text("DoseSummationType")) in ("PLAN", "MULTI_PLAN") and not _plans(dataset):
         notes.append("Names no plan that it belongs to")
     return Dose(
         volume=Volume(gray, _geometry(header, plane, offsets)),
@@ -61,8 +62,10 @@ def read_dose(path: Path) -> Dose:
         sop_instance_uid=header.text("SOPInstanceUID"),
         plan_uid=plans[0] if len(plans := _plans(dataset)) == 1 else "",
         beam=_beam(dataset),
+        fractions=_fractions(dataset),
         structure_set_uid=next(iter(_referenced(dataset, "ReferencedStructureSetSequence")), ""),
         study_uid=header.text("StudyInstanceUID"),
+        made_here=made_here(dataset),
         header=dataset,
         notes=tuple(notes),
     )
@@ -71,7 +74,8 @@ def read_dose(path: Path) -> Dose:
 def plan_dose(doses: Sequence[Dose], plan: Plan | None = None) -> Dose:
     """The dose of one whole plan among its RTDOSE: the PLAN dose, or the sum of its beams where only these were exported.
 
-    Doses of Dose Type ERROR are passed over. A BEAM dose is taken as that of all the plan's fractions, as systems export it.
+    Passed over: doses of Dose Type ERROR, and what this software accumulated, which is no plan's dose whatever it says of
+    itself. A BEAM dose is taken as that of all the plan's fractions, as systems export it.
 
     Args:
         doses: as `read_dose` gives them, in any order.
@@ -83,9 +87,9 @@ def plan_dose(doses: Sequence[Dose], plan: Plan | None = None) -> Dose:
         InputError: physical and effective dose side by side.
         FrameMismatch: beams on different grids or frames of reference.
     """
-    doses = [dose for dose in doses if dose.kind != "ERROR"]
+    doses = [dose for dose in doses if dose.kind != "ERROR" and not dose.made_here]
     if not doses:
-        raise ReferenceError("There is no dose among the given objects")
+        raise ReferenceError("There is no planning system's dose among the given objects")
     plans = {dose.plan_uid for dose in doses} | ({plan.sop_instance_uid} if plan is not None else set())
     if len(plans) > 1:
         raise ReferenceError(
@@ -271,6 +275,13 @@ def _plans(dataset: Dataset) -> list[str]:
 def _referenced(dataset: Dataset, keyword: str) -> list[str]:
     uids = (str(item.get("ReferencedSOPInstanceUID", "")) for item in dataset.get(keyword) or [])
     return [uid for uid in uids if uid]
+
+
+def _fractions(dataset: Dataset) -> int | None:
+    """Of the one plan that a plan overview is of; None where there is none, or several."""
+    overviews = dataset.get("PlanOverviewSequence") or []
+    number = overviews[0].get("NumberOfFractionsIncluded") if len(overviews) == 1 else None
+    return None if number is None else int(number)
 
 
 def _beam(dataset: Dataset) -> int | None:

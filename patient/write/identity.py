@@ -13,6 +13,7 @@ from pydicom.sequence import Sequence
 from pydicom.tag import Tag
 from pydicom.uid import UID, ImplicitVRLittleEndian, generate_uid
 
+from patient.made_here import SOFTWARE
 from patient.series import ImageSeries
 
 COPIED = (
@@ -82,8 +83,7 @@ def new_object(image: ImageSeries, sop_class_uid: str, modality: str, *, series_
     dataset.SeriesDescription = series_description
     dataset.SeriesDate, dataset.SeriesTime = dataset.InstanceCreationDate, dataset.InstanceCreationTime
     dataset.OperatorsName = ""
-    dataset.Manufacturer = "recontour"
-    dataset.ManufacturerModelName = "recontour"
+    dataset.Manufacturer = dataset.ManufacturerModelName = SOFTWARE
     dataset.DeviceSerialNumber = "1"
     dataset.SoftwareVersions = version
     dataset.FrameOfReferenceUID = frame_of_reference(image)

@@ -2,6 +2,10 @@
 
 What is written was placed, mapped or accumulated by software. It goes out with its derivation, the registrations it stands
 on (Spatial Transform of Dose, Referenced Spatial Registration Sequence) and a label that its caller must give.
+
+A sum of some of a plan's fractions is PLAN_OVERVIEW. By PS3.3 C.8.8.3 PLAN is the entire delivery of a plan, FRACTION that
+of a fraction group, FRACTION_SESSION a single fraction, MULTI_PLAN two plans and more, RECORD what a treatment record says
+was delivered; PLAN_OVERVIEW alone states how many of a plan's fractions are in it (Number of Fractions Included).
 """
 
 from __future__ import annotations
@@ -15,7 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
-from pydicom.uid import DeformableSpatialRegistrationStorage, RTDoseStorage, RTPlanStorage, SpatialRegistrationStorage
+from pydicom.uid import (
+    DeformableSpatialRegistrationStorage,
+    RTDoseStorage,
+    RTPlanStorage,
+    RTStructureSetStorage,
+    SpatialRegistrationStorage,
+)
 
 from patient.dose import Dose
 from patient.errors import OutputRefused
@@ -26,8 +36,8 @@ from patient.write.identity import new_object, write_new
 
 TEXT = 64
 """Characters of a Long String: Series Description, Dose Comment."""
-SUMMATIONS = ("PLAN", "FRACTION", "BEAM")
-"""Dose Summation Types of one plan; others refer to several plans, sessions or records."""
+SUMMATIONS = ("PLAN", "FRACTION", "BEAM", "PLAN_OVERVIEW")
+"""Dose Summation Types that are written; others refer to several plans, sessions or records."""
 _OFFSETS = 0x3004000C
 
 
@@ -59,6 +69,7 @@ def write_dose(
     derivation: str,
     registrations: Sequence[Registration] = (),
     plan_class: str = RTPlanStorage,
+    plan_label: str = "",
 ) -> str:
     """Write a dose as a new RTDOSE, whole and synced to disk.
 
@@ -67,22 +78,24 @@ def write_dose(
 
     Args:
         path: of the file; must not exist.
-        dose: in the image's frame of reference; `summation`, `kind`, `transformed`, `plan_uid` and `beam` are written as
-            they stand. Its grid may be left-handed: frames then go out from the other end.
+        dose: in the image's frame of reference; `summation`, `kind`, `transformed`, `plan_uid`, `beam` and `fractions` are
+            written as they stand. Its grid may be left-handed: frames then go out from the other end.
         image: the new object belongs to its patient, study and frame of reference. For an accumulated dose: the plan's.
         version: of the software.
         label: what it is, at most 64 characters; becomes Series Description and begins Dose Comment, before the dose's own.
         derivation: how it was made (Derivation Description, at most 1024 characters).
         registrations: every registration object it stands on.
         plan_class: SOP Class of the plan that `dose.plan_uid` names.
+        plan_label: its RT Plan Label, for a plan overview.
 
     Returns:
         The new SOP Instance UID.
 
     Raises:
         FrameMismatch: the dose is of another frame of reference.
-        OutputRefused: it names no plan; was transformed and names no registration; an effective dose without its recipe in
-            the comment; a value that is no number, or negative where it is no error; an empty or overlong label.
+        OutputRefused: it names no plan; a plan overview without its fractions; was transformed and names no registration; an
+            effective dose without its recipe in the comment; a value that is no number, or negative where it is no error; an
+            empty or overlong label.
     """
     dose = dose.on(image.geometry)
     _admit(dose, label, registrations)
@@ -98,6 +111,8 @@ def write_dose(
         dataset.ReferencedSpatialRegistrationSequence = Items([_registration(one) for one in registrations])
     if dose.plan_uid:
         dataset.ReferencedRTPlanSequence = Items([_plan(dose, plan_class)])
+    if dose.summation == "PLAN_OVERVIEW":
+        dataset.PlanOverviewSequence = Items([_overview(dose, plan_label)])
     _place(dataset, dose)
     return write_new(path, dataset)
 
@@ -107,6 +122,8 @@ def _admit(dose: Dose, label: str, registrations: Sequence[Registration]) -> Non
         raise OutputRefused(f"A label of {len(label)} characters does not say what the dose is: 1 to {TEXT} are needed")
     if dose.summation not in SUMMATIONS or (dose.summation == "BEAM" and dose.beam is None):
         raise OutputRefused(f"A dose of summation {dose.summation!r} (beam {dose.beam}) is not written here")
+    if dose.summation == "PLAN_OVERVIEW" and not dose.fractions:
+        raise OutputRefused("A plan overview does not say how many fractions are in it")
     if not dose.plan_uid:
         raise OutputRefused(f"A {dose.summation} dose names no plan", remedy="Give the RTPLAN with the dose")
     if dose.transformed != "NONE" and not registrations:
@@ -177,6 +194,20 @@ def _plan(dose: Dose, plan_class: str) -> Dataset:
             beam.ReferencedBeamNumber = dose.beam
             group.ReferencedBeamSequence = Items([beam])
         item.ReferencedFractionGroupSequence = Items([group])
+    if dose.summation == "PLAN_OVERVIEW":
+        item.ReferencedPlanOverviewIndex = 1
+    return item
+
+
+def _overview(dose: Dose, label: str) -> Dataset:
+    """Of the one plan; site and prescription (type 2) are left to the plan."""
+    item = Dataset()
+    item.PlanOverviewIndex, item.RTPlanLabel = 1, _plain(label)[:16]
+    item.NumberOfFractionsIncluded = dose.fractions
+    item.TreatmentSite = ""
+    item.TreatmentSiteCodeSequence, item.PrescriptionOverviewSequence = Items([]), Items([])
+    if dose.structure_set_uid:
+        item.ReferencedStructureSetSequence = Items([_reference(RTStructureSetStorage, dose.structure_set_uid)])
     return item
 
 

@@ -1,10 +1,6 @@
 """RTDOSE in and out: every voxel where it was, in Gy, or a refusal that says why."""
 
-import os
-import shutil
-import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -23,8 +19,8 @@ from patient.read.rtdose import plan_dose, read_dose
 from patient.volume import Volume
 from patient.write.rtdose import Registration, accumulated_label, write_dose
 from tests.making import POSES, phantom, write_ct
+from tests.referees import errors_of
 
-REFEREES = Path(os.environ.get("RECONTOUR_REFEREES", Path(__file__).resolve().parents[3] / "shared" / "referees"))
 HU = phantom((5, 20, 24))
 SHAPE = (4, 5, 6)
 GRAY = np.random.default_rng(7).uniform(0, 70, SHAPE).astype(np.float32)
@@ -115,17 +111,40 @@ def test_pydicom_and_simpleitk_read_the_same_gray(written, image):
 
 
 @pytest.mark.parametrize("kind", ["PHYSICAL", "ERROR"])
-def test_the_referees_find_no_error(image, folder, tmp_path, kind):
-    if not (REFEREES / "validate.sh").is_file() or shutil.which("dciodvfy") is None:
-        pytest.skip("THE REFEREES ARE NOT THERE: set RECONTOUR_REFEREES and run their setup")
+@pytest.mark.parametrize("sum_", [{}, {"summation": "PLAN_OVERVIEW", "fractions": 3, "structure_set_uid": "1.2.3.98"}])
+def test_the_referees_find_no_error(image, folder, tmp_path, kind, sum_):
     path = tmp_path / "d.dcm"
-    dose = _dose(image, kind=kind, transformed="NON_RIGID")
+    dose = _dose(image, kind=kind, transformed="NON_RIGID", **sum_)
     used = (Registration("1.2.3.4"), Registration("1.2.3.5", deformable=True))
     write_dose(path, dose, image, version="0", label=LABEL, derivation="test", registrations=used)
-    done = subprocess.run(
-        [REFEREES / "validate.sh", "--ct", folder, path], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stdout
+    assert errors_of([path], folder, tmp_path) == ""
+
+
+def test_a_sum_of_some_fractions_says_how_many_and_is_never_read_back_as_the_plans_dose(image, tmp_path):
+    path = tmp_path / "d.dcm"
+    some = _dose(image, summation="PLAN_OVERVIEW", fractions=12, structure_set_uid="1.2.3.98")
+    write_dose(path, some, image, version="0", label=LABEL, derivation="test", plan_label="HN 70 Gy")
+    dataset = pydicom.dcmread(path)
+    assert dataset.DoseSummationType == "PLAN_OVERVIEW"
+    (overview,), (named,) = dataset.PlanOverviewSequence, dataset.ReferencedRTPlanSequence
+    assert (overview.NumberOfFractionsIncluded, overview.RTPlanLabel) == (12, "HN 70 Gy")
+    assert named.ReferencedPlanOverviewIndex == overview.PlanOverviewIndex
+    read = read_dose(path)
+    assert (read.summation, read.fractions, read.plan_uid, read.made_here) == ("PLAN_OVERVIEW", 12, PLAN_UID, True)
+    with pytest.raises(Unreferenced):
+        plan_dose([read])
+    with pytest.raises(Unreferenced):
+        plan_dose([replace(read, made_here=False)])
+    whole = _dose(image, sop_instance_uid="1.6")
+    assert plan_dose([read, whole]) is whole
+
+
+def test_a_plan_dose_that_this_software_once_wrote_is_not_taken_for_the_planning_systems(written, image):
+    ours, whole = read_dose(written), _dose(image, sop_instance_uid="1.6")
+    assert (ours.summation, ours.made_here) == ("PLAN", True)
+    assert plan_dose([ours, whole]) is whole
+    with pytest.raises(Unreferenced, match="planning system"):
+        plan_dose([ours])
 
 
 def test_a_mapped_dose_names_its_registrations_and_is_labelled(image, tmp_path):
@@ -154,6 +173,7 @@ def test_a_mapped_dose_names_its_registrations_and_is_labelled(image, tmp_path):
         ({"kind": "EFFECTIVE"}, GRAY, "RBE"),
         ({"summation": "MULTI_PLAN"}, GRAY, LABEL),
         ({"summation": "BEAM"}, GRAY, LABEL),
+        ({"summation": "PLAN_OVERVIEW"}, GRAY, LABEL),
     ],
 )
 def test_a_dose_that_could_mislead_is_not_written(image, tmp_path, what, gray, label):

@@ -1,8 +1,8 @@
 import json
-import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from adaptive.accumulate import recomputed
 from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceError  # noqa: A004
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose
@@ -20,9 +21,9 @@ from pipelines.fraction_records import EXPECTED
 from pipelines.fraction_result import FractionResult
 from pipelines.plan_folder import read_fraction_folder, read_plan_folder
 from registration.dicom_read import rigid_between
-from tests.making import DATA
 from tests.pipelines.fractions import FRACTIONS, SHIFT, changed, write_pair
 from tests.pipelines.test_schemas import _follows_its_schema
+from tests.referees import errors_of
 
 RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 POLICY = """
@@ -133,7 +134,7 @@ def test_the_accumulated_dose_lies_on_the_plan_and_cannot_be_taken_for_a_deliver
     inner = np.s_[6:-6, 20:-20, 20:-20]
     ratio = (dose.volume.array[inner] / plan.volume.array[inner])[high[inner]]
     assert np.median(ratio) == pytest.approx(3 / FRACTIONS, rel=0.02)
-    assert dose.transformed == "NON_RIGID"
+    assert (dose.transformed, dose.summation, dose.fractions) == ("NON_RIGID", "PLAN_OVERVIEW", 3)
     header = pydicom.dcmread(done[1] / "dose.dcm", stop_before_pixels=True)
     assert header.SeriesDescription == f"Accumulated 3 of {FRACTIONS} fractions, research, not delivered dose"
     referenced = {item.ReferencedSOPInstanceUID for item in header.ReferencedSpatialRegistrationSequence}
@@ -196,17 +197,24 @@ def test_an_earlier_fraction_counts_for_the_fractions_up_to_this_one(done, pair,
         )
 
 
-def test_the_validators_find_no_error(done, pair):
-    validate = DATA.parent / "referees" / "validate.sh"
-    if not validate.is_file() or shutil.which("dciodvfy") is None:
-        pytest.skip("THE REFEREES ARE NOT INSTALLED")
-    environment = os.environ | {"REFEREES_HOME": os.environ.get("REFEREES_HOME", ".referees")}
+def test_the_validators_find_no_error(done, pair, tmp_path):
     for ct, files in ((pair[1], ("rtstruct.dcm", "dreg.dcm")), (pair[0] / "CT", ("reg.dcm", "dose.dcm", "dose_error.dcm"))):
-        paths = [str(done[1] / name) for name in files]
-        asked = subprocess.run(
-            ["bash", validate, "--ct", ct, *paths], capture_output=True, text=True, env=environment, check=False
-        )
-        assert asked.stdout == ""
+        assert errors_of([done[1] / name for name in files], ct, tmp_path) == ""
+
+
+def test_our_own_dose_beside_the_plans_is_passed_over_and_is_no_dose_of_today(done, copy, pair):
+    for name in ("dose.dcm", "dose_error.dcm"):
+        shutil.copy(done[1] / name, copy[0] / name)
+    plan = read_plan_folder(copy[0])
+    assert plan.dose.sop_instance_uid == read_plan_folder(pair[0]).dose.sop_instance_uid
+    assert copy[0] / "dose.dcm" not in plan.files
+    assert any("2 RTDOSE that this software accumulated passed over" in note for note in plan.notes)
+    (copy[0] / "rtdose.dcm").unlink()
+    assert read_plan_folder(copy[0]).dose is None
+    ours = read_dose(done[1] / "dose.dcm")
+    for one in (ours, replace(ours, summation="PLAN")):
+        with pytest.raises(InputError):
+            recomputed(one, read_plan_folder(pair[0]).image.geometry, FRACTIONS)
 
 
 def test_the_command_publishes_whole_or_nothing(pair, tmp_path):
