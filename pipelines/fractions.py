@@ -17,6 +17,7 @@ from pipelines.job_key import case_name, image_key, job_key, patient_key, series
 from pipelines.ledger import Ledger, Placed, State
 from pipelines.pairing import PairedFraction, PlanSet, acquired
 from pipelines.publish import CASES, KEPT
+from pipelines.worklist import Worklist
 
 
 class Night(Protocol):
@@ -25,12 +26,9 @@ class Night(Protocol):
     outbox: Path
     ledger: Ledger
     configuration: Configuration
+    worklist: Worklist
     problems: list[str]
 
-    def settled(self, entry: SeriesEntry, paths: Sequence[Path]) -> bool: ...
-    def hold(self, entry: SeriesEntry, reason: str) -> None: ...
-    def leave(self) -> None: ...
-    def due(self, entry: SeriesEntry, key: str, fraction: PairedFraction | None = None) -> bool: ...
     def template(self, entry: SeriesEntry) -> str: ...
     def folder(self, case: str) -> str: ...
 
@@ -68,7 +66,7 @@ class FractionsInOrder:
             try:
                 request = self._considered(fraction)
             except OSError as error:  # Files may go while the night goes on: this one waits, the others do not.
-                self.night.hold(fraction.image, f"its files or its plan's cannot be read: {error.strerror}")
+                self.night.worklist.hold(fraction.image, f"its files or its plan's cannot be read: {error.strerror}")
                 request = None
             if request is not None:
                 yield request
@@ -78,18 +76,18 @@ class FractionsInOrder:
         night, entry, plan = self.night, fraction.image, fraction.plan
         if plan is None:
             if night.ledger.last_output(image_key(entry))[0]:  # Done already: what it came to stays and goes on counting.
-                night.leave()
+                night.worklist.leave()
             else:
-                night.hold(entry, fraction.waits)
+                night.worklist.hold(entry, fraction.waits)
             return None
         objects = (*plan.paths, *fraction.recomputed)
-        if not night.settled(entry, (*entry.paths, *plan.image.paths, *objects)):
+        if not night.worklist.settled(entry, (*entry.paths, *plan.image.paths, *objects)):
             return None
         template, policy, digests = self._judged_by(entry)
         earlier = self._earlier(fraction, plan)
         said = [*digests, self.rules, str(fraction.number), *earlier]
         contents = [series_digest(entry, night.ledger), *self._digests(plan), *night.ledger.digests(fraction.recomputed)]
-        due = night.due(entry, job_key(said, contents), fraction)
+        due = night.worklist.due(entry, job_key(said, contents), fraction)
         night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
         if not due:
             return None

@@ -15,8 +15,9 @@ from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger, State
-from pipelines.night import read_nights, redacted, run_night
+from pipelines.night import read_nights, run_night
 from pipelines.publish import locked
+from pipelines.redaction import redacted
 from tests.making import phantom, write_ct
 
 HU = phantom((4, 16, 16))
