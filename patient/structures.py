@@ -60,6 +60,7 @@ class Structure:
         code: the anatomy as a coded concept.
         drawn: its loops; None where only the field is known.
         field: its surface; None where only loops are known.
+        frame_of_reference: of its loops, by the file it was read from; empty where nobody said.
         as_read: the three items (ROI, contour, observation) it was read from, kept whole for writing back.
     """
 
@@ -74,6 +75,7 @@ class Structure:
     code: Code | None = None
     drawn: tuple[Loop, ...] | None = None
     field: Field | None = None
+    frame_of_reference: str = ""
     as_read: tuple[Dataset | None, Dataset | None, Dataset | None] | None = attribute(default=None, repr=False)
 
     @property
@@ -138,6 +140,32 @@ class StructureSet:
             if structure.name.casefold() == name.casefold():
                 return structure
         raise KeyError(f"no structure {name!r} among {', '.join(s.name for s in self.structures)}")
+
+    def on(self, image: Geometry, where: str = "") -> StructureSet:
+        """The structures in an image's frame of reference; those of another one are left out, by name in the notes.
+
+        A set may hold what was drawn on an MR beside what was drawn on the CT: the same coordinates, another place.
+
+        Args:
+            where: the set's file, for messages.
+
+        Raises:
+            FrameMismatch: nothing that was drawn is in the image's frame.
+        """
+        frame = image.frame_of_reference
+        if not frame:
+            return self
+        own = tuple(s for s in self.structures if (s.frame_of_reference or self.frame_of_reference or frame) == frame)
+        others = [s for s in self.structures if all(s is not one for one in own)]
+        if others and not any(s.drawn or s.field for s in own):
+            raise FrameMismatch(
+                "The structure set is in another frame of reference than the image",
+                where=where,
+                why="Its contours would land elsewhere in the patient",
+                remedy="Give the set drawn on this image, or the image that this set was drawn on",
+            )
+        said = [f"{s.name or s.number} is in another frame of reference than the image and was left out" for s in others]
+        return replace(self, structures=own, notes=(*self.notes, *said)) if others else self
 
     def with_added(self, *more: Structure) -> StructureSet:
         """The same set with more structures behind."""

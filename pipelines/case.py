@@ -23,7 +23,7 @@ from contour.store import Store
 from contour.stored import stored_engines
 from contour.template import EXISTING, Template, Wanted, load_template
 from patient.conformance.check import check_file
-from patient.errors import FrameMismatch, InputError, OutputRefused
+from patient.errors import InputError, OutputRefused
 from patient.read.images import open_image
 from patient.read.index import SeriesEntry, scan
 from patient.read.rtstruct import read_structure_set
@@ -194,16 +194,7 @@ def _entry(request: CaseRequest) -> SeriesEntry:
 
 
 def _existing(path: Path, image: ImageSeries) -> StructureSet:
-    structures = read_structure_set(path)
-    ours = image.geometry.frame_of_reference
-    if ours and structures.frame_of_reference and structures.frame_of_reference != ours:
-        raise FrameMismatch(
-            "The existing structure set is in another frame of reference than the image",
-            where=path.name,
-            why="Its contours would land elsewhere in the patient",
-            remedy="Give the set drawn on this image",
-        )
-    return structures
+    return read_structure_set(path).on(image.geometry, path.name)
 
 
 @dataclass
@@ -232,7 +223,7 @@ class _Made:
                     color=structure.color,
                     engine="as read",
                     loops=len(loops),
-                    planes=len({round(float(lo.points[0, 2]), 2) for lo in loops}),
+                    planes=len({round(float(lo.points[0, 2]), 2) for lo in loops if len(lo.points)}),
                 )
             )
 
@@ -299,7 +290,8 @@ class _Made:
         ]
         doubted = [f"{r.name} is withheld: {r.reason}" for r in self.records if r.state == "not_trusted" and not r.required]
         flagged = [f"{r.name}: {flag.detail}" for r in self.records for flag in r.flags if not _expected(r.name, flag)]
-        return (*missing, *doubted, *flagged)
+        odd = [f"Existing structure set: {note}" for note in (self.existing.notes if self.existing else ())]
+        return (*missing, *odd, *doubted, *flagged)
 
     def _kept(self, wanted: Wanted) -> bool:
         """Already in the existing set: by name, or as its one EXTERNAL."""

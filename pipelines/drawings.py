@@ -109,13 +109,7 @@ class Drawing:
                 where=self.source.name,
                 remedy="Put it alone beside the structure set, or give its folder with --ct",
             )
-        if held.frame_of_reference and grid.frame_of_reference and held.frame_of_reference != grid.frame_of_reference:
-            raise FrameMismatch(
-                "The structure set is in another frame of reference than the image",
-                where=self.source.name,
-                why="Its contours would be compared at another place",
-                remedy="Give the set that was drawn on this image",
-            )
+        held = held.on(grid, self.source.name)
         by_name = {structure.name: structure for structure in reversed(held.structures)}
         return Drawn(
             grid=grid,
@@ -184,7 +178,7 @@ def one_each(drawings: Sequence[Drawing]) -> tuple[list[Drawing], list[str]]:
 
 
 def _drawing(header: Header, pool: Sequence[SeriesEntry]) -> Drawing:
-    frame, _, series, planes = referenced_image(header.dataset)
+    frame, _, series, planes = referenced_image(header)
     image = next((entry for entry in pool if entry.uid == series), None)
     if image is None and planes:
         image = next((entry for entry in pool if planes & set(entry.sop_instance_uids)), None)

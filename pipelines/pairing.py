@@ -201,7 +201,7 @@ class _Patient:
     def _plan_set(self, plan: Plan, path: Path, structures: Header | None) -> PlanSet | str:
         if structures is None:
             return "its structure set is not there"
-        frame, _, series, planes = referenced_image(structures.dataset)
+        frame, _, series, planes = referenced_image(structures)
         image = next(
             (e for e in self.images if e.uid == series or (not series and planes and planes <= set(e.sop_instance_uids))),
             None,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from patient.dose import Dose
-from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceError  # noqa: A004
+from patient.errors import InputError, MixedSeries, ReferenceError  # noqa: A004
 from patient.geometry import Triple
 from patient.made_here import made_here
 from patient.plan import Plan
@@ -76,7 +76,7 @@ def read_plan_folder(folder: Path, plan: str = "") -> PlanFolder:
     structures, structure_file = _structures(index, chosen, folder)
     entry = _ct(index, structures, folder)
     image = open_image(entry)
-    _admit(structures, image, structure_file)
+    structures = _admitted(structures, image, structure_file)
     dose, dose_files, passed_over = _dose(index, chosen)
     if dose is not None:
         dose = dose.on(image.geometry)
@@ -184,7 +184,8 @@ def _structures(index: Index, plan: Plan | None, folder: Path) -> tuple[Structur
 def _ct(index: Index, structures: StructureSet, folder: Path) -> SeriesEntry:
     entries = index.of("CT")
     if structures.series_uid:
-        named = [entry for entry in entries if entry.uid == structures.series_uid]
+        planes = structures.image_uids
+        named = [e for e in entries if e.uid == structures.series_uid or not planes.isdisjoint(e.sop_instance_uids)]
         if not named and entries:
             raise ReferenceError(
                 "The structure set was drawn on a CT that is not there",
@@ -198,19 +199,13 @@ def _ct(index: Index, structures: StructureSet, folder: Path) -> SeriesEntry:
     return entries[0]
 
 
-def _admit(structures: StructureSet, image: ImageSeries, path: Path) -> None:
-    ours, theirs = image.geometry.frame_of_reference, structures.frame_of_reference
-    if ours and theirs and ours != theirs:
-        raise FrameMismatch(
-            "The structure set is in another frame of reference than the planning CT",
-            where=path.name,
-            why="Its contours would land elsewhere in the patient",
-            remedy="Give the CT it was drawn on",
-        )
+def _admitted(structures: StructureSet, image: ImageSeries, path: Path) -> StructureSet:
+    """What of the set lies in the planning CT's frame of reference."""
+    if not image.geometry.frame_of_reference:
+        raise InputError("The planning CT has no Frame of Reference UID", where=path.name, why="Nothing can refer to it")
     if not any(structure.drawn for structure in structures.structures):
         raise InputError("The structure set has no contours", where=path.name)
-    if not ours:
-        raise InputError("The planning CT has no Frame of Reference UID", where=path.name, why="Nothing can refer to it")
+    return structures.on(image.geometry, path.name)
 
 
 def _dose(index: Index, plan: Plan | None) -> tuple[Dose | None, tuple[Path, ...], int]:

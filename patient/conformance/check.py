@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTStructureSetStorage
 
 from patient.conformance.profile import Profile, load_profile
+from patient.errors import InputError, NotDicom
+from patient.read.attributes import Attributes
 from patient.read.headers import Header, read_header
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
@@ -99,82 +100,92 @@ def check_file(path: Path, *, image: ImageSeries | None = None, profile: str = "
     """
     header = read_header(path)
     rules = load_profile(profile)
-    structures = read_structure_set(path)
-    errors = [*_attributes(header), *_items(header.dataset), *_references(header.dataset, image)]
+    errors: list[Remark] = []
     warnings: list[Remark] = []
+    try:
+        errors += [
+            *_attributes(Attributes.of(header)),
+            *_items(Attributes.of(header)),
+            *_references(Attributes.of(header), image),
+        ]
+        structures = read_structure_set(path)
+    except NotDicom:
+        raise
+    except InputError as error:
+        return Report((*errors, Remark("unreadable", error.what, error.where)), ())
     for remark, severe in _named(structures.structures, rules):
         (errors if severe else warnings).append(remark)
     for structure in structures.structures:
         for remark, severe in _drawn(structure, rules, image, header):
             (errors if severe else warnings).append(remark)
-    if header.text("ApprovalStatus") not in ("", "UNAPPROVED"):
-        warnings.append(Remark("approved", f"Approval Status is {header.text('ApprovalStatus')}", "ApprovalStatus"))
+    warnings += [Remark("note", note) for note in structures.notes]
+    if (approval := _approval(Attributes.of(header))) not in ("", "UNAPPROVED"):
+        warnings.append(Remark("approved", f"Approval Status is {approval}", "ApprovalStatus"))
     return Report(tuple(errors), tuple(warnings))
 
 
-def _attributes(header: Header) -> Iterator[Remark]:
-    dataset = header.dataset
+def _approval(dataset: Attributes) -> str:
+    return dataset.unless_malformed(dataset.text, "ApprovalStatus") or ""
+
+
+def _attributes(dataset: Attributes) -> Iterator[Remark]:
     for keyword in _TYPE_1:
-        if not dataset.get(keyword):
+        if not dataset.has(keyword):
             yield Remark("missing", "is required and absent or empty (type 1)", keyword)
     for keyword in _TYPE_2:
-        if keyword not in dataset:
+        if keyword not in dataset.dataset:
             yield Remark("missing", "must be there, empty if unknown (type 2)", keyword)
-    if header.text("SOPClassUID") != RTStructureSetStorage:
-        yield Remark("class", f"is {header.text('SOPClassUID')}, not RT Structure Set Storage", "SOPClassUID")
+    if (sop_class := dataset.text("SOPClassUID")) != RTStructureSetStorage:
+        yield Remark("class", f"is {sop_class}, not RT Structure Set Storage", "SOPClassUID")
     for keyword, longest in _LENGTHS.items():
-        if len(header.text(keyword)) > longest:
-            yield Remark("too_long", f"has {len(header.text(keyword))} characters of at most {longest}", keyword)
+        if (length := len(dataset.text(keyword))) > longest:
+            yield Remark("too_long", f"has {length} characters of at most {longest}", keyword)
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
-        if (uid := header.text(keyword)) and not UID(uid).is_valid:
+        if (uid := dataset.text(keyword)) and not UID(uid).is_valid:
             yield Remark("uid", "is no valid UID", keyword)
 
 
-def _items(dataset: Dataset) -> Iterator[Remark]:
+def _items(dataset: Attributes) -> Iterator[Remark]:
     """Attributes of the three sequences' items, and that their numbers agree."""
-    numbers: dict[str, list[int]] = {}
+    numbers: dict[str, list[int | None]] = {}
     for sequence, required in _ITEM_TYPE_1.items():
-        items = dataset.get(sequence) or []
+        items = dataset.items(sequence)
         key = "ROINumber" if sequence == "StructureSetROISequence" else "ReferencedROINumber"
-        numbers[sequence] = [int(item.get(key)) for item in items if item.get(key) is not None]
+        numbers[sequence] = [item.integer(key) for item in items]
         for n, item in enumerate(items, start=1):
             for keyword in required:
-                if item.get(keyword) in (None, ""):
+                if not item.text(keyword):
                     yield Remark("missing", f"item {n} lacks {keyword} (type 1)", sequence)
             for keyword in _ITEM_TYPE_2[sequence]:
-                if keyword not in item:
+                if keyword not in item.dataset:
                     yield Remark("missing", f"item {n} lacks {keyword} (type 2)", sequence)
         for number, count in Counter(numbers[sequence]).items():
-            if count > 1:
+            if count > 1 and number is not None:
                 yield Remark("duplicate_number", f"ROI number {number} stands {count} times", sequence)
     known = set(numbers["StructureSetROISequence"])
     for sequence in ("ROIContourSequence", "RTROIObservationsSequence"):
-        if stray := sorted(set(numbers[sequence]) - known):
+        if stray := sorted(number for number in set(numbers[sequence]) - known if number is not None):
             yield Remark("reference", f"refers to ROI numbers {stray} that do not exist", sequence)
-    observed = Counter(
-        int(i.ObservationNumber)
-        for i in dataset.get("RTROIObservationsSequence") or []
-        if i.get("ObservationNumber") is not None
-    )
-    if any(count > 1 for count in observed.values()):
+    observed = Counter(item.integer("ObservationNumber") for item in dataset.items("RTROIObservationsSequence"))
+    if any(count > 1 for number, count in observed.items() if number is not None):
         yield Remark("duplicate_number", "Observation Numbers are not unique", "RTROIObservationsSequence")
 
 
-def _references(dataset: Dataset, image: ImageSeries | None) -> Iterator[Remark]:
+def _references(dataset: Attributes, image: ImageSeries | None) -> Iterator[Remark]:
     """Frames of reference, and that the whole image is referenced."""
-    frames = [str(item.get("FrameOfReferenceUID", "")) for item in dataset.get("ReferencedFrameOfReferenceSequence") or []]
-    for item in dataset.get("StructureSetROISequence") or []:
-        uid = str(item.get("ReferencedFrameOfReferenceUID", ""))
-        if frames and uid not in frames:
-            yield Remark("reference", f"ROI {item.get('ROINumber')} is in a frame of reference that is not listed", "ROI")
+    listed = dataset.items("ReferencedFrameOfReferenceSequence")
+    frames = [item.text("FrameOfReferenceUID") for item in listed]
+    for item in dataset.items("StructureSetROISequence"):
+        if frames and item.text("ReferencedFrameOfReferenceUID") not in frames:
+            number = item.text("ROINumber")
+            yield Remark("reference", f"ROI {number} is in a frame of reference that is not listed", "ROI")
     if not frames:
         yield Remark("missing", "no frame of reference is named", "ReferencedFrameOfReferenceSequence")
     if image is None:
         return
     if image.geometry.frame_of_reference and image.geometry.frame_of_reference not in frames:
         yield Remark("frame", "the image's frame of reference is not referenced", "ReferencedFrameOfReferenceSequence")
-    listed = _listed_images(dataset)
-    missing = {i.sop_instance_uid for i in image.instances} - listed
+    missing = {i.sop_instance_uid for i in image.instances} - _listed_images(listed)
     if missing:
         yield Remark(
             "reference",
@@ -183,14 +194,13 @@ def _references(dataset: Dataset, image: ImageSeries | None) -> Iterator[Remark]
         )
 
 
-def _listed_images(dataset: Dataset) -> set[str]:
+def _listed_images(frames: list[Attributes]) -> set[str]:
     return {
-        str(instance.ReferencedSOPInstanceUID)
-        for frame in dataset.get("ReferencedFrameOfReferenceSequence") or []
-        for study in frame.get("RTReferencedStudySequence") or []
-        for series in study.get("RTReferencedSeriesSequence") or []
-        for instance in series.get("ContourImageSequence") or []
-        if "ReferencedSOPInstanceUID" in instance
+        instance.text("ReferencedSOPInstanceUID")
+        for frame in frames
+        for study in frame.items("RTReferencedStudySequence")
+        for series in study.items("RTReferencedSeriesSequence")
+        for instance in series.items("ContourImageSequence")
     }
 
 
@@ -246,10 +256,8 @@ def _too_few(loop: Loop) -> bool:
 def _counts(structure: Structure) -> list[int]:
     contour = structure.as_read[1] if structure.as_read else None
     items = (contour.get("ContourSequence") if contour is not None else None) or []
-    try:
-        return [int(item.NumberOfContourPoints) for item in items]
-    except (AttributeError, TypeError, ValueError):
-        return [-1] * len(items)
+    counts = [Attributes(item, structure.name, []) for item in items]
+    return [count.unless_malformed(count.integer, "NumberOfContourPoints") or -1 for count in counts]
 
 
 def _on_planes(loops: tuple[Loop, ...], where: str, image: ImageSeries) -> Iterator[Remark]:

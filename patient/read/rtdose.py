@@ -8,13 +8,22 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
+from pydicom.tag import Tag
 
 from patient.dose import Dose
-from patient.errors import FrameMismatch, InputError, NotDicom, PixelDataError, ReferenceError, UnsupportedGeometry  # noqa: A004
+from patient.errors import (
+    FrameMismatch,
+    InputError,
+    NotDicom,
+    PixelDataError,
+    RecontourError,
+    ReferenceError,  # noqa: A004
+    UnsupportedGeometry,
+)
 from patient.geometry import SAME_PLACE_MM, Geometry, Triple
 from patient.made_here import made_here
 from patient.plan import Plan
+from patient.read.attributes import Attributes
 from patient.read.headers import Header, read_header
 from patient.read.pixels import stored_values
 from patient.read.planes import Plane, plane_of
@@ -23,6 +32,7 @@ from patient.volume import Volume
 KINDS = ("PHYSICAL", "EFFECTIVE", "ERROR")
 IMPLAUSIBLE = 500.0
 """Gy; a plan with more is rather one in cGy."""
+_OFFSETS = Tag("GridFrameOffsetVector")
 _UPRIGHT = ((0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 """Directions of increasing row and column index in which Grid Frame Offset Vector may hold patient z."""
 
@@ -37,36 +47,38 @@ def read_dose(path: Path) -> Dose:
         PixelDataError: pixels missing, cut short, not decodable; negative numbers that are no error.
     """
     header = read_header(path)
-    dataset = header.dataset
-    if header.text("Modality") != "RTDOSE":
-        raise NotDicom(f"Is {header.text('Modality') or 'something'}, not RTDOSE", where=path.name)
-    kind, scaling = _kind(header), _scaling(header)
-    if not dataset.get("Rows") or not dataset.get("Columns"):
+    dose = Attributes.of(header)
+    notes = dose.notes
+    if (modality := dose.text("Modality")) != "RTDOSE":
+        raise NotDicom(f"Is {modality or 'something'}, not RTDOSE", where=path.name)
+    kind, scaling = _kind(dose), _scaling(dose)
+    if not dose.integer("Rows") or not dose.integer("Columns"):
         raise PixelDataError("Has no dose grid: no pixels", where=path.name)
-    plane = plane_of(header, None, (dataset,))
-    offsets, notes = _offsets(header, plane)
+    plane = plane_of(header, None, (header.dataset,))
+    offsets = _offsets(dose, plane)
     gray = _gray(header, scaling, kind)
     if offsets[0] > offsets[-1]:
         offsets, gray = offsets[::-1], gray[::-1]
         notes.append("Frames ran against rows x columns and were put in order")
     if kind != "ERROR" and (highest := float(gray.max())) > IMPLAUSIBLE:
         notes.append(f"The highest dose is {highest:.0f} Gy: is it in cGy?")
-    if (summation := header.text("DoseSummationType")) in ("PLAN", "MULTI_PLAN") and not _plans(dataset):
+    plans = _referenced(dose, "ReferencedRTPlanSequence")
+    if (summation := dose.text("DoseSummationType")) in ("PLAN", "MULTI_PLAN") and not plans:
         notes.append("Names no plan that it belongs to")
     return Dose(
-        volume=Volume(gray, _geometry(header, plane, offsets)),
+        volume=Volume(gray, _geometry(dose, plane, offsets)),
         summation=summation,
         kind=kind,
-        transformed=header.text("SpatialTransformOfDose") or "NONE",
-        comment=header.text("DoseComment"),
-        sop_instance_uid=header.text("SOPInstanceUID"),
-        plan_uid=plans[0] if len(plans := _plans(dataset)) == 1 else "",
-        beam=_beam(dataset),
-        fractions=_fractions(dataset),
-        structure_set_uid=next(iter(_referenced(dataset, "ReferencedStructureSetSequence")), ""),
-        study_uid=header.text("StudyInstanceUID"),
-        made_here=made_here(dataset),
-        header=dataset,
+        transformed=dose.text("SpatialTransformOfDose") or "NONE",
+        comment=dose.unless_malformed(dose.text, "DoseComment") or "",
+        sop_instance_uid=dose.text("SOPInstanceUID"),
+        plan_uid=plans[0] if len(plans) == 1 else "",
+        beam=_beam(dose),
+        fractions=_fractions(dose),
+        structure_set_uid=next(iter(_referenced(dose, "ReferencedStructureSetSequence")), ""),
+        study_uid=dose.text("StudyInstanceUID"),
+        made_here=made_here(header.dataset),
+        header=header.dataset,
         notes=tuple(notes),
     )
 
@@ -154,54 +166,42 @@ def _sum_of_beams(beams: list[Dose], plan: Plan | None) -> Dose:
     )
 
 
-def _kind(header: Header) -> str:
-    where = header.path.name
-    if (units := header.text("DoseUnits")) != "GY":
+def _kind(dose: Attributes) -> str:
+    if (units := dose.text("DoseUnits")) != "GY":
         raise InputError(
             f"Dose Units are {units or 'not given'}, not GY",
-            where=where,
+            where=dose.where,
             why="A relative dose has no Gray: no limit could be compared with it",
             remedy="Export the dose in Gy",
         )
-    if (kind := header.text("DoseType")) not in KINDS:
-        raise InputError(f"Dose Type is {kind or 'not given'}, none of {', '.join(KINDS)}", where=where)
+    if (kind := dose.text("DoseType")) not in KINDS:
+        raise InputError(f"Dose Type is {kind or 'not given'}, none of {', '.join(KINDS)}", where=dose.where)
     return kind
 
 
-def _scaling(header: Header) -> float:
-    try:
-        scaling = float(header.dataset.get("DoseGridScaling") or 0)
-    except (TypeError, ValueError):
-        scaling = 0.0
-    if not 0 < scaling < np.inf:
+def _scaling(dose: Attributes) -> float:
+    scaling = dose.number("DoseGridScaling") or 0.0
+    if scaling <= 0:
         raise InputError(
             "Dose Grid Scaling is missing or not positive",
-            where=header.path.name,
+            where=dose.where,
             why="Stored numbers do not become Gy without it",
             remedy="Export the dose again",
         )
     return scaling
 
 
-def _offsets(header: Header, plane: Plane) -> tuple[NDArray[np.float64], list[str]]:
-    """Each frame's distance from Image Position along rows x columns, mm, in file order (PS3.3 C.8.8.3.2); what was odd."""
-    dataset, where = header.dataset, header.path.name
-    frames = int(dataset.get("NumberOfFrames") or 1)
+def _offsets(dose: Attributes, plane: Plane) -> NDArray[np.float64]:
+    """Each frame's distance from Image Position along rows x columns, mm, in file order (PS3.3 C.8.8.3.2)."""
+    where, frames = dose.where, dose.integer("NumberOfFrames") or 1
     why, remedy = "Its frames cannot be placed in the patient", "Export the dose again"
-    try:
-        offsets = np.array([float(v) for v in dataset.get("GridFrameOffsetVector") or ()])
-    except (TypeError, ValueError):
-        offsets = np.empty(0)
     if frames < 2:
         raise UnsupportedGeometry("Is a dose plane, not a volume: one frame", where=where)
-    if len(offsets) != frames or not np.isfinite(offsets).all():
+    offsets = np.array(dose.numbers("GridFrameOffsetVector"))
+    if len(offsets) != frames:
         raise UnsupportedGeometry(
-            f"Grid Frame Offset Vector has {len(offsets)} usable values for {frames} frames",
-            where=where,
-            why=why,
-            remedy=remedy,
+            f"Grid Frame Offset Vector has {len(offsets)} values for {frames} frames", where=where, why=why, remedy=remedy
         )
-    notes = []
     if abs(offsets[0]) > SAME_PLACE_MM:
         upright = np.abs(plane.axes - _UPRIGHT).max() < 1e-3
         if not upright or abs(offsets[0] - plane.position[2]) > SAME_PLACE_MM:
@@ -211,7 +211,7 @@ def _offsets(header: Header, plane: Plane) -> tuple[NDArray[np.float64], list[st
                 why=why,
                 remedy=remedy,
             )
-        notes.append("Grid Frame Offset Vector holds patient z, not offsets")
+        dose.notes.append("Grid Frame Offset Vector holds patient z, not offsets")
     offsets = offsets - offsets[0]
     steps = np.diff(offsets)
     if not (np.all(steps > 0) or np.all(steps < 0)):
@@ -224,13 +224,18 @@ def _offsets(header: Header, plane: Plane) -> tuple[NDArray[np.float64], list[st
             why="A frame may be missing",
             remedy="Export the dose on a regular grid",
         )
-    if dataset.get("FrameIncrementPointer") != 0x3004000C:
-        notes.append("Frame Increment Pointer does not name Grid Frame Offset Vector")
-    return regular, notes
+    if dose.unless_malformed(dose.text, "FrameIncrementPointer") != str(_OFFSETS):
+        dose.notes.append("Frame Increment Pointer does not name Grid Frame Offset Vector")
+    return regular
 
 
 def _gray(header: Header, scaling: float, kind: str) -> NDArray[np.float32]:
-    stored = stored_values(header)
+    try:
+        stored = stored_values(header)
+    except RecontourError:
+        raise
+    except Exception as error:  # decoders raise whatever they do on malformed sizes
+        raise PixelDataError("Its pixels cannot be decoded", where=header.path.name) from error
     if kind != "ERROR" and stored.dtype.kind == "i" and int(stored.min()) < 0:
         raise PixelDataError(
             f"A {kind} dose holds negative numbers",
@@ -244,13 +249,13 @@ def _gray(header: Header, scaling: float, kind: str) -> NDArray[np.float32]:
     return gray
 
 
-def _geometry(header: Header, plane: Plane, offsets: NDArray[np.float64]) -> Geometry:
+def _geometry(dose: Attributes, plane: Plane, offsets: NDArray[np.float64]) -> Geometry:
     """The grid whose first plane is that with the lowest offset."""
-    frame = header.text("FrameOfReferenceUID")
+    frame = dose.text("FrameOfReferenceUID")
     if not frame:
         raise InputError(
             "Has no Frame of Reference UID",
-            where=header.path.name,
+            where=dose.where,
             why="Nobody can tell which image its places belong to",
             remedy="Export the dose with its frame of reference",
         )
@@ -268,29 +273,22 @@ def _triple(vector: NDArray[np.float64]) -> Triple:
     return x, y, z
 
 
-def _plans(dataset: Dataset) -> list[str]:
-    return _referenced(dataset, "ReferencedRTPlanSequence")
+def _referenced(dose: Attributes, keyword: str) -> list[str]:
+    return [uid for item in dose.items(keyword) if (uid := item.text("ReferencedSOPInstanceUID"))]
 
 
-def _referenced(dataset: Dataset, keyword: str) -> list[str]:
-    uids = (str(item.get("ReferencedSOPInstanceUID", "")) for item in dataset.get(keyword) or [])
-    return [uid for uid in uids if uid]
-
-
-def _fractions(dataset: Dataset) -> int | None:
+def _fractions(dose: Attributes) -> int | None:
     """Of the one plan that a plan overview is of; None where there is none, or several."""
-    overviews = dataset.get("PlanOverviewSequence") or []
-    number = overviews[0].get("NumberOfFractionsIncluded") if len(overviews) == 1 else None
-    return None if number is None else int(number)
+    overviews = dose.items("PlanOverviewSequence")
+    return overviews[0].integer("NumberOfFractionsIncluded") if len(overviews) == 1 else None
 
 
-def _beam(dataset: Dataset) -> int | None:
+def _beam(dose: Attributes) -> int | None:
     """The one beam that it says it is of; None where it names none or several."""
     numbers = {
-        int(beam.ReferencedBeamNumber)
-        for plan in dataset.get("ReferencedRTPlanSequence") or []
-        for group in plan.get("ReferencedFractionGroupSequence") or []
-        for beam in group.get("ReferencedBeamSequence") or []
-        if beam.get("ReferencedBeamNumber") is not None
-    }
+        beam.integer("ReferencedBeamNumber")
+        for plan in dose.items("ReferencedRTPlanSequence")
+        for group in plan.items("ReferencedFractionGroupSequence")
+        for beam in group.items("ReferencedBeamSequence")
+    } - {None}
     return numbers.pop() if len(numbers) == 1 else None

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from pydicom.dataset import Dataset
 from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
 from patient.errors import InputError, NotDicom
 from patient.plan import Plan, Prescription
+from patient.read.attributes import Attributes
 from patient.read.headers import read_header
 
 
@@ -22,58 +22,61 @@ def read_plan(path: Path) -> Plan:
 
     Raises:
         NotDicom: not DICOM, or no RT Plan.
-        InputError: without a SOP Instance UID, so that nothing can refer to it.
+        InputError: without a SOP Instance UID, so that nothing can refer to it; or with a malformed number or reference.
     """
     header = read_header(path)
-    dataset = header.dataset
-    sop_class = header.text("SOPClassUID") or RTPlanStorage
-    if header.text("Modality") != "RTPLAN" or sop_class not in (RTPlanStorage, RTIonPlanStorage):
-        raise NotDicom(f"Is {header.text('Modality') or 'something'} of class {sop_class}, not RT Plan", where=path.name)
-    if not header.text("SOPInstanceUID"):
+    plan = Attributes.of(header)
+    notes, modality = plan.notes, plan.text("Modality")
+    sop_class = plan.text("SOPClassUID") or RTPlanStorage
+    if modality != "RTPLAN" or sop_class not in (RTPlanStorage, RTIonPlanStorage):
+        raise NotDicom(f"Is {modality or 'something'} of class {sop_class}, not RT Plan", where=path.name)
+    if not plan.text("SOPInstanceUID"):
         raise InputError("Has no SOP Instance UID", where=path.name, remedy="Export the plan again")
-    notes: list[str] = []
-    treatment = [beam for beam in _beams(dataset) if (beam.get("TreatmentDeliveryType") or "TREATMENT") == "TREATMENT"]
+    treatment = [beam for beam in _beams(plan) if (beam.text("TreatmentDeliveryType") or "TREATMENT") == "TREATMENT"]
     if not treatment:
         notes.append("Has no treatment beam")
-    references = dataset.get("ReferencedStructureSetSequence") or []
+    references = plan.items("ReferencedStructureSetSequence")
     return Plan(
-        sop_instance_uid=header.text("SOPInstanceUID"),
-        label=header.text("RTPlanLabel"),
-        date=header.text("RTPlanDate") + header.text("RTPlanTime").partition(".")[0],
-        fractions=_fractions(dataset, notes),
+        sop_instance_uid=plan.text("SOPInstanceUID"),
+        label=_spared(plan, "RTPlanLabel"),
+        date=_spared(plan, "RTPlanDate") + _spared(plan, "RTPlanTime").partition(".")[0],
+        fractions=_fractions(plan),
         isocentre=_isocentre(treatment, notes),
-        patient_position=_patient_position(dataset, notes),
-        prescriptions=tuple(_prescriptions(dataset)),
-        approved=header.text("ApprovalStatus") == "APPROVED",
-        structure_set_uid=str(references[0].get("ReferencedSOPInstanceUID", "")) if references else "",
-        frame_of_reference=header.text("FrameOfReferenceUID"),
-        study_uid=header.text("StudyInstanceUID"),
-        patient_id=header.text("PatientID"),
+        patient_position=_patient_position(plan),
+        prescriptions=tuple(_prescriptions(plan)),
+        approved=_spared(plan, "ApprovalStatus") == "APPROVED",
+        structure_set_uid=references[0].text("ReferencedSOPInstanceUID") if references else "",
+        frame_of_reference=plan.text("FrameOfReferenceUID"),
+        study_uid=plan.text("StudyInstanceUID"),
+        patient_id=plan.text("PatientID"),
         sop_class_uid=sop_class,
-        beams=tuple(int(beam.BeamNumber) for beam in treatment if beam.get("BeamNumber") is not None),
-        header=dataset,
+        beams=tuple(number for beam in treatment if (number := beam.integer("BeamNumber")) is not None),
+        header=header.dataset,
         notes=tuple(notes),
     )
 
 
-def _beams(dataset: Dataset) -> list[Dataset]:
-    return list(dataset.get("BeamSequence") or dataset.get("IonBeamSequence") or [])
+def _spared(item: Attributes, keyword: str) -> str:
+    return item.unless_malformed(item.text, keyword) or ""
 
 
-def _fractions(dataset: Dataset, notes: list[str]) -> int | None:
-    planned = [group.get("NumberOfFractionsPlanned") for group in dataset.get("FractionGroupSequence") or []]
+def _beams(plan: Attributes) -> list[Attributes]:
+    return plan.items("BeamSequence") or plan.items("IonBeamSequence")
+
+
+def _fractions(plan: Attributes) -> int | None:
+    planned = [group.integer("NumberOfFractionsPlanned") for group in plan.items("FractionGroupSequence")]
     if len(planned) > 1:
-        notes.append(f"Has {len(planned)} fraction groups of {planned} fractions: their number is left open")
-    return int(planned[0]) if len(planned) == 1 and planned[0] else None
+        plan.notes.append(f"Has {len(planned)} fraction groups of {planned} fractions: their number is left open")
+    return planned[0] or None if len(planned) == 1 else None
 
 
-def _isocentre(beams: list[Dataset], notes: list[str]) -> tuple[float, float, float] | None:
+def _isocentre(beams: list[Attributes], notes: list[str]) -> tuple[float, float, float] | None:
     found = []
     for beam in beams:
-        points = beam.get("ControlPointSequence") or beam.get("IonControlPointSequence") or []
-        place = points[0].get("IsocenterPosition") if points else None
-        if place is not None and len(place) == 3:
-            found.append([float(v) for v in place])
+        points = beam.items("ControlPointSequence") or beam.items("IonControlPointSequence")
+        if points and (place := points[0].numbers("IsocenterPosition", 3)):
+            found.append(place)
     if not found:
         return None
     if (apart := float(np.linalg.norm(np.ptp(found, axis=0)))) > 0.1:
@@ -82,16 +85,18 @@ def _isocentre(beams: list[Dataset], notes: list[str]) -> tuple[float, float, fl
     return x, y, z
 
 
-def _patient_position(dataset: Dataset, notes: list[str]) -> str:
-    positions = [str(setup.get("PatientPosition") or "") for setup in dataset.get("PatientSetupSequence") or []]
+def _patient_position(plan: Attributes) -> str:
+    setups = plan.unless_malformed(plan.items, "PatientSetupSequence") or []
+    positions = [_spared(setup, "PatientPosition") for setup in setups]
     if len(distinct := sorted(set(filter(None, positions)))) > 1:
-        notes.append(f"Has setups in several positions ({', '.join(distinct)}): the first is taken")
+        plan.notes.append(f"Has setups in several positions ({', '.join(distinct)}): the first is taken")
     return next(filter(None, positions), "")
 
 
-def _prescriptions(dataset: Dataset) -> Iterator[Prescription]:
-    for reference in dataset.get("DoseReferenceSequence") or []:
-        dose, number = reference.get("TargetPrescriptionDose"), reference.get("ReferencedROINumber")
-        if reference.get("DoseReferenceType") == "TARGET" and dose is not None:
-            description = str(reference.get("DoseReferenceDescription") or "")
-            yield Prescription(float(dose), int(number) if number is not None else None, description)
+def _prescriptions(plan: Attributes) -> Iterator[Prescription]:
+    for reference in plan.items("DoseReferenceSequence"):
+        if reference.text("DoseReferenceType") != "TARGET":
+            continue
+        dose, number = reference.number("TargetPrescriptionDose"), reference.integer("ReferencedROINumber")
+        if dose is not None:
+            yield Prescription(dose, number, _spared(reference, "DoseReferenceDescription"))

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from copy import copy
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
+from pydicom.sequence import Sequence as Items
 
 from patient.errors import InputError, NotDicom
-from patient.read.headers import read_header
+from patient.read.attributes import Attributes
+from patient.read.headers import Header, read_header
 from patient.structures import CLOSED_PLANAR, Loop, Structure, StructureSet
 
 CONTOUR_DATA = 0x30060050
-CONTOUR_SEQUENCE = 0x30060040
 CONTOUR_IMAGES = 0x30060016
 GEOMETRIC_TYPE = 0x30060042
 _ITEM = b"\xfe\xff\x00\xe0"
@@ -27,76 +30,129 @@ _REFERENCED_UID = re.compile(rb"\x08\x00\x55\x11(?:UI..|..\x00\x00)([0-9.]{1,64}
 def read_structure_set(path: Path) -> StructureSet:
     """All ROIs of an RTSTRUCT (PS3.3 A.19), also those without contours.
 
-    Items are matched by ROI Number, never by their order: some systems leave empty ROIs out of the contours.
+    Items are matched by ROI Number, never by their order: some systems leave empty ROIs out of the contours. Contours of a
+    ROI that stand in several items are all its own. What is malformed and not needed is ignored, with a note.
 
     Raises:
         NotDicom: not DICOM, or not an RTSTRUCT.
-        InputError: contour data that is no list of points.
+        InputError: contour data that is no list of points, a ROI without number, or two with one number.
     """
     header = read_header(path)
-    dataset = header.dataset
-    if header.text("Modality") != "RTSTRUCT":
-        raise NotDicom(f"Is {header.text('Modality') or 'something'}, not RTSTRUCT", where=path.name)
-    contours = {
-        int(item.ReferencedROINumber): item
-        for item in _items(dataset, "ROIContourSequence")
-        if item.get("ReferencedROINumber") is not None
-    }
-    observations = {
-        int(item.ReferencedROINumber): item
-        for item in _items(dataset, "RTROIObservationsSequence")
-        if item.get("ReferencedROINumber") is not None
-    }
-    rois = _items(dataset, "StructureSetROISequence")
-    structures = tuple(
-        _structure(roi, contours.get(int(roi.ROINumber)), observations.get(int(roi.ROINumber)), path.name) for roi in rois
-    )
-    orphans = sorted(set(contours) - {structure.number for structure in structures})
-    notes = (f"Contours of ROI numbers {orphans} belong to no ROI and were left out",) if orphans else ()
-    frame, study, series, images = referenced_image(dataset)
-    if not frame:
-        frame = next((str(roi.get("ReferencedFrameOfReferenceUID", "")) for roi in rois), "")
+    attributes = Attributes.of(header)
+    if attributes.text("Modality") != "RTSTRUCT":
+        raise NotDicom(f"Is {attributes.text('Modality') or 'something'}, not RTSTRUCT", where=path.name)
+    notes = attributes.notes
+    rois = _numbered_rois(attributes)
+    contours = _by_number(attributes.items("ROIContourSequence"), needed=True)
+    observations = _by_number(attributes.items("RTROIObservationsSequence"), needed=False)
+    frame, study, series, images = referenced_image(header)
+    frames = {item.text("FrameOfReferenceUID") for item in attributes.items("ReferencedFrameOfReferenceSequence")}
+    structures = [
+        _structure(number, roi, contours.get(number, []), observations.get(number, [])) for number, roi in rois.items()
+    ]
+    if len(frames) > 1 and (unplaced := [s for s in structures if not s.frame_of_reference]):
+        notes += [
+            f"{s.name or s.number} does not say which of the set's {len(frames)} frames of reference it is in: left out"
+            for s in unplaced
+        ]
+        structures = [s for s in structures if s.frame_of_reference]
+    if orphans := sorted(set(contours) - set(rois)):
+        notes.append(f"Contours of ROI numbers {orphans} belong to no ROI and were left out")
     return StructureSet(
-        structures=structures,
-        label=header.text("StructureSetLabel"),
+        structures=tuple(structures),
+        label=attributes.unless_malformed(attributes.text, "StructureSetLabel") or "",
         frame_of_reference=frame,
         study_uid=study,
         series_uid=series,
         image_uids=images,
-        sop_instance_uid=header.text("SOPInstanceUID"),
-        header=_without_contours(dataset),
-        notes=notes,
+        sop_instance_uid=attributes.text("SOPInstanceUID"),
+        header=_without_contours(header.dataset),
+        notes=tuple(dict.fromkeys(notes)),
     )
 
 
-def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    return list(dataset.get(keyword) or [])
+def _numbered_rois(attributes: Attributes) -> dict[int, Attributes]:
+    rois: dict[int, Attributes] = {}
+    for roi in attributes.items("StructureSetROISequence"):
+        number = roi.integer("ROINumber")
+        if number is None:
+            raise InputError("ROI Number is missing", where=roi.where, why="Nobody can tell which contours are the ROI's")
+        if number in rois:
+            raise InputError(
+                f"ROI Number {number} stands twice",
+                where=f"{rois[number].where} and {roi.where}",
+                why="Nobody can tell which of the two ROIs the contours belong to",
+                remedy="Export the structure set again",
+            )
+        rois[number] = roi
+    return rois
 
 
-def _structure(roi: Dataset, contour: Dataset | None, observation: Dataset | None, file: str) -> Structure:
-    name = str(roi.get("ROIName", "") or "")
-    color = contour.get("ROIDisplayColor") if contour is not None else None
-    red_green_blue = tuple(int(v) for v in color) if color is not None and len(color) == 3 else None
-    loops = tuple(_loops(contour, f"{file}, ROI {roi.ROINumber}")) if contour is not None else ()
+def _by_number(items: list[Attributes], *, needed: bool) -> dict[int, list[Attributes]]:
+    """Items by the ROI that they are about; those about none are passed over."""
+    found: dict[int, list[Attributes]] = {}
+    for item in items:
+        read = item.integer
+        number = read("ReferencedROINumber") if needed else item.unless_malformed(read, "ReferencedROINumber")
+        if number is not None:
+            found.setdefault(number, []).append(item)
+        elif needed and item.items("ContourSequence"):
+            item.notes.append(f"Contours without a Referenced ROI Number belong to no ROI and were left out ({item.where})")
+    return found
+
+
+def _structure(number: int, roi: Attributes, contours: list[Attributes], observations: list[Attributes]) -> Structure:
+    name = roi.unless_malformed(roi.text, "ROIName") or ""
+    if len(contours) > 1:
+        roi.notes.append(f"{name or number}: its contours stand in {len(contours)} items: all are taken")
+    loops = tuple(loop for contour in contours for loop in _loops(contour, number))
+
+    def said(item: Attributes | None, keyword: str) -> str:
+        return (item.unless_malformed(item.text, keyword) or "") if item is not None else ""
+
+    observation = next(iter(observations), None)
     return Structure(
         name=name,
-        number=int(roi.ROINumber),
-        interpreted_type=str(observation.get("RTROIInterpretedType") or "") if observation is not None else "",
-        color=red_green_blue,  # type: ignore[arg-type]
-        algorithm=str(roi.get("ROIGenerationAlgorithm") or ""),
-        description=str(roi.get("ROIGenerationDescription") or ""),
-        remark=str(roi.get("ROIDescription") or ""),
-        observation_label=str(observation.get("ROIObservationLabel") or "") if observation is not None else "",
+        number=number,
+        interpreted_type=said(observation, "RTROIInterpretedType"),
+        color=next(filter(None, map(_color, contours)), None),
+        algorithm=said(roi, "ROIGenerationAlgorithm"),
+        description=said(roi, "ROIGenerationDescription"),
+        remark=said(roi, "ROIDescription"),
+        observation_label=said(observation, "ROIObservationLabel"),
         drawn=loops,
-        as_read=(roi, contour, observation),
+        frame_of_reference=said(roi, "ReferencedFrameOfReferenceUID"),
+        as_read=(roi.dataset, _joined(contours), observation.dataset if observation is not None else None),
     )
 
 
-def _loops(contour: Dataset, where: str) -> Iterator[Loop]:
-    for item in _items(contour, "ContourSequence"):
-        digits = _text(item, CONTOUR_DATA)
-        kind = _text(item, GEOMETRIC_TYPE).decode("ascii", "replace").strip()
-        yield Loop(_points(digits, where), _image_uid(item), kind or CLOSED_PLANAR, digits)
+def _color(contour: Attributes) -> tuple[int, int, int] | None:
+    values = contour.unless_malformed(lambda keyword: contour.numbers(keyword, 3), "ROIDisplayColor")
+    if not values:
+        return None
+    red, green, blue = (min(255, max(0, int(value))) for value in values)
+    return red, green, blue
+
+
+def _joined(contours: list[Attributes]) -> Dataset | None:
+    """One item with the contours of all: a structure has one item in the ROI Contour Sequence (PS3.3 C.8.8.6)."""
+    if len(contours) < 2:
+        return contours[0].dataset if contours else None
+    joined = copy(contours[0].dataset)
+    joined.ContourSequence = Items([item.dataset for contour in contours for item in contour.items("ContourSequence")])
+    return joined
+
+
+def _loops(contour: Attributes, number: int) -> Iterator[Loop]:
+    for item in contour.items("ContourSequence"):
+        where = f"ROI {number}, {item.where}"
+        try:
+            digits, kind = _text(item.dataset, CONTOUR_DATA), _text(item.dataset, GEOMETRIC_TYPE)
+        except Exception as error:
+            raise InputError("Contour Data or Contour Geometric Type cannot be read", where=where) from error
+        yield Loop(
+            _points(digits, where), _image_uid(item), kind.decode("ascii", "replace").strip() or CLOSED_PLANAR, digits
+        )
 
 
 def _text(item: Dataset, tag: int) -> bytes:
@@ -114,15 +170,17 @@ def _text(item: Dataset, tag: int) -> bytes:
     return ("\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)).encode("ascii", "replace")
 
 
-def _image_uid(item: Dataset) -> str:
+def _image_uid(item: Attributes) -> str:
     """The one image that a loop names; empty where it names none or several."""
-    if CONTOUR_IMAGES not in item:
+    if CONTOUR_IMAGES not in item.dataset:
         return ""
-    raw = item.get_item(CONTOUR_IMAGES).value
+    raw = item.dataset.get_item(CONTOUR_IMAGES).value
     if isinstance(raw, bytes) and raw.count(_ITEM) == 1 and (found := _REFERENCED_UID.search(raw)) is not None:
         return found[1].decode("ascii")
-    images = item.get("ContourImageSequence") or []
-    return str(images[0].get("ReferencedSOPInstanceUID", "")) if len(images) == 1 else ""
+    images = item.unless_malformed(item.items, "ContourImageSequence") or []
+    if len(images) != 1:
+        return ""
+    return images[0].unless_malformed(images[0].text, "ReferencedSOPInstanceUID") or ""
 
 
 def _points(digits: bytes, where: str) -> NDArray[np.float64]:
@@ -135,18 +193,33 @@ def _points(digits: bytes, where: str) -> NDArray[np.float64]:
     return numbers.reshape(-1, 3)
 
 
-def referenced_image(dataset: Dataset) -> tuple[str, str, str, frozenset[str]]:
-    """Frame of reference, study, series and planes that the set says it was drawn on; the first where it names several."""
-    frame = study = series = ""
-    images: set[str] = set()
-    for frames in _items(dataset, "ReferencedFrameOfReferenceSequence"):
-        frame = frame or str(frames.get("FrameOfReferenceUID", ""))
-        for studies in _items(frames, "RTReferencedStudySequence"):
-            study = study or str(studies.get("ReferencedSOPInstanceUID", ""))
-            for one in _items(studies, "RTReferencedSeriesSequence"):
-                series = series or str(one.get("SeriesInstanceUID", ""))
-                images.update(str(i.get("ReferencedSOPInstanceUID", "")) for i in _items(one, "ContourImageSequence"))
-    return frame, study, series, frozenset(images)
+def referenced_image(header: Header) -> tuple[str, str, str, frozenset[str]]:
+    """Frame of reference, study, series and planes that a set says it was drawn on.
+
+    Where it lists several frames of reference (a CT's and an MR's), the one that most of its ROIs are in.
+
+    Raises:
+        InputError: a reference that cannot be read.
+    """
+    attributes = Attributes.of(header)
+    rois = [roi.text("ReferencedFrameOfReferenceUID") for roi in attributes.items("StructureSetROISequence")]
+    in_frame = Counter(filter(None, rois))
+    listed = attributes.items("ReferencedFrameOfReferenceSequence")
+    if not listed:
+        return max(in_frame, key=in_frame.__getitem__, default=""), "", "", frozenset()
+    frames = max(listed, key=lambda item: in_frame[item.text("FrameOfReferenceUID")])
+    studies = frames.items("RTReferencedStudySequence")
+    series = [one for study in studies for one in study.items("RTReferencedSeriesSequence")]
+    return (
+        frames.text("FrameOfReferenceUID"),
+        _first(studies, "ReferencedSOPInstanceUID"),
+        _first(series, "SeriesInstanceUID"),
+        frozenset(i.text("ReferencedSOPInstanceUID") for one in series for i in one.items("ContourImageSequence")),
+    )
+
+
+def _first(items: Sequence[Attributes], keyword: str) -> str:
+    return next(filter(None, (item.text(keyword) for item in items)), "")
 
 
 def _without_contours(dataset: Dataset) -> Dataset:

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 
 import numpy as np
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence as Items
@@ -21,6 +22,7 @@ from patient.write.contour_data import contour_sequence, digits, image_items
 from patient.write.identity import frame_of_reference, new_object, write_new
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management (retired): what every system writes here
+_TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _CONTOUR_SEQUENCE = Tag(0x3006, 0x0040)
 SERIES_DESCRIPTION = "Automatic contours by software, not approved"
 
@@ -81,8 +83,20 @@ def _one_character_set(dataset: Dataset, structures: StructureSet) -> None:
     if theirs == dataset.get("SpecificCharacterSet"):
         return
     for item in [dataset, *read]:
-        item.decode()
+        _decode_texts(item)
     dataset.SpecificCharacterSet = "ISO_IR 192"
+
+
+def _decode_texts(dataset: Dataset) -> None:
+    """Make text of what is written in a character set. Numbers stay the bytes that were read: they may be malformed."""
+    for tag in list(dataset.keys()):
+        element = dataset.get_item(tag)
+        vr = element.VR if element.VR not in (None, "UN") else dictionary_VR(tag) if dictionary_has_tag(tag) else "UN"
+        if vr in _TEXTS:
+            _ = dataset[tag]
+        elif vr == "SQ" and tag != _CONTOUR_SEQUENCE:
+            for item in dataset[tag].value:
+                _decode_texts(item)
 
 
 def _reference(sop_class: str, sop_instance: str) -> Dataset:

@@ -1,3 +1,4 @@
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -157,6 +158,59 @@ def test_loops_and_the_planes_they_name_are_read_in_every_encoding(written, tmp_
         assert [loop.digits for loop in one.loops] == [loop.digits for loop in two.loops]
         assert {loop.kind for loop in two.loops} <= {"CLOSED_PLANAR"}
     assert all(loop.image_uid for loop in as_written["Ring"].loops)
+
+
+def test_contours_of_a_roi_that_stand_in_two_items_are_all_read_and_written_digit_for_digit(written, tmp_path):
+    image, path = written
+    d = pydicom.dcmread(path)
+    first = d.ROIContourSequence[0]
+    second = copy.deepcopy(first)
+    whole = [loop.digits for loop in read_structure_set(path)["External"].loops]
+    first.ContourSequence, second.ContourSequence = first.ContourSequence[:5], second.ContourSequence[5:]
+    d.ROIContourSequence.append(second)
+    d.save_as(tmp_path / "two.dcm")
+    read = read_structure_set(tmp_path / "two.dcm")
+    assert [loop.digits for loop in read["External"].loops] == whole
+    assert any("External: its contours stand in 2 items" in note for note in read.notes)
+    write_structure_set(tmp_path / "again.dcm", read, image, version="0")
+    again = read_structure_set(tmp_path / "again.dcm")
+    assert [loop.digits for loop in again["External"].loops] == whole
+    assert check_file(tmp_path / "again.dcm", image=image).errors == ()
+
+
+def test_a_roi_in_another_frame_of_reference_is_left_out_by_name_and_the_others_are_kept(written, tmp_path):
+    image, path = written
+    d = pydicom.dcmread(path)
+    other = copy.deepcopy(d.ReferencedFrameOfReferenceSequence[0])
+    other.FrameOfReferenceUID = "1.9"
+    other.RTReferencedStudySequence[0].RTReferencedSeriesSequence[0].SeriesInstanceUID = "1.8"
+    d.ReferencedFrameOfReferenceSequence.insert(0, other)
+    d.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.9"
+    for item in d.ROIContourSequence[1].ContourSequence:
+        del item.ContourImageSequence
+    d.save_as(tmp_path / "ct and mr.dcm")
+    read = read_structure_set(tmp_path / "ct and mr.dcm")
+    assert (read.frame_of_reference, read.series_uid) == (image.geometry.frame_of_reference, image.series_uid)
+    kept = read.on(image.geometry)
+    assert [s.name for s in kept.structures] == ["External", "Nothing"]
+    assert kept.notes == ("Ring is in another frame of reference than the image and was left out",)
+    d.StructureSetROISequence[0].ReferencedFrameOfReferenceUID = "1.9"
+    d.save_as(tmp_path / "mr.dcm")
+    with pytest.raises(FrameMismatch, match="another frame"):
+        read_structure_set(tmp_path / "mr.dcm").on(image.geometry)
+
+
+def test_a_roi_that_names_no_frame_where_the_set_has_two_is_left_out(written, tmp_path):
+    _, path = written
+    d = pydicom.dcmread(path)
+    other = copy.deepcopy(d.ReferencedFrameOfReferenceSequence[0])
+    other.FrameOfReferenceUID = "1.9"
+    d.ReferencedFrameOfReferenceSequence.append(other)
+    del d.StructureSetROISequence[1].ReferencedFrameOfReferenceUID
+    d.save_as(tmp_path / "two.dcm")
+    read = read_structure_set(tmp_path / "two.dcm")
+    assert [s.name for s in read.structures] == ["External", "Nothing"]
+    assert read.notes == ("Ring does not say which of the set's 2 frames of reference it is in: left out",)
 
 
 def test_a_loop_on_no_plane_is_not_written(written, tmp_path):
