@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from typing import NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -18,7 +18,8 @@ from patient.errors import (
 )
 from pipelines.commands import fractions, learning, nights, planning, registering
 from pipelines.commands.models import models
-from pipelines.terminal import BUSY, CANCELLED, DONE, OUR_FAULT, SOME_FAILED, WRONG_CALL, people
+from pipelines.result import VERSION
+from pipelines.terminal import BUSY, CANCELLED, DONE, OUR_FAULT, SOME_FAILED, WRONG_CALL, Faults, people
 
 app = typer.Typer(
     add_completion=False,
@@ -42,6 +43,21 @@ COMMANDS = (
     (nights.sample, "Example: recontour sample -o sample --fractions 5"),
 )
 """Each with the example that its help ends with, in the order of `recontour --help`."""
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"recontour {VERSION}")
+        raise typer.Exit(DONE)
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Radiotherapy contours by night: planning CTs in, checked structure sets out."""
+
+
 for command, example in COMMANDS:
     app.command(epilog=example)(command)
 
@@ -71,16 +87,21 @@ def main() -> NoReturn:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
             people.print(f"{error.format_message()}", style="bold red")  # type: ignore[attr-defined]
             sys.exit(WRONG_CALL)
-        people.print(traceback.format_exc(), markup=False)
+        people.print(traceback.format_exc())
         people.print("This is our fault. The lines above say where.", style="bold red")
         sys.exit(OUR_FAULT)
 
 
 def _explain(error: RecontourError) -> None:
-    people.print(f"{type(error).__name__}: {error.what}", style="bold red", markup=False)
+    if isinstance(error, Faults):
+        people.print(f"{error.what}:", style="bold red")
+        for one in error.errors:
+            _explain(one)
+        return
+    people.print(f"{type(error).__name__}: {error.what}", style="bold red")
     for name, text in (("where", error.where), ("why it matters", error.why), ("what to do", error.remedy)):
         if text:
-            people.print(f"  {name}: {text}", markup=False)
+            people.print(f"  {name}: {text}")
 
 
 if __name__ == "__main__":

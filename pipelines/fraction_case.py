@@ -23,6 +23,7 @@ from patient.conformance.check import check_file
 from patient.errors import InputError, OutputRefused
 from patient.geometry import Geometry
 from patient.plan import Plan
+from patient.read.index import scan
 from patient.series import ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.volume import Volume
@@ -116,10 +117,10 @@ def adapt_case(
 
     clock, folder = Clock(), Path(request.folder)
     template = load_template(request.template)
-    policy = _policy(request, template)
+    policy = policy_for(request.policy, template)
     with clock.step("read"):
         progress(0.01, "reading")
-        plan = read_plan_folder(Path(request.plan), request.plan_choice)
+        plan = _plan_folder(Path(request.plan), Path(request.fraction), request.plan_choice)
         image, files = read_fraction_folder(Path(request.fraction), plan)
         today_dose = read_today_dose(Path(request.dose)) if request.dose else None
         earlier = _earlier(request, plan)
@@ -212,8 +213,26 @@ class _Stepping:
             self._open = None
 
 
-def _policy(request: FractionRequest, template: Template) -> Policy:
-    name = request.policy or POLICIES.get(template.name)
+def _plan_folder(plan: Path, fraction: Path, choice: str) -> PlanFolder:
+    try:
+        return read_plan_folder(plan, choice)
+    except InputError as error:
+        if scan(plan).of("RTSTRUCT", "RTPLAN") or not scan(fraction).of("RTSTRUCT", "RTPLAN"):
+            raise
+        raise InputError(
+            "The plan's folder holds no structure set, and the fraction's does: were the two exchanged?",
+            where=plan.name,
+            remedy="Give the plan's folder first, then the fraction's",
+        ) from error
+
+
+def policy_for(name: str, template: Template) -> Policy:
+    """The policy of that name, or the one that goes with a template where the name is empty.
+
+    Raises:
+        InputError: none goes with the template; not there, or not what the schema asks for.
+    """
+    name = name or POLICIES.get(template.name, "")
     if not name:
         raise InputError(f"No policy goes with template {template.name!r}", remedy="Name one (--policy)")
     return load_policy(name)

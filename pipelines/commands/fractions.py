@@ -8,7 +8,18 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import DONE, LOOK, Json, people, progress, published
+from pipelines.terminal import (
+    DONE,
+    LOOK,
+    Json,
+    check_all,
+    must_be_folder,
+    must_be_free,
+    must_exist,
+    people,
+    progress,
+    published,
+)
 
 
 def adapt(
@@ -30,11 +41,19 @@ def adapt(
     as_json: Json = False,
 ) -> int:
     """Today's contours, what changed since the plan, what that means for dose, and a recommendation."""
-    from pipelines.fraction_case import FractionRequest, adapt_case
+    from contour.template import load_template
+    from patient.conformance.profile import load_profile
+    from pipelines.fraction_case import FractionRequest, adapt_case, policy_for
 
-    for folder in (plan, fraction):
-        if not folder.is_dir():
-            raise InputError("No such folder", where=folder.name)
+    check_all(
+        lambda: must_be_folder(plan, "PLAN"),
+        lambda: must_be_folder(fraction, "FRACTION"),
+        lambda: must_be_free(out),
+        lambda: policy_for(policy, load_template(template)),
+        lambda: must_exist(dose, "--dose"),
+        *(lambda folder=folder: must_be_folder(folder, "--earlier") for folder in earlier or ()),
+        lambda: load_profile(profile),
+    )
     with published(out) as made, progress("Adapting") as update:
         request = FractionRequest(
             case=out.resolve().name,
@@ -57,7 +76,7 @@ def adapt(
     else:
         people.print(f"recommended: {result.decision.verdict}")
     for reason in result.reasons:
-        people.print(f"  {reason}", markup=False)
+        people.print(f"  {reason}")
     people.print(f"{'Look before you import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
     return LOOK if result.verdict == "review" else DONE
 
@@ -92,6 +111,6 @@ def course(
     else:
         people.print(f"recommended: {result.verdict}")
     for said in (*result.reasons, *result.outlook, *result.notes):
-        people.print(f"  {said}", markup=False)
+        people.print(f"  {said}")
     people.print(f"{len(result.fractions)} fractions: {folder / 'report.html'}")
     return DONE if result.verdict == "continue" else LOOK

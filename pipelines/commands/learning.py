@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.terminal import DONE, LOOK, Json, must_be_free, people, progress, published, table_of
+from pipelines.terminal import (
+    DONE,
+    LOOK,
+    Json,
+    check_all,
+    must_be_folder,
+    must_be_free,
+    must_exist,
+    people,
+    progress,
+    published,
+    table_of,
+)
 
 Limits = Annotated[str, typer.Option(help="Limits to judge by: a name, or a TOML file of your own.")]
 Tolerance = Annotated[float | None, typer.Option(help="Of surface Dice, mm, instead of the limits' own.", min=0.0)]
@@ -38,8 +50,15 @@ def evaluate(
     """How far predicted contours agree with references: measures, intervals, limits, worst cases."""
     from pipelines.evaluation import evaluate, pair_up
 
+    check_all(
+        lambda: must_exist(predicted, "PREDICTED"),
+        lambda: must_exist(reference, "REFERENCE"),
+        lambda: must_exist(ct, "--ct"),
+        lambda: must_be_free(out),
+        lambda: _rules(limits, tolerance, None, between_ends, seed),
+        lambda: _rules("", tolerance, names, between_ends, seed),
+    )
     rules = _rules(limits, tolerance, names, between_ends, seed)
-    must_be_free(out)
     with progress("Evaluating") as update:
         pairs, left_out = pair_up(predicted, reference, ct)
         result, shown = evaluate(pairs, rules, total=len(pairs), left_out=left_out, progress=update)
@@ -61,9 +80,15 @@ def commission(
     """Contour cases that a clinic has drawn, and measure how far both agree."""
     from pipelines.commission import commission, find_engine
 
+    check_all(
+        lambda: find_engine(model),
+        lambda: must_exist(cases, "CASES"),
+        lambda: must_be_free(out),
+        lambda: _rules(limits, tolerance, None, between_ends, seed),
+        lambda: _rules("", tolerance, names, between_ends, seed),
+    )
     rules = _rules(limits, tolerance, names, between_ends, seed)
     engine = find_engine(model)
-    must_be_free(out)
     with progress("Commissioning") as update:
         result, shown = commission(engine, cases, rules, device=device, progress=update)
     return _write_evaluation(out, result, shown, as_json)
@@ -96,6 +121,11 @@ def train(
     from pipelines.train import TrainingRequest
     from pipelines.train import train as run
 
+    check_all(
+        lambda: must_be_folder(archive, "ARCHIVE"),
+        lambda: must_be_free(out),
+        lambda: read_naming(names) if names else None,
+    )
     held = work or out.resolve().with_name(f"{out.resolve().name}.training")
     with published(out) as made, progress("Training") as update:
         request = TrainingRequest(
@@ -125,7 +155,7 @@ def train(
     said += [f"without a contour: {line}" for line in record.empty]
     said += ["nothing was measured: no patient could be held back, or none has the structures"] * (result is None)
     for line in said[:20]:
-        people.print(f"  {line}", markup=False)
+        people.print(f"  {line}")
     people.print(f"The model: {out}")
     return LOOK if record.left_out or record.remarks or result is None or result.reasons else DONE
 
@@ -151,7 +181,7 @@ def _write_evaluation(out: Path, result: Any, shown: Any, as_json: bool) -> int:
     else:
         _show_evaluation(result)
     for reason in result.reasons[:12]:
-        people.print(f"  {reason}", markup=False)
+        people.print(f"  {reason}")
     people.print(f"{result.verdict.capitalize()}: {out / 'report.html'}")
     return LOOK if result.reasons else DONE
 

@@ -58,9 +58,7 @@ def add_model(
         print(record.model_dump_json(exclude_defaults=True))
     else:
         card = record.card
-        people.print(
-            f"Added {card.name} {card.version} ({card.kind}, {card.licence}): {', '.join(card.structures)}", markup=False
-        )
+        people.print(f"Added {card.name} {card.version} ({card.kind}, {card.licence}): {', '.join(card.structures)}")
         people.print("Look at its contours on a patient whose left and right you know before you use it.")
     return DONE
 
@@ -80,7 +78,7 @@ def verify_models(
         print(json.dumps([{"name": check.name, "problems": check.problems} for check in checks]))
     else:
         for check in checks:
-            people.print(f"{check.name}: {'as it was added' if not check.problems else 'must not be used'}", markup=False)
+            people.print(f"{check.name}: {'as it was added' if not check.problems else 'must not be used'}")
             for problem in check.problems:
-                people.print(f"  {problem}", markup=False)
+                people.print(f"  {problem}")
     return WRONG_CALL if any(check.problems for check in checks) else DONE

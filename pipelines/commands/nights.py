@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import DONE, LOOK, SOME_FAILED, Json, people, progress, show_lines
+from pipelines.terminal import DONE, LOOK, SOME_FAILED, Json, check_all, must_be_folder, people, progress, show_lines
 
 
 def nightly(
@@ -25,6 +25,7 @@ def nightly(
     from pipelines.configuration import load_configuration
     from pipelines.night import run_night
 
+    check_all(lambda: must_be_folder(inbox, "INBOX"), lambda: load_configuration(config))
     said = {"workers": workers, "settle_minutes": settle_minutes}
     configuration = load_configuration(config).model_copy(update={k: v for k, v in said.items() if v is not None})
     with progress("Night") as update:
@@ -38,7 +39,7 @@ def nightly(
     if as_json:
         print(record.model_dump_json())
     else:
-        show_lines([(c.case, c.state, (*c.reasons[:4], *([f"log in {c.log}"] if c.log else []))) for c in record.cases])
+        show_lines([(c.case, c.state, (*([f"log in {c.log}"] if c.log else []), *c.reasons)) for c in record.cases])
         people.print(f"{record.unchanged} unchanged. The morning's page: {out / 'index.html'}")
     states = {case.state for case in record.cases}
     return SOME_FAILED if states & {"refused", "failed"} else LOOK if "review" in states else DONE

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import DONE, LOOK, SOME_FAILED, Json, people, progress, published, table_of
+from pipelines.terminal import (
+    DONE,
+    LOOK,
+    SOME_FAILED,
+    Json,
+    check_all,
+    must_be_free,
+    must_exist,
+    people,
+    progress,
+    published,
+    table_of,
+)
 
 
 def contour(
@@ -23,10 +35,17 @@ def contour(
     as_json: Json = False,
 ) -> int:
     """Contour one patient, now."""
+    from contour.template import load_template
+    from patient.conformance.profile import load_profile
     from pipelines.case import CaseRequest, contour_case
 
-    if not image.exists():
-        raise InputError("No such file or folder", where=image.name)
+    check_all(
+        lambda: must_exist(image, "CT"),
+        lambda: must_be_free(out),
+        lambda: load_template(template),
+        lambda: must_exist(existing, "--existing"),
+        lambda: load_profile(profile),
+    )
     with published(out) as made, progress("Contouring") as update:
         if image.is_file() and image.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
             from pipelines.array_case import contour_array
@@ -68,11 +87,16 @@ def check(
 ) -> int:
     """May this be imported? 0: nothing to remark, 3: warnings, 4: errors."""
     from patient.conformance.check import check_file
+    from patient.conformance.profile import load_profile
     from patient.conformance.second_opinion import second_opinions
     from patient.read.images import open_folder
 
-    if deep and ct is None:
-        raise InputError("--deep compares masks on the CT", remedy="Give --ct")
+    check_all(
+        lambda: load_profile(profile),
+        lambda: must_exist(ct, "--ct"),
+        lambda: _needs_a_ct(deep, ct),
+        *(lambda path=path: must_exist(path, "FILE") for path in files),
+    )
     image = open_folder(ct) if ct is not None else None
     found: list[dict[str, Any]] = []
     for path in files:
@@ -92,15 +116,20 @@ def check(
     else:
         for one in found:
             words = "may be imported" if not one["errors"] else "must not be imported"
-            people.print(f"{one['file']}: {words}", markup=False)
+            people.print(f"{one['file']}: {words}")
             for kind in ("errors", "warnings"):
                 for remark in one[kind]:
-                    people.print(f"  {kind[:-1]}: {remark['where']}: {remark['what']}", markup=False)
+                    people.print(f"  {kind[:-1]}: {remark['where']}: {remark['what']}")
             for name, value in one.get("rt_utils_dice", {}).items():
-                people.print(f"  rt-utils reads {name} with Dice {value:.4f} to ours", markup=False)
+                people.print(f"  rt-utils reads {name} with Dice {value:.4f} to ours")
     if any(one["errors"] for one in found):
         return SOME_FAILED
     return LOOK if any(one["warnings"] for one in found) else DONE
+
+
+def _needs_a_ct(deep: bool, ct: Path | None) -> None:
+    if deep and ct is None:
+        raise InputError("--deep compares masks on the CT", remedy="Give --ct")
 
 
 def _one_series(folder: Path) -> Any:

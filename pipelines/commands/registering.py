@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import DONE, LOOK, Json, must_be_free, people, progress, published
+from pipelines.terminal import DONE, LOOK, Json, check_all, must_be_free, must_exist, people, progress, published
 
 
 def register(
@@ -27,10 +27,16 @@ def register(
     """Where the points of one image lie in another, and how sure that is."""
     from pipelines.registration_case import Kind, open_either, read_mask, read_points, register_case
 
-    if rigid + features + deformable > 1:
-        raise InputError("Only one of --rigid, --features and --deformable can be asked for")
+    check_all(
+        lambda: _one_kind(rigid, features, deformable),
+        lambda: must_exist(fixed, "FIXED"),
+        lambda: must_exist(moving, "MOVING"),
+        lambda: must_be_free(out),
+        lambda: must_exist(fixed_mask, "--fixed-mask"),
+        lambda: must_exist(moving_mask, "--moving-mask"),
+        lambda: must_exist(points, "--points"),
+    )
     kind = Kind.RIGID if rigid else Kind.FEATURES if features else Kind.DEFORMABLE
-    must_be_free(out)
     wanted = read_points(points) if points else None
     with progress("Registering") as update:
         here, there = open_either(fixed), open_either(moving)
@@ -53,6 +59,11 @@ def register(
     if as_json:
         print(result.model_dump_json())
     for reason in result.reasons:
-        people.print(f"not trusted: {reason}", markup=False)
+        people.print(f"not trusted: {reason}")
     people.print(f"{'Within the limits of trust' if result.trusted else 'Look before you use it'}: {out / 'report.html'}")
     return DONE if result.trusted else LOOK
+
+
+def _one_kind(*asked: bool) -> None:
+    if sum(asked) > 1:
+        raise InputError("Only one of --rigid, --features and --deformable can be asked for")

@@ -40,6 +40,44 @@ def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_wrong_call_names_all_that_is_wrong_before_any_work(tmp_path):
+    done = _run("evaluate", tmp_path / "made", tmp_path / "clinic", "-o", tmp_path / "o", "--limits", "hed_neck")
+    assert done.returncode == 2
+    assert "PREDICTED: no such file or folder" in done.stderr
+    assert "REFERENCE: no such file or folder" in done.stderr
+    assert "did you mean 'head_neck'?" in done.stderr
+
+
+def test_an_unknown_profile_is_refused_before_any_work(tmp_path, ct_folder):
+    for call in (
+        ("contour", ct_folder, "-o", tmp_path / "o", "--profile", "aria"),
+        ("adapt", ct_folder, ct_folder, "-o", tmp_path / "o", "--profile", "aria"),
+        ("check", ct_folder / "0.dcm", "--profile", "aria"),
+    ):
+        done = _run(*call)
+        assert done.returncode == 2
+        assert "No profile 'aria'" in done.stderr
+        assert "reading" not in done.stderr
+
+
+def test_a_plan_and_a_fraction_that_were_exchanged_are_told(tmp_path, ct_folder):
+    _run("contour", ct_folder, "-o", tmp_path / "made")
+    fraction = write_ct(tmp_path / "fraction", phantom(), tag="fraction")
+    plan = tmp_path / "plan"
+    plan.mkdir()
+    for path in (*ct_folder.iterdir(), tmp_path / "made" / "rtstruct.dcm"):
+        (plan / path.name).write_bytes(path.read_bytes())
+    done = _run("adapt", fraction, plan, "-o", tmp_path / "o")
+    assert done.returncode == 2, done.stderr
+    assert "exchanged" in " ".join(done.stderr.split())
+
+
+def test_the_version_is_said():
+    done = _run("--version")
+    assert done.returncode == 0
+    assert done.stdout.startswith("recontour 0.")
+
+
 def test_an_image_of_air_is_refused_with_what_was_looked_for(tmp_path):
     air = np.full((12, 40, 48), -1000, dtype=np.int16)
     air[:, :2] = -900
