@@ -1,12 +1,24 @@
 """One tree for everything that can go wrong, so that a caller catches by kind and a person reads what to do.
 
 An `InputError` means that the outside is wrong: it is shown without a traceback and exits with 2. Messages never hold a
-patient's name or birth date: callers pass file names and UIDs, not header texts.
+patient's name or birth date: `what`, `why` and `remedy` hold numbers and our own words, no text of a header and no name of a
+file; that stands in `where` alone, for the terminal of whoever gave it.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import hashlib
+import os
+from pathlib import Path, PurePath
+
+
+def file_token(name: str | Path) -> str:
+    """What stands for a file where nobody may read its name: names of files hold names and ids of patients.
+
+    Args:
+        name: of the file, with or without its folder; of any bytes.
+    """
+    return f"file {hashlib.sha256(os.fsencode(PurePath(name).name)).hexdigest()[:8]}"
 
 
 class RecontourError(Exception):
@@ -25,6 +37,12 @@ class RecontourError(Exception):
 
     def __str__(self) -> str:
         where = f" [{self.where}]" if self.where else ""
+        return ". ".join(part.rstrip(".") for part in (self.what + where, self.why, self.remedy) if part)
+
+    @property
+    def public(self) -> str:
+        """The same for pages, logs and the ledger: whatever names a place outside gives way to a token."""
+        where = f" [{file_token(self.where)}]" if self.where else ""
         return ". ".join(part.rstrip(".") for part in (self.what + where, self.why, self.remedy) if part)
 
     def __reduce__(self) -> tuple[object, ...]:

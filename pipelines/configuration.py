@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -43,7 +44,13 @@ class Configuration(BaseModel):
     policies: dict[str, str] = {"head_neck": "head_neck", "thorax": "thorax", "pelvis": "prostate"}
     """Template to policy."""
     fraction_numbers: Literal["images", "weekdays"] = "images"
-    """Whether fractions are numbered by days with an image, or by weekdays since the first one under a plan."""
+    """Whether fractions are numbered by sessions with an image, or by weekdays since the first one under a plan."""
+    holidays: tuple[date, ...] = ()
+    """Weekdays on which nobody is treated; for `fraction_numbers = "weekdays"`."""
+    session_hours: float = Field(default=4.0, gt=0, lt=24)
+    """Images of one patient and day that lie closer together are of one fraction."""
+    images: dict[str, Literal["fraction", "planning"]] = {}
+    """What a CT is that could be either, by the name of its case: the page asks for it where it matters."""
     profile: str = "standard"
     """Planning system whose limits the gate applies."""
     settle_minutes: float = Field(default=10.0, ge=0)

@@ -16,6 +16,7 @@ from patient.errors import InputError, MixedSeries
 from pipelines.course_result import Colours, CourseResult, course_result
 from pipelines.fraction_result import FractionResult
 from pipelines.job_key import patient_key
+from pipelines.numbering import rising
 from pipelines.publish import CASES, write_whole
 from pipelines.report.course import write_course_report
 
@@ -107,7 +108,7 @@ def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
     if len({result.image.patient_id for result in results}) > 1:
         raise MixedSeries("The cases are of several patients", where=folder.name, why="Their fractions make no course")
     course = course_of(
-        [_fraction(case, result, made) for made, (case, result) in enumerate(zip(cases, results, strict=True))]
+        [_fraction(case, result, made) for made, (case, result) in enumerate(zip(cases, _renumbered(results), strict=True))]
     )
     named = {case.name: _Read(case, result) for case, result in zip(cases, results, strict=True)}
     newest = named[course.today.case]
@@ -123,6 +124,24 @@ def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
 class _Read:
     folder: Path
     result: FractionResult
+
+
+def _renumbered(results: Sequence[FractionResult]) -> list[FractionResult]:
+    """Under each plan numbers rise from day to day, also where some were given before an image of an earlier day came.
+
+    Args:
+        results: in the order in which they were made; of several of one image the last one's number is the one that holds.
+    """
+    newest = {(r.plan.plan_uid or r.plan.structure_set_uid, r.image.series_uid): n for n, r in enumerate(results)}
+    plans: dict[str, list[int]] = {}
+    for (plan, _), place in newest.items():
+        plans.setdefault(plan, []).append(place)
+    found = list(results)
+    for places in plans.values():
+        numbers = rising([(results[n].image.acquired, results[n].number) for n in places])
+        for place, number in zip(places, numbers, strict=True):
+            found[place] = results[place].model_copy(update={"number": number})
+    return found
 
 
 def _is_fraction(path: Path) -> bool:

@@ -34,6 +34,7 @@ from pipelines.clock import Clock
 from pipelines.day_file import read_day, write_day
 from pipelines.fraction_records import EarlierFraction, fraction_result
 from pipelines.fraction_result import FractionResult, OutputRecord
+from pipelines.numbering import rising
 from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder, read_today_dose
 from pipelines.registration_case import field_grid
 from pipelines.result import VERSION
@@ -73,8 +74,10 @@ class FractionRequest:
         dose: an RTDOSE that was computed on today's image; empty for the plan's, placed.
         plan_choice: label or UID of the plan that is meant where the folder has several.
         number: of the fraction in its course, from 1; None where nobody says: one after the latest of `earlier`.
+        number_from: who says so, in words.
         fractions: planned, where the RTPLAN does not say it.
         earlier: folders of published fractions of this plan.
+        earlier_numbers: what they are counted as, as a night knows it; empty for the numbers that they were given.
         kept: folder in which steps are kept for a next try; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
         profile: planning system whose limits the gate applies.
@@ -90,8 +93,10 @@ class FractionRequest:
     dose: str = ""
     plan_choice: str = ""
     number: int | None = None
+    number_from: str = "the call"
     fractions: int | None = None
     earlier: tuple[str, ...] = ()
+    earlier_numbers: tuple[int, ...] = ()
     kept: str = ""
     predecessor: str = ""
     profile: str = "standard"
@@ -242,9 +247,9 @@ def _earlier(request: FractionRequest, plan: PlanFolder) -> tuple[EarlierFractio
     """Published fractions of this very plan.
 
     Raises:
-        InputError: a folder that holds none, or one of another plan; one fraction twice.
+        InputError: a folder that holds none, or one of another plan; one image twice.
     """
-    found = []
+    found: list[EarlierFraction] = []
     for name in request.earlier:
         folder = Path(name)
         try:
@@ -261,18 +266,23 @@ def _earlier(request: FractionRequest, plan: PlanFolder) -> tuple[EarlierFractio
         day: DayDose | None = None
         if result.dose is not None and plan.dose is not None:
             day = read_day(folder, plan.dose.sop_instance_uid)
-        found.append(EarlierFraction(result, result.measured(), day))
-    numbers = [one.number for one in found]
-    if twice := sorted({n for n in numbers if numbers.count(n) > 1}):
-        raise InputError(f"Fraction {twice[0]} is given twice", why="It would count twice", remedy="Give each once")
-    return tuple(sorted(found, key=lambda one: one.number))
+        found.append(EarlierFraction(result, day))
+    images = [one.result.image.series_uid for one in found]
+    if len(set(images)) < len(images):
+        raise InputError("The image of one fraction is given twice", why="It would count twice", remedy="Give each once")
+    if request.earlier_numbers:
+        numbers = list(request.earlier_numbers)
+    else:
+        numbers = rising([(one.result.image.acquired, one.number) for one in found])
+    last = {n: one.counted_as(n) for n, one in sorted(zip(numbers, found, strict=True), key=lambda both: both[0])}
+    return tuple(last.values())
 
 
 def _number(request: FractionRequest, earlier: tuple[EarlierFraction, ...]) -> tuple[int, str]:
     if request.number is not None:
         if any(one.number == request.number for one in earlier):
             raise InputError(f"Fraction {request.number} is among the earlier ones", remedy="Give another --number")
-        return request.number, "the call"
+        return request.number, request.number_from
     if earlier:
         return earlier[-1].number + 1, "one after the latest that was given; nobody said it"
     return 1, "taken as the first: nobody said it"

@@ -44,7 +44,9 @@ class FractionFiles:
         folder: an empty folder to write into.
         plan: that it was given by.
         number: of the fraction under that plan, from 1.
+        number_from: who says so, in words.
         earlier: published case folders of earlier fractions under the same plan, in order.
+        earlier_numbers: theirs, as they are now: an image that came late moves those after it.
         recomputed: RTDOSE that a planning system computed on today's image.
         template: name or path; for what is contoured afresh.
         policy: name or path.
@@ -60,7 +62,9 @@ class FractionFiles:
     folder: str
     plan: PlanFiles
     number: int
+    number_from: str = ""
     earlier: tuple[str, ...] = ()
+    earlier_numbers: tuple[int, ...] = ()
     recomputed: tuple[str, ...] = ()
     template: str = "head_neck"
     policy: str = "head_neck"
@@ -103,7 +107,9 @@ def adapt_files(request: FractionFiles) -> FractionResult:
                 dose=next(iter(request.recomputed), ""),
                 plan_choice=plan.plan_uid,
                 number=request.number,
+                number_from=request.number_from,
                 earlier=request.earlier,
+                earlier_numbers=request.earlier_numbers,
                 kept=request.kept,
                 predecessor=request.predecessor,
                 profile=request.profile,
@@ -113,6 +119,10 @@ def adapt_files(request: FractionFiles) -> FractionResult:
 
 
 def _linked(folder: Path, files: Sequence[str]) -> None:
+    """Links to files under their own names, a folder for each that they lie in: errors then name what is in the inbox."""
+    places: dict[Path, Path] = {}
     folder.mkdir()
-    for number, file in enumerate(files):
-        (folder / f"{number:05d}.dcm").symlink_to(file)
+    for file in map(Path, files):
+        place = places.setdefault(file.parent, folder / str(len(places)))
+        place.mkdir(exist_ok=True)
+        (place / file.name).symlink_to(file)

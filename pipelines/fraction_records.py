@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
@@ -45,15 +45,24 @@ EXPECTED = ("completed", "cut_by_field_of_view", "compared_only")
 
 @dataclass(frozen=True, eq=False)
 class EarlierFraction:
-    """A published fraction of the same plan: its record, its figures, and its dose on the plan's grid where it has one."""
+    """A published fraction of the same plan: its record, and its dose on the plan's grid where it has one."""
 
     result: FractionResult
-    measured: Measured
     day: DayDose | None
 
     @property
     def number(self) -> int:
         return self.result.number
+
+    @property
+    def measured(self) -> Measured:
+        """Its figures."""
+        return self.result.measured()
+
+    def counted_as(self, number: int) -> EarlierFraction:
+        """The same under another number: images that came later have moved it."""
+        day = replace(self.day, number=number) if self.day is not None else None
+        return EarlierFraction(self.result.model_copy(update={"number": number}), day)
 
     def registrations(self) -> list[Registration]:
         """The objects that its dose stands on."""

@@ -85,7 +85,7 @@ class FractionsInOrder:
             return None
         template, policy, digests = self._judged_by(entry)
         earlier = self._earlier(fraction, plan)
-        said = [*digests, self.rules, str(fraction.number), *earlier]
+        said = [*digests, self.rules, str(fraction.number), *(f"{number} {name}" for number, name in earlier.items())]
         contents = [series_digest(entry, night.ledger), *self._digests(plan), *night.ledger.digests(fraction.recomputed)]
         due = night.worklist.due(entry, job_key(said, contents), fraction)
         night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
@@ -104,7 +104,9 @@ class FractionsInOrder:
                 doses=_names(plan.doses),
             ),
             number=fraction.number,
-            earlier=tuple(str((night.outbox / CASES / name).resolve()) for name in earlier),
+            number_from=fraction.number_from,
+            earlier=tuple(str((night.outbox / CASES / name).resolve()) for name in earlier.values()),
+            earlier_numbers=tuple(earlier),
             recomputed=_names(fraction.recomputed),
             template=template,
             policy=policy,
@@ -132,16 +134,15 @@ class FractionsInOrder:
             self._plans[uid] = [series_digest(plan.image, ledger), *ledger.digests(plan.paths)]
         return self._plans[uid]
 
-    def _earlier(self, fraction: PairedFraction, plan: PlanSet) -> list[str]:
-        """Case folders of earlier days under the same plan, one a day; also of images that have left the inbox."""
-        ledger, today = self.night.ledger, acquired(fraction.image)[:8]
-        days: dict[str, str] = {}
+    def _earlier(self, fraction: PairedFraction, plan: PlanSet) -> dict[int, str]:
+        """Case folders of earlier fractions under the same plan by number; also of images that have left the inbox."""
+        ledger, found = self.night.ledger, dict[int, str]()
         for placed in ledger.fractions(plan=plan.plan.sop_instance_uid):
-            job = ledger.job(placed.image)
+            job, number = ledger.job(placed.image), fraction.numbers.get(placed.acquired, 0)
             name, _ = ledger.last_output(placed.image)
-            if name and placed.acquired[:8] < today and job is not None and job.state in (State.DONE, State.REVIEW):
-                days[placed.acquired[:8]] = name
-        return list(days.values())
+            if name and 0 < number < fraction.number and job is not None and job.state in (State.DONE, State.REVIEW):
+                found[number] = name
+        return found
 
     def _tell(self) -> None:
         """Write the patient's course where it does not stand on just these cases yet."""

@@ -56,10 +56,13 @@ CREATE TABLE IF NOT EXISTS outputs (
     rtstruct_uid TEXT NOT NULL, state TEXT NOT NULL, reasons TEXT NOT NULL, published REAL);
 CREATE TABLE IF NOT EXISTS fractions (
     image TEXT PRIMARY KEY REFERENCES jobs(image), patient TEXT NOT NULL, plan TEXT NOT NULL, acquired TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS contents (place BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS attempts_of ON attempts(image);
 CREATE INDEX IF NOT EXISTS outputs_of ON outputs(image);
 """
+_PATHS = "SELECT 1 FROM sqlite_master WHERE name = 'digests'"
+"""A table of earlier versions, which held paths as text: they may hold a patient's name."""
+_FORGET_PATHS = "PRAGMA secure_delete=ON; DROP TABLE digests; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,8 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
+            if self._db.execute(_PATHS).fetchone():
+                self._db.executescript(_FORGET_PATHS)
 
     def __enter__(self) -> Ledger:
         return self
@@ -233,21 +238,22 @@ class Ledger:
     def digests(self, paths: Sequence[Path]) -> list[bytes]:
         """SHA-256 of files; one that looks as it did (size, times, inode) is not read again.
 
-        What a course's night costs would otherwise grow with every image that was ever given.
+        What a course's night costs would otherwise grow with every image that was ever given. A path is kept as its hash:
+        it may hold a patient's name, and need not be text.
         """
-        found, new = list[bytes](), list[tuple[str, str, bytes]]()
+        found, new = list[bytes](), list[tuple[bytes, str, bytes]]()
         for path in paths:
             state = path.stat()
             stamp = f"{state.st_size} {state.st_mtime_ns} {state.st_ctime_ns} {state.st_ino}"
-            place = str(path.resolve())
-            row = self._db.execute("SELECT digest FROM digests WHERE path = ? AND stamp = ?", (place, stamp)).fetchone()
+            place = hashlib.sha256(os.fsencode(path.resolve())).digest()
+            row = self._db.execute("SELECT digest FROM contents WHERE place = ? AND stamp = ?", (place, stamp)).fetchone()
             if row is None:
                 with path.open("rb") as file:
                     new.append((place, stamp, hashlib.file_digest(file, "sha256").digest()))
             found.append(row["digest"] if row is not None else new[-1][2])
         if new:
             with self._step() as db:
-                db.executemany("INSERT OR REPLACE INTO digests VALUES (?, ?, ?)", new)
+                db.executemany("INSERT OR REPLACE INTO contents VALUES (?, ?, ?)", new)
         return found
 
     def outputs(self, image: str) -> list[str]:

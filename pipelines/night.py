@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from contour.template import load_template
-from patient.errors import InputError
+from patient.errors import InputError, file_token
 from patient.read.index import Index, SeriesEntry, scan
 from pipelines.attempts import Attempts
 from pipelines.case import CaseRequest, installed_engines
@@ -20,6 +20,7 @@ from pipelines.fractions import FractionsInOrder
 from pipelines.job_key import case_name, image_key, job_key, series_digest
 from pipelines.ledger import Ledger
 from pipelines.night_record import NightRecord
+from pipelines.numbering import Counting
 from pipelines.pairing import Before, Pairing, pair
 from pipelines.publish import CASES, WORK, disk_watched, locked, sweep, write_whole
 from pipelines.redaction import names_in, redacted
@@ -93,20 +94,27 @@ class _Night:
         names = names_in(index)
         pairing = self._paired(index)
         self.problems = [redacted(str(problem.error), names) for problem in index.problems]
-        self.problems += [redacted(problem, names) for problem in pairing.problems]
+        self.problems += [f"{one.why} [{file_token(one.path)}]" for one in pairing.unusable]
         rules = self._rules()
         for entry in (*pairing.to_contour, *pairing.planned):
             self.ledger.displace(image_key(entry))
         for entry in pairing.to_contour:
-            template = load_template(self.template(entry))
-            if self.worklist.settled(entry, entry.paths):
-                key = job_key((template.digest, rules), [series_digest(entry, self.ledger)])
-                if self.worklist.due(entry, key):
-                    self._lanes.append(iter([self._request(entry)]))
+            digest = load_template(self.template(entry)).digest
+            try:
+                self._plan(entry, digest, rules)
+            except OSError as error:  # Files may go while the night looks: this image waits, the others do not.
+                self.worklist.hold(entry, f"its files cannot be read: {error.strerror}")
         for fractions in pairing.courses:
             course = FractionsInOrder(self, fractions, rules)
             self._courses.append(course)
             self._lanes.append(course.requests())
+
+    def _plan(self, entry: SeriesEntry, template: str, rules: str) -> None:
+        """A planning CT's lane, where there is something to do."""
+        if self.worklist.settled(entry, entry.paths):
+            key = job_key((template, rules), [series_digest(entry, self.ledger)])
+            if self.worklist.due(entry, key):
+                self._lanes.append(iter([self._request(entry)]))
 
     def _paired(self, index: Index) -> Pairing:
         here = {image_key(entry) for entry in index.of("CT")}
@@ -115,7 +123,9 @@ class _Night:
             days=lambda plan: [f.acquired for f in self.ledger.fractions(plan=plan) if f.image not in here],
             plan=lambda entry: treated.get(image_key(entry), ""),
         )
-        return pair(index, by_weekdays=self.configuration.fraction_numbers == "weekdays", before=before)
+        site = self.configuration
+        counting = Counting(site.fraction_numbers == "weekdays", frozenset(site.holidays), site.session_hours)
+        return pair(index, counting=counting, before=before, answers=site.images)
 
     def _rules(self) -> str:
         """Everything besides inputs, template and policy that decides a result."""

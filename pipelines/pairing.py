@@ -8,18 +8,20 @@ The rules, in the order in which they are asked (docs/user-guide.md states them 
 4. What is left is a planning CT that nobody has drawn on yet.
 
 A fraction's plan is the newest approved one of its patient that is not later than it, unless nobody could tell which is.
+Where rule 3 is a guess, because the course should have begun long before, the image is held and the site is asked. What we
+made ourselves is no evidence of anything: it counts only as the structure set of a plan that a clinic made on it.
 """
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
+from functools import partial
 from pathlib import Path
-
-import numpy as np
+from typing import Literal
 
 from patient.errors import InputError
 from patient.made_here import made_here
@@ -28,6 +30,8 @@ from patient.read.headers import Header
 from patient.read.index import Index, SeriesEntry
 from patient.read.rtplan import read_plan
 from patient.read.rtstruct import referenced_image
+from pipelines.job_key import case_name
+from pipelines.numbering import Counting, Treated, numbered, treatment_records
 
 _ON_THE_COUCH = re.compile(
     r"\b(k?v?cbct|cone.?beam|xvi|obi|on.?board|mvct|megavoltage|tomo(therapy|image))\b", re.IGNORECASE
@@ -37,6 +41,9 @@ SETUP_VOLTAGE = 1000.0
 """kV; an image made with more is made by a treatment beam."""
 LONGEST_COURSE = 120
 """Days after a plan's date in which an image is taken for a fraction of it; later it belongs to something new."""
+LONGEST_PAUSE = 21
+"""Days after a plan's date, or its last image, in which a CT that says nothing of itself is taken for a fraction unasked."""
+Answer = Literal["fraction", "planning"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +85,7 @@ class PairedFraction:
         waits: why, in a sentence; empty where it has its plan.
         number: under its plan, from 1; 0 without a plan.
         number_from: who says so, in words.
+        numbers: of every image under its plan by time of acquisition, also of those that have left the inbox.
         recomputed: RTDOSE on today's image.
         registrations: REG objects between the two images.
         notes: what a reader should know about the pairing.
@@ -88,9 +96,18 @@ class PairedFraction:
     waits: str = ""
     number: int = 0
     number_from: str = ""
+    numbers: Mapping[str, int] = field(default_factory=dict)
     recomputed: tuple[Path, ...] = ()
     registrations: tuple[Path, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unusable:
+    """An object that cannot be used, and why; the sentence holds nothing of its header or path."""
+
+    path: Path
+    why: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,13 +118,15 @@ class Pairing:
         to_contour: planning CTs that no plan was made on.
         planned: planning CTs with a plan: there is nothing to do about them.
         courses: the fractions of each patient, in order of acquisition.
-        problems: objects of plans that cannot be used, in sentences.
+        plans: that are whole.
+        unusable: objects of plans that cannot be used.
     """
 
-    to_contour: tuple[SeriesEntry, ...]
-    planned: tuple[SeriesEntry, ...]
-    courses: tuple[tuple[PairedFraction, ...], ...]
-    problems: tuple[str, ...] = ()
+    to_contour: tuple[SeriesEntry, ...] = ()
+    planned: tuple[SeriesEntry, ...] = ()
+    courses: tuple[tuple[PairedFraction, ...], ...] = ()
+    plans: tuple[PlanSet, ...] = ()
+    unusable: tuple[Unusable, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -127,25 +146,36 @@ class Before:
 NOTHING = Before()
 
 
-def pair(index: Index, *, by_weekdays: bool = False, before: Before = NOTHING) -> Pairing:
+def pair(
+    index: Index,
+    *,
+    counting: Counting | None = None,
+    before: Before = NOTHING,
+    answers: Mapping[str, Answer] | None = None,
+) -> Pairing:
     """Sort the CT series of an inbox into planning CTs and fractions, and find each fraction's plan.
+
+    Whatever a header holds, no exception leaves: what cannot be read is `unusable`, and images that it could matter to wait.
 
     Args:
         index: of the inbox.
-        by_weekdays: number fractions by weekdays since the first image under a plan, instead of by days with an image.
+        counting: how a site's fractions are numbered.
         before: what earlier nights did.
+        answers: what a site says of images that it was asked about, by name of the case.
     """
     patients: dict[str, list[SeriesEntry]] = defaultdict(list)
     alone: list[SeriesEntry] = []
     for entry in index.series:
         # Without an id nobody can say whose image it is: it is contoured as it comes and belongs to nobody's plan.
         (patients[who] if (who := entry.headers[0].text("PatientID")) else alone).append(entry)
-    found = [_Patient(entries, before).paired(by_weekdays) for _, entries in sorted(patients.items())]
+    how = _How(counting or Counting(), before, answers or {})
+    found = [_of_patient(entries, how) for _, entries in sorted(patients.items())]
     return Pairing(
-        to_contour=(*(e for e in alone if e.modality == "CT"), *(e for p in found for e in p.to_contour)),
+        to_contour=(*(e for e in alone if is_volume(e)), *(e for p in found for e in p.to_contour)),
         planned=tuple(e for p in found for e in p.planned),
         courses=tuple(course for p in found for course in p.courses),
-        problems=tuple(problem for p in found for problem in p.problems),
+        plans=tuple(plan for p in found for plan in p.plans),
+        unusable=tuple(one for p in found for one in p.unusable),
     )
 
 
@@ -167,30 +197,78 @@ def on_the_couch(entry: SeriesEntry) -> bool:
     return high or any(_ON_THE_COUCH.search(header.text(keyword).replace("_", " ")) for keyword in _SAYS)
 
 
+def is_volume(entry: SeriesEntry) -> bool:
+    """Whether a series is a CT of slices: a localizer (scout) is CT by name, and nothing can be drawn on it."""
+    return entry.modality == "CT" and not all("LOCALIZER" in header.text("ImageType") for header in entry.headers)
+
+
+@dataclass(frozen=True)
+class _How:
+    counting: Counting
+    before: Before
+    answers: Mapping[str, Answer]
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A plan that fractions must wait for; one that cannot be read may be of any day, and of any CT of its patient.
+
+    `image` is the UID of its planning CT; empty where nobody knows it.
+    """
+
+    date: str
+    approved: bool
+    why: str
+    image: str = ""
+    unread: bool = False
+
+    def may_hold(self, day: str) -> bool:
+        return not self.date or _holds(self.date, day)
+
+
+def _of_patient(entries: Sequence[SeriesEntry], how: _How) -> Pairing:
+    try:
+        return _Patient(entries, how).paired()
+    except Exception as error:  # Headers hold anything: what one patient's cannot be asked for must not cost the others.
+        said = f"its objects and its plan's could not be brought together: unexpected {type(error).__name__}"
+        held = tuple(PairedFraction(entry, waits=said) for entry in entries if is_volume(entry))
+        return Pairing(courses=(held,) if held else ())
+
+
 @dataclass(eq=False)
 class _Patient:
     """Everything of one patient."""
 
     entries: Sequence[SeriesEntry]
-    before: Before
+    how: _How
     plans: list[PlanSet] = field(default_factory=list)
-    waiting: list[tuple[Plan, str]] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
+    waiting: list[_Waiting] = field(default_factory=list)
+    unusable: list[Unusable] = field(default_factory=list)
+    given: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """Acquisitions of images that were paired without a doubt, by plan."""
 
     def __post_init__(self) -> None:
-        self.images = [e for e in self.entries if e.modality == "CT"]
+        self.images = [e for e in self.entries if is_volume(e)]
+        self.doses = dict(self._doses_and_plans())
+        unread = bool(self.unusable)
+        self.records = self._records()
         sets = {h.text("SOPInstanceUID"): h for h in self._headers("RTSTRUCT")}
         for header in self._headers("RTPLAN"):
             try:
                 plan = read_plan(header.path)
-            except InputError as error:
-                self.problems.append(str(error))
+                made = self._plan_set(plan, header.path, sets.get(plan.structure_set_uid))
+            except Exception as error:
+                self._unread(header, "plan", error)
+                why = "a plan of this patient cannot be read, and could be the one"
+                self.waiting.append(_Waiting("", True, why, unread=True))
                 continue
-            made = self._plan_set(plan, header.path, sets.get(plan.structure_set_uid))
-            if isinstance(made, PlanSet):
-                self.plans.append(made)
+            if isinstance(made, _Waiting):
+                self.waiting.append(made)
+            elif unread:
+                why = "a dose of this patient cannot be read, and could be its own"
+                self.waiting.append(_Waiting(made.date, plan.approved, why, made.image.uid))
             else:
-                self.waiting.append((plan, made))
+                self.plans.append(made)
 
     def _headers(self, modality: str) -> list[Header]:
         """One header an object: the same object twice counts once."""
@@ -198,30 +276,59 @@ class _Patient:
             {h.text("SOPInstanceUID"): h for e in self.entries if e.modality == modality for h in e.headers}.values()
         )
 
-    def _plan_set(self, plan: Plan, path: Path, structures: Header | None) -> PlanSet | str:
+    def _unread(self, header: Header, what: str, error: Exception) -> None:
+        known = isinstance(error, InputError)
+        why = error.what if known else f"unexpected {type(error).__name__}"
+        self.unusable.append(Unusable(header.path, f"A {what} that cannot be read: {why}"))
+
+    def _doses_and_plans(self) -> Iterator[tuple[Path, tuple[Header, set[str]]]]:
+        """The clinic's doses, each with the plans that it names."""
+        for header in self._headers("RTDOSE"):
+            try:
+                if not made_here(header.dataset):
+                    yield header.path, (header, _plans_of(header))
+            except Exception as error:
+                self._unread(header, "dose", error)
+
+    def _records(self) -> dict[str, list[Treated]]:
+        """Treatment records by plan."""
+        found: dict[str, list[Treated]] = defaultdict(list)
+        for header in self._headers("RTRECORD"):
+            try:
+                for plan, treated in treatment_records(header.dataset):
+                    found[plan].append(treated)
+            except Exception as error:
+                self._unread(header, "treatment record", error)
+        return found
+
+    def _plan_set(self, plan: Plan, path: Path, structures: Header | None) -> PlanSet | _Waiting:
+        waiting = partial(_Waiting, plan.date, plan.approved)
         if structures is None:
-            return "its structure set is not there"
-        frame, _, series, planes = referenced_image(structures)
+            return waiting("its structure set is not there")
+        try:
+            frame, _, series, planes = referenced_image(structures)
+        except Exception as error:
+            self._unread(structures, "structure set", error)
+            return waiting("its structure set cannot be read", unread=True)
         image = next(
             (e for e in self.images if e.uid == series or (not series and planes and planes <= set(e.sop_instance_uids))),
             None,
         )
         if image is None:
-            return "the CT that its structure set was drawn on is not there"
+            return waiting("the CT that its structure set was drawn on is not there")
         if frame and image.frame_of_reference and frame != image.frame_of_reference:
-            return "its structure set says another frame of reference than the CT that it names"
+            return waiting("its structure set says another frame of reference than the CT that it names")
         if plan.frame_of_reference and image.frame_of_reference and plan.frame_of_reference != image.frame_of_reference:
-            return "it is in another frame of reference than the CT that its structure set was drawn on"
+            return waiting("it is in another frame of reference than the CT that its structure set was drawn on")
         return PlanSet(plan, path, structures.path, image, self._doses(plan, image.frame_of_reference))
 
     def _doses(self, plan: Plan, frame: str) -> tuple[Path, ...]:
         """Of a plan in a frame of reference."""
-        ones = [h for h in self._headers("RTDOSE") if not made_here(h.dataset)]
-        named = [h for h in ones if plan.sop_instance_uid in _plans_of(h)]
+        named = [header for header, plans in self.doses.values() if plan.sop_instance_uid in plans]
         return tuple(sorted(h.path for h in named if h.text("FrameOfReferenceUID") == frame))
 
-    def paired(self, by_weekdays: bool) -> Pairing:
-        anchors = {p.image.uid for p in self.plans}
+    def paired(self) -> Pairing:
+        anchors = {*(p.image.uid for p in self.plans), *(plan.image for plan in self.waiting if plan.image)}
         planned = [e for e in self.images if e.uid in anchors]
         days = [e for e in self.images if e.uid not in anchors and self._is_fraction(e)]
         fractions = [self._paired(e) for e in sorted(days, key=lambda e: (acquired(e) or "9", e.uid))]
@@ -229,42 +336,69 @@ class _Patient:
         return Pairing(
             to_contour=tuple(e for e in self.images if e.uid not in taken),
             planned=tuple(planned),
-            courses=(tuple(_numbered(fractions, by_weekdays, self.before.days)),) if fractions else (),
-            problems=tuple(self.problems),
+            courses=(tuple(_numbered(fractions, self.how, self.records)),) if fractions else (),
+            plans=tuple(self.plans),
+            unusable=tuple(self.unusable),
         )
 
     def _is_fraction(self, entry: SeriesEntry) -> bool:
+        if answer := self.how.answers.get(case_name(entry)):
+            return answer == "fraction"
         if on_the_couch(entry):
             return True
         day = acquired(entry)[:8]
         known = any(acquired(p.image)[:8] < day and _holds(p.date, day) for p in self.plans)
-        return known or any(_holds(plan.date, day) for plan, _ in self.waiting)
+        return known or any(plan.unread or (plan.date and plan.may_hold(day)) for plan in self.waiting)
 
     def _paired(self, entry: SeriesEntry) -> PairedFraction:
         """With its plan, or with the reason why it waits."""
         day = acquired(entry)[:8]
+        if not on_the_couch(entry) and (unread := next((plan for plan in self.waiting if plan.unread), None)):
+            return PairedFraction(entry, waits=f"it may be that of a plan or a fraction of it: {unread.why}")
         if not day:
             return PairedFraction(entry, waits="it does not say when it was acquired, so that nobody knows under which plan")
         chosen, notes = self._plan_of(entry, day)
         if isinstance(chosen, str):
             return PairedFraction(entry, waits=chosen)
         registrations = tuple(h.path for h in self._between(entry, chosen.image))
+        if not registrations and (doubt := self._doubt(entry, chosen, day)):
+            return PairedFraction(entry, waits=doubt)
         if registrations:
             notes.append(f"a registration between the two images is there ({len(registrations)} REG); ours is made anew")
+        self.given[chosen.plan.sop_instance_uid].append(acquired(entry))
         frame = entry.frame_of_reference
         today = self._doses(chosen.plan, frame) if frame and frame != chosen.image.frame_of_reference else ()
         return PairedFraction(entry, chosen, recomputed=today, registrations=registrations, notes=tuple(notes))
 
+    def _doubt(self, entry: SeriesEntry, plan: PlanSet, day: str) -> str:
+        """Why an image may be no fraction of its plan at all, as a question; empty where nothing speaks against it."""
+        if on_the_couch(entry) or self.how.before.plan(entry) or case_name(entry) in self.how.answers:
+            return ""
+        if entry.frame_of_reference and entry.frame_of_reference == plan.image.frame_of_reference:
+            return ""
+        uid = plan.plan.sop_instance_uid
+        course = [*self.how.before.days(uid), *self.given[uid]]
+        last = max([plan.date[:8], *(when[:8] for when in course if plan.date[:8] <= when[:8] < day)])
+        began, now = _date(last), _date(day)
+        if began is None or now is None or (now - began).days <= LONGEST_PAUSE:
+            return ""
+        since = "its plan was made" if last == plan.date[:8] else "the last image under its plan"
+        return (
+            f"it was acquired {(now - began).days} days after {since}, and nothing in it says that it comes from the "
+            "treatment room: a fraction of that plan, or a new planning CT? Answer in the site's configuration, [images]: "
+            f'"{case_name(entry)}" = "fraction" or "planning"'
+        )
+
     def _plan_of(self, entry: SeriesEntry, day: str) -> tuple[PlanSet | str, list[str]]:
-        if given := self.before.plan(entry):
+        if given := self.how.before.plan(entry):
             own = next((p for p in self.plans if p.plan.sop_instance_uid == given), None)
             return own or "the plan that it was treated under has left the inbox", []
         if not self.plans and not self.waiting:
             return "it waits for its plan: there is none of this patient", []
         before = [p for p in self.plans if _holds(p.date, day) and acquired(p.image)[:8] <= day]
-        coming = [(plan, why) for plan, why in self.waiting if not plan.date or _holds(plan.date, day)]
+        coming = [plan for plan in self.waiting if plan.may_hold(day)]
         if not before and not coming:
-            every = [p.date for p in self.plans] + [plan.date for plan, _ in self.waiting]
+            every = [p.date for p in self.plans] + [plan.date for plan in self.waiting]
             when = "before every plan" if all(d[:8] > day for d in every) else "in no plan's time"
             return f"it was acquired on {day}, {when} of this patient: it waits for the plan of its day", []
         approved = [p for p in before if p.plan.approved]
@@ -272,9 +406,9 @@ class _Patient:
         named = {uid for p in pool for uid in _predecessors(p.plan)}
         pool = [p for p in pool if p.plan.sop_instance_uid not in named]
         newest = max((p.date for p in pool), default="")
-        for plan, why in coming:
-            if plan.date >= newest and (plan.approved or not approved):
-                return f"it waits for its plan: {why}", []
+        for plan in coming:
+            if (plan.date or "9") >= newest and (plan.approved or not approved):
+                return f"it waits for its plan: {plan.why}", []
         if len(pool) > 1 and not approved:
             joined = [p for p in pool if self._between(entry, p.image)]
             if len(joined) != 1:
@@ -295,9 +429,8 @@ class _Patient:
 
     def _between(self, one: SeriesEntry, other: SeriesEntry) -> list[Header]:
         """Registrations that join two images."""
-        return [
-            h for e in self.entries if e.modality == "REG" and _points_at(e, one) and _points_at(e, other) for h in e.headers
-        ]
+        joining = [e for e in self.entries if e.modality == "REG" and _points_at(e, one) and _points_at(e, other)]
+        return [header for entry in joining for header in entry.headers if not made_here(header.dataset)]
 
 
 def _points_at(registration: SeriesEntry, image: SeriesEntry) -> bool:
@@ -318,23 +451,22 @@ def _predecessors(plan: Plan) -> Iterator[str]:
 
 
 def _numbered(
-    fractions: Sequence[PairedFraction], by_weekdays: bool, known: Callable[[str], Iterable[str]]
+    fractions: Sequence[PairedFraction], how: _How, records: Mapping[str, Sequence[Treated]]
 ) -> Iterator[PairedFraction]:
-    """Numbers under each plan; images of one day are images of one fraction."""
-    plans = {f.plan.plan.sop_instance_uid: f.plan for f in fractions if f.plan is not None}
-    days = {uid: {when[:8] for when in known(uid)} for uid in plans}
+    """Numbers under each plan, with the images that have left."""
+    moments: dict[str, list[str]] = defaultdict(list)
     for f in fractions:
         if f.plan is not None:
-            days[f.plan.plan.sop_instance_uid].add(acquired(f.image)[:8])
+            moments[f.plan.plan.sop_instance_uid].append(acquired(f.image))
+    plans = {
+        uid: numbered([*how.before.days(uid), *given], how.counting, records.get(uid, ())) for uid, given in moments.items()
+    }
     for f in fractions:
         if f.plan is None:
             yield f
             continue
-        given, day = sorted(days[f.plan.plan.sop_instance_uid]), acquired(f.image)[:8]
-        number, said = 1 + given.index(day), "days with an image under this plan; fractions without one are not known"
-        if by_weekdays:
-            number, said = 1 + _weekdays(given[0], day), "weekdays since the first image under this plan"
-        yield replace(f, number=number, number_from=said)
+        found, when = plans[f.plan.plan.sop_instance_uid], acquired(f.image)
+        yield replace(f, number=found.numbers[when], number_from=found.said[when], numbers=found.numbers)
 
 
 def _date(day: str) -> date | None:
@@ -348,8 +480,3 @@ def _holds(plan: str, day: str) -> bool:
     """Whether a plan of a date may be given on a day."""
     begun, now = _date(plan[:8]), _date(day)
     return begun is not None and now is not None and 0 <= (now - begun).days <= LONGEST_COURSE
-
-
-def _weekdays(first: str, last: str) -> int:
-    a, b = _date(first), _date(last)
-    return int(np.busday_count(a, b)) if a and b else 0

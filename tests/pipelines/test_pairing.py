@@ -6,6 +6,7 @@ import pydicom
 import pytest
 
 from patient.read.index import scan
+from pipelines.numbering import Counting
 from pipelines.pairing import PairedFraction, Pairing, acquired, pair
 from tests.planning import identity, image, plan, registration
 
@@ -35,7 +36,7 @@ def test_a_plan_and_its_fractions_are_found_in_order_with_every_object_of_the_pl
     for day in (9, 8):
         _fraction(tmp_path, day)
     found = pair(scan(tmp_path))
-    assert (len(found.to_contour), len(found.planned), found.problems) == (0, 1, ())
+    assert (len(found.to_contour), len(found.planned), found.unusable) == (0, 1, ())
     (course,) = found.courses
     assert [(f.number, f.waits, acquired(f.image)[:8]) for f in course] == [(1, "", _day(8)), (2, "", _day(9))]
     for f in course:
@@ -201,7 +202,7 @@ def test_images_of_one_day_are_one_fraction_and_weekdays_count_where_the_site_sa
         _fraction(tmp_path, day)
     assert [f.number for f in _fractions(pair(scan(tmp_path)))] == [1, 1, 2, 3]
     _fraction(tmp_path, 15)
-    assert [f.number for f in _fractions(pair(scan(tmp_path), by_weekdays=True))] == [1, 1, 2, 3, 6]
+    assert [f.number for f in _fractions(pair(scan(tmp_path), counting=Counting(weekdays=True)))] == [1, 1, 2, 3, 6]
 
 
 def test_a_fraction_without_a_date_waits(tmp_path):
