@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from contour.anatomy.body import THRESHOLD, Body, coarse, find_body, skin_levels
 from contour.anatomy.bones import DENSE, find_bones
 from contour.anatomy.canal import Spine, canal_field, find_spine
-from contour.anatomy.lungs import GAS, Chest, find_chest, find_gas
+from contour.anatomy.gas import GAS, find_gas
+from contour.anatomy.lungs import Chest, find_chest
 from contour.anatomy.surface import Edge, refined
 from contour.engine import Context, Finding, NotInImage, Offer
 from patient.errors import Cancelled
@@ -92,7 +93,7 @@ class _Scene:
             bones = find_bones(self._small, self._body)
             return self._refined(bones, Edge(DENSE, 1)) if bones is not None else "no bone of a cubic centimetre"
         if name == "zAir":
-            gas = find_gas(self._small, self._body, self._chest)
+            gas = find_gas(self._small, self._body, self._chest.lungs)
             return self._refined(gas, Edge(GAS, -1)) if gas is not None else "no air inside the body"
         found = {"Lung_L": self._chest.left, "Lung_R": self._chest.right, "Trachea": self._chest.trachea}[name]
         if found is not None:

@@ -13,36 +13,34 @@ import cc3d
 import edt
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from contour.anatomy.airway import find_airway
 from contour.anatomy.body import Body
-from contour.anatomy.planes import Bools, closed, eroded, filled
-from patient.geometry import Box
+from contour.anatomy.gas import PURE, SKIN, grown, without_pockets
+from contour.anatomy.planes import Bools, Spacing, closed, eroded, filled
 
-GAS = -500.0
-"""Between gas and soft tissue."""
-GAS_CC = 0.1
-"""Smaller pockets are specks."""
-SKIN = 4.0
-"""mm: what lies nearer to the skin may be the skin's own edge, folds and hair."""
 TISSUE = -400.0
 """Between lung and soft tissue."""
-LUNG_HU = (-930.0, -450.0)
-"""Between these lies a lung's median; gas is darker."""
+DENSEST = -450.0
+"""A lung's median lies below."""
+TEXTURE = 0.2
+"""Share of a lung's inside that is denser than gas: emphysema measures 0.3 and more, bowel at most 0.1."""
+INSIDE = 6.0
+"""mm from its surface, from which on it is looked at."""
 CUT_LUNG = -905.0
-"""What leaves the picture at its sides must be denser than this: cushions are not."""
+"""What leaves the picture at its back is lung from this median on: cushions and the air under the patient are not."""
 LEAST_CC = 60.0
-"""What is smaller is no lung that anybody would contour without a person's eye."""
+"""What is smaller is no lung by itself."""
 THICK = 12.0
 """mm from its surface to its depth: folds of skin and gaps between legs are thinner."""
+PIECE_CC = 1.0
+"""Of a lung that tumour or collapse parts: smaller pieces are not looked for."""
+PIECE_THICK = 4.0
+"""mm from a piece's surface to its depth."""
+MEDIASTINUM = 20.0
+"""mm to either side of the spine within which a piece is oesophagus or bronchus rather than lung."""
 VESSEL = 5.0
 """Vessels up to twice this (mm) are closed into the lung."""
-AIRWAY_HU = -850.0
-"""Air in the trachea, after averaging over pixels of 2 mm."""
-AIRWAY_MM2 = (40.0, 700.0)
-"""A trachea's cross-section."""
-AIRWAY_LENGTH = 30.0
-"""mm over which it must go on to be believed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +51,11 @@ class Chest:
     right: Bools | None
     trachea: Bools | None
     reason: str
+
+    @property
+    def lungs(self) -> tuple[Bools, ...]:
+        """Those that there are."""
+        return tuple(lung for lung in (self.left, self.right) if lung is not None)
 
 
 def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] | None) -> Chest:
@@ -66,59 +69,79 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
     """
     inner = eroded(body.solid, SKIN, body.spacing)
     air = inner & (small < TISSUE)
-    trachea = _trachea(small, air, body, spine)
-    lungs = air if trachea is None else air & ~_grown(trachea, body.spacing, 2.0)
-    parts = _lung_parts(lungs, small, body.spacing)
+    trachea = find_airway(small, air, body, spine)
+    lungs = air if trachea is None else air & ~grown(trachea, body.spacing, 2.0)
+    lungs = without_pockets(lungs, small, body)
+    labels = cc3d.connected_components(lungs, connectivity=6)
+    parts = _lung_parts(labels, small, body.spacing)
     if not parts.any():
         return Chest(None, None, trachea, "no air-filled space inside the body has a lung's size and density")
-    left, right = _sides(parts, body, None if spine is None else float(np.median(spine[:, 2])))
-    airway = trachea if trachea is not None else np.zeros_like(air)
-    whole = [None if lung is None else _closed(lung, inner & ~airway, body.spacing) for lung in (left, right)]
-    if whole[0] is not None and whole[1] is not None:
-        whole[0] &= ~whole[1]
+    middle = None if spine is None else float(np.median(spine[:, 2]))
+    found = _sides(parts, body, middle)
+    if middle is not None:
+        found = _with_pieces(found, np.where(parts > 0, 0, labels), small, body.spacing, middle)
+    gas = air & ~lungs
+    left, right = (None if lung is None else _closed(lung, inner & ~gas, body.spacing) for lung in found)
+    if left is not None and right is not None:
+        left &= ~right
     side = (
         "there is air as dense as lung, but nothing tells whether it is one, and on which side"
         if left is None and right is None
         else "no second lung is in the image"
     )
-    return Chest(whole[0], whole[1], trachea, side)
+    return Chest(left, right, trachea, side)
 
 
-def find_gas(small: NDArray[np.int16], body: Body, chest: Chest) -> Bools | None:
-    """Airways, sinuses and bowel gas on the body's coarse pixels: what is lighter than tissue and no lung; None without any.
-
-    Args:
-        small: HU `[z, y, x]`, upright, coarse.
-        body, chest: found before.
-    """
-    gas = eroded(body.solid, SKIN, body.spacing) & (small < GAS)
-    for lung in (chest.left, chest.right):
-        if lung is not None:
-            gas &= ~_grown(lung, body.spacing, max(2.0, *body.spacing))
-    labels = cc3d.connected_components(gas, connectivity=6)
-    keep = np.bincount(labels.ravel()) * np.prod(body.spacing) / 1000.0 >= GAS_CC
-    keep[0] = False
-    gas = keep[labels]
-    return gas if gas.any() else None
-
-
-def _lung_parts(air: Bools, small: NDArray[np.int16], spacing: tuple[float, float, float]) -> NDArray[np.uint32]:
-    labels = cc3d.connected_components(air, connectivity=6)
+def _lung_parts(labels: NDArray[Any], small: NDArray[np.int16], spacing: Spacing) -> NDArray[np.uint32]:
+    """Of pieces of air those that are a lung, or both, by themselves."""
     stats = cc3d.statistics(labels)
     volumes = stats["voxel_counts"] * np.prod(spacing) / 1000.0
+    volumes[0] = 0.0
     keep = np.zeros(len(volumes), dtype=bool)
     for label in np.flatnonzero(volumes > LEAST_CC):
-        if label:
-            box = stats["bounding_boxes"][label]
-            values = small[box][labels[box] == label]
-            median, spread = float(np.median(values)), float(np.percentile(values, 90) - np.percentile(values, 10))
-            leaves = any((labels[:, side] == label).any() for side in (0, -1)) or any(
-                (labels[:, :, side] == label).any() for side in (0, -1)
-            )
-            darkest = LUNG_HU[0] if not leaves else CUT_LUNG
-            deepest = edt.edt(np.ascontiguousarray(labels[box] == label), anisotropy=spacing, black_border=False).max()
-            keep[label] = darkest < median < LUNG_HU[1] and spread > 25.0 and deepest > THICK
+        box = stats["bounding_boxes"][label]
+        mask = np.ascontiguousarray(labels[box] == label)
+        median = float(np.median(small[box][mask]))
+        depth = edt.edt(mask, anisotropy=spacing, black_border=False)
+        under = median < CUT_LUNG and box[1].stop == labels.shape[1]
+        keep[label] = median < DENSEST and not under and depth.max() > THICK and _texture(small[box], depth) > TEXTURE
     return np.where(keep, np.arange(len(keep)), 0).astype(np.uint32)[labels]
+
+
+def _texture(small: NDArray[np.int16], depth: NDArray[np.float32]) -> float:
+    """Share of what lies deep inside that is denser than gas."""
+    return float((small[depth > min(INSIDE, 0.5 * float(depth.max()))] > PURE).mean())
+
+
+def _with_pieces(
+    found: tuple[Bools | None, Bools | None],
+    labels: NDArray[Any],
+    small: NDArray[np.int16],
+    spacing: Spacing,
+    middle: float,
+) -> tuple[Bools | None, Bools | None]:
+    """Lungs with what tumour or collapse has parted from them: pieces as light as lung that lie on top of one.
+
+    What lies under a lung may be bowel as well, and is left to a person.
+    """
+    stats = cc3d.statistics(labels)
+    volumes = stats["voxel_counts"] * np.prod(spacing) / 1000.0
+    volumes[0] = 0.0
+    left, right = (None if lung is None else lung.copy() for lung in found)
+    for label in np.flatnonzero(volumes > PIECE_CC):
+        box, (_, _, x) = stats["bounding_boxes"][label], stats["centroids"][label]
+        own = left if x > middle else right
+        cut = box[1].stop == labels.shape[1] or box[2].start == 0 or box[2].stop == labels.shape[2]
+        if own is None or cut or abs(x - middle) * spacing[2] < MEDIASTINUM:
+            continue
+        mask = np.ascontiguousarray(labels[box] == label)
+        depth = edt.edt(mask, anisotropy=spacing, black_border=False)
+        columns = np.any(mask, axis=0)
+        below = np.any(own[: box[0].start + 1, box[1], box[2]], axis=0) & columns
+        on_top = below.sum() > 0.5 * columns.sum()
+        if on_top and depth.max() > PIECE_THICK and _texture(small[box], depth) > TEXTURE:
+            own[box] |= mask
+    return left, right
 
 
 def _sides(parts: NDArray[np.uint32], body: Body, spine_x: float | None) -> tuple[Bools | None, Bools | None]:
@@ -141,7 +164,7 @@ def _sides(parts: NDArray[np.uint32], body: Body, spine_x: float | None) -> tupl
     return (left if left.any() else None), (right if right.any() else None)
 
 
-def _split(parts: NDArray[np.uint32], middle: float, spacing: tuple[float, float, float]) -> tuple[Bools, Bools]:
+def _split(parts: NDArray[np.uint32], middle: float, spacing: Spacing) -> tuple[Bools, Bools]:
     """Lungs that touch, told apart: shrunk until they separate, then each voxel to the nearer core."""
     lungs = parts > 0
     depth = edt.edt(np.ascontiguousarray(lungs), anisotropy=spacing, black_border=False)
@@ -161,14 +184,7 @@ def _split(parts: NDArray[np.uint32], middle: float, spacing: tuple[float, float
     return lungs & columns, lungs & ~columns
 
 
-def _grown(mask: Bools, spacing: tuple[float, float, float], mm: float) -> Bools:
-    box = Box.of(mask).padded([int(mm / s) + 1 for s in spacing], mask.shape).slices
-    out = np.zeros_like(mask)
-    out[box] = edt.edt(np.ascontiguousarray(~mask[box]), anisotropy=spacing) <= mm
-    return out
-
-
-def _closed(lung: Bools, within: Bools, spacing: tuple[float, float, float]) -> Bools:
+def _closed(lung: Bools, within: Bools, spacing: Spacing) -> Bools:
     """Vessels and small consolidations enclosed, plane by plane; specks dropped."""
     out = closed(lung, VESSEL, spacing)
     for k in np.flatnonzero(lung.any(axis=(1, 2))):
@@ -178,87 +194,3 @@ def _closed(lung: Bools, within: Bools, spacing: tuple[float, float, float]) -> 
     keep = counts > max(1.0, 0.005 * counts[1:].sum())
     keep[0] = False
     return keep[labels]
-
-
-@dataclass(frozen=True, eq=False)
-class _Spots:
-    """The dark spots of one plane."""
-
-    labels: NDArray[np.int32]
-    counts: NDArray[np.intp]
-    hu: NDArray[np.int16]
-
-    def median(self, label: int) -> float:
-        return float(np.median(self.hu[self.labels == label]))
-
-
-Chain = list[tuple[int, NDArray[np.intp]]]
-"""(plane, labels of its spots), downward."""
-
-
-def _trachea(small: NDArray[np.int16], air: Bools, body: Body, spine: NDArray[np.float64] | None) -> Bools | None:
-    """The main airway from the larynx to the main bronchi: followed from plane to plane as one round dark spot.
-
-    Below the carina it is two spots; where a spot's area jumps, it has leaked into lung and is given up.
-    """
-    area = body.spacing[1] * body.spacing[2]
-    planes = [_spots(plane & (hu < AIRWAY_HU), hu) for plane, hu in zip(air, small, strict=True)]
-    best: Chain = []
-    started: set[tuple[int, int]] = set()
-    for k in range(len(planes) - 1, -1, -1):
-        sizes = planes[k].counts * area
-        for label in np.flatnonzero((sizes >= AIRWAY_MM2[0]) & (sizes <= AIRWAY_MM2[1])):
-            if (k, int(label)) in started or not _is_lumen(planes[k], int(label), k, body, spine):
-                continue
-            chain = _followed(planes, k, int(label), area, started)
-            if len(chain) * body.spacing[0] >= AIRWAY_LENGTH and len(chain) > len(best):
-                best = chain
-    if not best:
-        return None
-    out = np.zeros_like(air)
-    for k, labels in best:
-        out[k] = ndimage.binary_dilation(np.isin(planes[k].labels, labels)) & air[k]
-    return out
-
-
-def _spots(dark: Bools, hu: NDArray[np.int16]) -> _Spots:
-    found: Any = ndimage.label(dark)
-    counts = np.bincount(found[0].ravel())
-    counts[0] = 0
-    return _Spots(found[0], counts, hu)
-
-
-def _is_lumen(spots: _Spots, label: int, k: int, body: Body, spine: NDArray[np.float64] | None) -> bool:
-    """Round, dark, in the middle third of the body, and where a trachea runs.
-
-    That is 15 to 85 mm in front of the spinal canal, no more than 35 mm to its side.
-    """
-    rows, columns = np.nonzero(spots.labels == label)
-    box = (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
-    across = np.flatnonzero(body.solid[k].any(axis=0))
-    place = (columns.mean() - across[0]) / max(1.0, float(np.ptp(across)))
-    if not (len(rows) / box > 0.5 and 0.3 < place < 0.7 and spots.median(label) < -900.0):
-        return False
-    if spine is None or not spine[0, 0] <= k <= spine[-1, 0]:
-        return True
-    _, dy, dx = body.spacing
-    row, column = (np.interp(k, spine[:, 0], spine[:, c]) for c in (1, 2))
-    return bool(15.0 < (row - rows.mean()) * dy < 85.0 and abs(columns.mean() - column) * dx < 35.0)
-
-
-def _followed(planes: list[_Spots], k: int, label: int, area: float, started: set[tuple[int, int]]) -> Chain:
-    """The spot and what it overlaps in the planes below, until it ends, leaks or loses its shape."""
-    chain: Chain = [(k, np.array([label]))]
-    usual = float(planes[k].counts[label]) * area
-    while k > 0:
-        above = np.isin(planes[k].labels, chain[-1][1])
-        k -= 1
-        touched = np.unique(planes[k].labels[above])
-        narrow = touched[(touched > 0) & (planes[k].counts[touched] * area < max(1.8 * usual, 150.0))]
-        dark = np.array([n for n in narrow if planes[k].median(int(n)) < -880.0], dtype=np.intp)
-        if not dark.size:
-            break
-        started.update((k, int(n)) for n in dark)
-        chain.append((k, dark))
-        usual = 0.7 * usual + 0.3 * float(planes[k].counts[dark].sum()) * area
-    return chain

@@ -109,6 +109,40 @@ def test_the_body_hardly_changes_with_noise_or_threshold():
         assert abs(find_body(coarse(image.array, 1), image.geometry.spacing, 1, threshold).solid.sum() / solid - 1) < 0.005
 
 
+def _painted(where, hu):
+    array = _image().array.copy()
+    array[where] = hu
+    return Volume(array, _image().geometry)
+
+
+def test_an_apex_that_tumour_parts_from_its_lung_belongs_to_it():
+    right = _mask(_found()["Lung_R"], _image().geometry)
+    planes_of_lung = np.flatnonzero(right.any(axis=(1, 2)))
+    first = int(planes_of_lung[-1]) - 10
+    slab = np.zeros_like(right)
+    slab[first : first + 4] = right[first : first + 4]
+    found = _mask(_answers(_painted(slab, 40), ["Lung_R"])["Lung_R"], _image().geometry)
+    assert _dice(found[first + 4 :], right[first + 4 :]) > 0.9
+    assert np.flatnonzero(found.any(axis=(1, 2)))[-1] >= planes_of_lung[-1] - 1
+
+
+def test_bowel_under_a_thin_diaphragm_is_no_lung():
+    g = _image().geometry
+    left = _mask(_found()["Lung_L"], g)
+    diaphragm = 12
+    j, i = (int(n) for n in np.argwhere(left[diaphragm]).mean(axis=0))
+    z, y, x = np.ogrid[: g.shape[0], : g.shape[1], : g.shape[2]]
+    away = np.sqrt(((z - diaphragm + 6) * g.spacing[0]) ** 2 + ((y - j) * g.spacing[1]) ** 2 + ((x - i) * g.spacing[2]) ** 2)
+    image = _painted(left & (z < diaphragm), 40)
+    bowel = away < 20.0
+    image.array[bowel] = -1000
+    image.array[diaphragm - 1][bowel[diaphragm - 2]] = -450  # a wall of which a plane holds a part
+    found = _mask(_answers(image, ["Lung_L"])["Lung_L"], g)
+    assert bowel.sum() * g.voxel_cc > 25
+    assert not (found & bowel)[: diaphragm - 2].any()
+    assert _dice(found[diaphragm:], left[diaphragm:]) > 0.98
+
+
 def test_a_head_without_chest_has_no_lungs():
     head = _image().cropped(_image().geometry.box.__class__((95, 0, 0), (SLICES, SIZE, SIZE)))
     found = _answers(head, ["External", "Lung_L", "Lung_R"])

@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from contour.anatomy import AnatomyEngine
 from contour.engine import Context, Finding
+from contour.evaluate import Agreement, compare
 from patient.outline import mask_of_united_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
@@ -19,3 +21,29 @@ def test_the_clinics_cord_lies_in_the_canal_from_its_first_plane_to_its_last(rea
     canal = found.field.mask().placed_in(image.geometry).array
     assert (cord & canal).sum() > 0.95 * cord.sum()
     assert canal[cord.any(axis=(1, 2))].sum() < 4 * cord.sum()
+
+
+CLINIC = {
+    "lung-nsclc-001": ("RTSTRUCT", {"Lung_L": "Lung-Left", "Lung_R": "Lung-Right"}),
+    "thorax-oncentra": ("RTSTRUCT.dcm", {"Lung_L": "LUNG_L", "Lung_R": "LUNG_R"}),
+}
+
+
+@pytest.mark.parametrize("patient", CLINIC)
+def test_lungs_are_whole_where_tumour_parts_them_and_hold_no_bowel(real_data, patient):
+    folder, (structures, names) = real_data / patient, CLINIC[patient]
+    image = open_folder(folder / "CT")
+    path = folder / structures
+    clinic = read_structure_set(path if path.is_file() else next(path.iterdir()))
+    for answer in AnatomyEngine().contour(image.load(), list(names), Context()):
+        assert isinstance(answer, Finding)
+        drawn = mask_of_united_loops(clinic[names[answer.name]].loops, image.geometry).placed_in(image.geometry)
+        agreement = compare(answer.field.mask(), drawn, 2.0)
+        assert isinstance(agreement, Agreement)
+        assert agreement.dice > 0.97
+        assert agreement.hd95 < 5.0
+        ours, theirs = (
+            np.flatnonzero(m.any(axis=(1, 2))) for m in (answer.field.mask().placed_in(image.geometry).array, drawn.array)
+        )
+        assert abs(ours[-1] - theirs[-1]) <= 2
+        assert abs(ours[0] - theirs[0]) <= 3
