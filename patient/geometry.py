@@ -8,7 +8,7 @@ the head. The only bridge between the two is `points` and `indices`.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -18,6 +18,8 @@ from patient.errors import FrameMismatch, UnsupportedGeometry
 
 Triple = tuple[float, float, float]
 SAME_PLACE_MM = 0.01
+MEETS = 0.02
+"""A slice that lies this near to a plane of the grid, in voxels, lies on it."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,25 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Slices:
+    """An image's own slices where they are not the planes of its grid: unevenly spaced, or sheared by a tilted gantry.
+
+    Args:
+        positions: LPS mm of the centre of each slice's first pixel, in order along the normal.
+        shape: rows and columns of every slice.
+    """
+
+    positions: tuple[Triple, ...] = field(repr=False)
+    shape: tuple[int, int]
+
+    def on(self, grid: Geometry) -> NDArray[np.float64]:
+        """Fractional indices `[n, 3]` of their first pixels in a grid parallel to them; whole planes where they meet one."""
+        at = grid.indices(self.positions)
+        whole = np.rint(at)
+        return np.where(np.abs(at - whole) < MEETS, whole, at)
+
+
+@dataclass(frozen=True)
 class Geometry:
     """A regular grid of voxel centres in the patient.
 
@@ -84,6 +105,8 @@ class Geometry:
         frame_of_reference: DICOM UID, empty where the image has none.
         image: whose grid it is (Series Instance UID, or a file's name); empty where nobody said. Two images may share a
             frame of reference because somebody registered them: that does not make them one.
+        slices: the image's own slices, parallel to the planes of the grid, where they are not those planes; contours are
+            drawn on them. They stay the same in every crop.
 
     Raises:
         UnsupportedGeometry: axes are not orthonormal (within 1e-3), or a size or spacing is not positive.
@@ -95,6 +118,7 @@ class Geometry:
     axes: tuple[Triple, Triple, Triple] = ((0.0, 0.0, 1.0), (0.0, 1.0, 0.0), (1.0, 0.0, 0.0))
     frame_of_reference: str = ""
     image: str = ""
+    slices: Slices | None = None
 
     def __post_init__(self) -> None:
         if min(self.shape) < 1 or not min(self.spacing) > 0:

@@ -55,6 +55,7 @@ class CaseRequest:
         case: its name, made of a date and a hash.
         files: the image's files.
         series_uid: which series of them.
+        phase: which of several images of that series (a 4D CT); empty where it holds one, or `existing` tells it.
         existing: an RTSTRUCT on the same image whose structures are kept; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
         template: name or path.
@@ -72,6 +73,7 @@ class CaseRequest:
     predecessor: str = ""
     profile: str = "standard"
     seed: int = 0
+    phase: str = ""
 
 
 def installed_engines() -> dict[str, Engine]:
@@ -117,10 +119,12 @@ def contour_case(
     template = load_template(request.template)
     with clock.step("read"):
         progress(0.02, "reading")
-        image = open_image(_entry(request))
+        existing = read_structure_set(Path(request.existing)) if request.existing else None
+        drawn_on = existing.image_uids if existing is not None else frozenset[str]()
+        image = open_image(_entry(request), phase=request.phase, drawn_on=drawn_on)
         if image.modality != "CT":
             raise InputError(f"The series is {image.modality}, and contours are made on CT")
-        existing = _existing(Path(request.existing), image) if request.existing else None
+        existing = existing.on(image.geometry, Path(request.existing).name) if existing is not None else None
         volume = image.load()
     context = Context(
         patient_position=image.patient_position,
@@ -191,10 +195,6 @@ def _entry(request: CaseRequest) -> SeriesEntry:
     if not wanted:
         raise InputError("The series' files are no longer there")
     return SeriesEntry(request.series_uid, wanted[0].text("Modality"), tuple(wanted))
-
-
-def _existing(path: Path, image: ImageSeries) -> StructureSet:
-    return read_structure_set(path).on(image.geometry, path.name)
 
 
 @dataclass

@@ -53,6 +53,8 @@ class Configuration(BaseModel):
     """What a CT is that could be either, by the name of its case: the page asks for it where it matters."""
     profile: str = "standard"
     """Planning system whose limits the gate applies."""
+    phase: str = ""
+    """Which image is contoured of a series that holds several (a 4D CT), by the value that its refusal names."""
     settle_minutes: float = Field(default=10.0, ge=0)
     """A series is whole when its files have been quiet for so long."""
     hold_days: float = Field(default=3.0, gt=0)

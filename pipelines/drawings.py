@@ -101,7 +101,7 @@ class Drawing:
         if on is not None:
             grid, load = on.grid, (lambda: on.image)
         elif self.image is not None:
-            series = open_image(self.image)
+            series = open_image(self.image, drawn_on=held.image_uids)
             grid, load = series.geometry, series.load
         else:
             raise InputError(

@@ -129,7 +129,7 @@ class _Night:
 
     def _rules(self) -> str:
         """Everything besides inputs, template and policy that decides a result."""
-        said = [VERSION, self.function, self.configuration.profile, str(self.configuration.seed)]
+        said = [VERSION, self.function, self.configuration.profile, str(self.configuration.seed), self.configuration.phase]
         return " ".join([*said, *(f"{name} {engine.version}" for name, engine in sorted(installed_engines().items()))])
 
     def template(self, entry: SeriesEntry) -> str:
@@ -167,6 +167,7 @@ class _Night:
             predecessor=before,
             profile=self.configuration.profile,
             seed=self.configuration.seed,
+            phase=self.configuration.phase,
         )
 
     def close(self) -> NightRecord:

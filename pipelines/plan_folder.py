@@ -75,7 +75,7 @@ def read_plan_folder(folder: Path, plan: str = "") -> PlanFolder:
     chosen, plan_file = _plan(index, plan, folder)
     structures, structure_file = _structures(index, chosen, folder)
     entry = _ct(index, structures, folder)
-    image = open_image(entry)
+    image = open_image(entry, drawn_on=structures.image_uids)
     structures = _admitted(structures, image, structure_file)
     dose, dose_files, passed_over = _dose(index, chosen)
     if dose is not None:

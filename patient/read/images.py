@@ -4,37 +4,29 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patient.errors import (
-    DuplicateSlices,
-    IncompleteSeries,
-    InputError,
-    MixedSeries,
-    PixelDataError,
-    UnsupportedGeometry,
-)
-from patient.geometry import Geometry
+from patient.errors import DuplicateSlices, InputError, MixedSeries, PixelDataError, UnsupportedGeometry
 from patient.read.headers import Header
 from patient.read.index import SeriesEntry, scan
-from patient.read.pixels import read_pixels
+from patient.read.phases import one_phase
+from patient.read.pixels import AIR, read_pixels
 from patient.read.planes import Plane, planes_of
+from patient.read.stack import stacked
 from patient.series import ImageSeries, Instance
+from patient.slices import on_grid
 
-SAME_MM = 0.01
-UNEVEN = 0.05
-"""A step that differs by more than this part of the usual one is a gap; less is rounding or jitter of the table."""
-SHEAR_MM = 0.01
-"""A plane may lie this far beside the normal through the first one, for each step."""
 IMAGES = ("CT", "MR", "PT")
 
 
-def open_folder(folder: Path, series_uid: str | None = None) -> ImageSeries:
-    """The one image in a folder (CT before MR before PET), or the one of a given UID.
+def open_folder(
+    folder: Path, series_uid: str | None = None, *, phase: str = "", drawn_on: frozenset[str] = frozenset()
+) -> ImageSeries:
+    """The one image in a folder (CT before MR before PET), or the one of a given UID; phases as `open_image` tells them.
 
     Raises:
         InputError: none, or several that cannot all be meant; or as `open_image`.
@@ -50,22 +42,29 @@ def open_folder(folder: Path, series_uid: str | None = None) -> ImageSeries:
                 remedy="Name the series, or give its folder",
             )
         if entries:
-            return open_image(entries[0])
+            return open_image(entries[0], phase=phase, drawn_on=drawn_on)
     broken = f"; unreadable: {len(index.problems)} files, as {index.problems[0].error}" if index.problems else ""
     raise InputError(f"No CT, MR or PET image found{broken}", where=folder.name)
 
 
-def open_image(entry: SeriesEntry) -> ImageSeries:
+def open_image(entry: SeriesEntry, *, phase: str = "", drawn_on: frozenset[str] = frozenset()) -> ImageSeries:
     """Check a series and place its planes; pixels are read when asked.
 
     Order and spacing come from Image Position along the normal alone (never Slice Location, Instance Number or Slice
-    Thickness). Localizers are left out and noted, as are repeated copies of one file.
+    Thickness). Localizers are left out and noted, as are repeated copies of one file. Unevenly spaced slices and those of a
+    tilted gantry are resampled to a regular grid when loaded, and stay the image's `geometry.slices`.
+
+    Args:
+        entry: the series.
+        phase: which of several images of the series is meant (a 4D CT, say), as the refusal names them.
+        drawn_on: SOP Instance UIDs that a structure set was drawn on: tells the phase where nobody said it.
 
     Raises:
-        MixedSeries: two patients, frames of reference, orientations, pixel spacings or sizes.
-        DuplicateSlices: one plane twice with different instances.
-        IncompleteSeries: fewer than two planes, or a gap.
-        UnsupportedGeometry: no position, a sheared stack (gantry tilt), an uneven one.
+        MixedSeries: two patients, frames of reference, orientations, pixel spacings or sizes; several phases or interleaved
+            acquisitions and no choice.
+        DuplicateSlices: one plane twice with different instances, and nothing that tells them apart.
+        IncompleteSeries: fewer than two planes, or missing slices.
+        UnsupportedGeometry: no position, planes that lie beside each other.
         PixelDataError: no pixels.
     """
     upright = _without_localizers(entry.headers)
@@ -76,24 +75,26 @@ def open_image(entry: SeriesEntry) -> ImageSeries:
         notes.append("Has no Series Instance UID: one was made up, which no other system will know")
     planes = [plane for header in headers for plane in planes_of(header)]
     _all_alike(planes)
-    planes, places = _in_order(planes)
-    notes += _uneven(planes, places)
-    first = planes[0]
-    step = (places[-1] - places[0]) / (len(planes) - 1)
-    geometry = Geometry(
-        shape=(len(planes), first.rows, first.columns),
-        spacing=(float(step), *first.spacing),
-        origin=_triple(first.position),
-        axes=(_triple(first.normal), _triple(first.axes[0]), _triple(first.axes[1])),
-        frame_of_reference=entry.frame_of_reference,
-        image=entry.uid,
-    )
+    planes, said = one_phase(planes, phase, drawn_on)
+    stack = stacked(planes, entry.frame_of_reference, entry.uid)
+    if stack.geometry.slices is not None:
+        raise UnsupportedGeometry(
+            "; ".join(stack.notes),
+            where=stack.planes[0].name,
+            why="Margins and distances would be wrong",
+            remedy="Reformat it to even, upright slices",
+        )
     instances = tuple(
         Instance(p.header.path, p.header.text("SOPClassUID"), p.header.text("SOPInstanceUID"), _triple(p.position), p.frame)
-        for p in planes
+        for p in stack.planes
     )
-    pixels = partial(read_pixels, planes, is_ct=entry.modality == "CT")
-    return ImageSeries(instances, geometry, first.header.dataset, first.header.identity, entry.uid, pixels, tuple(notes))
+    first, is_ct = stack.planes[0].header, entry.modality == "CT"
+
+    def pixels() -> NDArray[Any]:
+        return on_grid(read_pixels(stack.planes, is_ct=is_ct), stack.geometry, AIR if is_ct else None)
+
+    notes += [*said, *stack.notes]
+    return ImageSeries(instances, stack.geometry, first.dataset, first.identity, entry.uid, pixels, tuple(notes))
 
 
 def _triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -160,66 +161,3 @@ def _mixed(what: str, first: Plane, other: Plane) -> MixedSeries:
         why="They do not make one image",
         remedy="Separate them, or send the series again",
     )
-
-
-def _in_order(planes: list[Plane]) -> tuple[list[Plane], NDArray[np.float64]]:
-    """Sorted along the normal, with their places (mm) on it. Raises where there are too few, or two at one place."""
-    if len(planes) < 2:
-        raise IncompleteSeries(
-            "The series has one plane",
-            where=planes[0].name,
-            why="One plane has no thickness and makes no volume",
-            remedy="Send the whole series",
-        )
-    normal = planes[0].normal
-    planes = sorted(planes, key=lambda plane: float(plane.position @ normal))
-    places = np.array([plane.position @ normal for plane in planes])
-    same = np.flatnonzero(np.diff(places) < SAME_MM)
-    if same.size:
-        raise DuplicateSlices(
-            f"Two planes lie at one place ({len(same)} such pairs)",
-            where=f"{planes[same[0]].name}, {planes[same[0] + 1].name}",
-            why="Two acquisitions, reconstructions or phases are mixed, and nobody can tell which is meant",
-            remedy="Separate them into series of their own",
-        )
-    return planes, places
-
-
-def _uneven(planes: Sequence[Plane], places: NDArray[np.float64]) -> tuple[str, ...]:
-    """Notes on small unevenness. Raises on gaps, uneven spacing and shear."""
-    first, normal = planes[0], planes[0].normal
-    beside = np.array([p.position - first.position for p in planes])
-    beside = np.linalg.norm(beside - np.outer(beside @ normal, normal), axis=1)
-    if beside.max() > max(SHEAR_MM * (len(planes) - 1), SAME_MM * 2):
-        raise UnsupportedGeometry(
-            f"The stack is sheared (tilted gantry): planes lie up to {beside.max():.2f} mm beside the first one's normal",
-            where=f"{first.name}, {planes[-1].name}",
-            why="Margins and distances would be wrong",
-            remedy="Reformat it to upright planes on the scanner",
-        )
-    steps = np.diff(places)
-    usual = float(np.median(steps))
-    worst = int(np.argmax(np.abs(steps - usual)))
-    where = f"{planes[worst].name}, {planes[worst + 1].name}"
-    off = abs(steps[worst] - usual) / usual
-    if off > UNEVEN:
-        missing = steps[worst] / usual
-        if missing > 1.5 and abs(missing - round(missing)) < 0.1:
-            raise IncompleteSeries(
-                f"{round(missing) - 1} planes are missing: a step of {steps[worst]:.2f} mm where others are {usual:.2f} mm",
-                where=where,
-                why="A contour would be stretched over the gap",
-                remedy="Send the missing slices",
-            )
-        raise UnsupportedGeometry(
-            f"Planes are unevenly spaced: a step of {steps[worst]:.2f} mm where others are {usual:.2f} mm",
-            where=where,
-            why="Slices may be missing",
-            remedy="Send the missing slices, or reconstruct at one spacing",
-        )
-    drift = np.abs(places - np.linspace(places[0], places[-1], len(places))).max()
-    if drift > UNEVEN * 2 * usual:
-        raise UnsupportedGeometry(
-            f"Planes drift up to {drift:.2f} mm from even spacing", where=where, why="Slices may be missing"
-        )
-    return (f"Slice positions jitter by up to {drift:.3f} mm",) if drift > SAME_MM else ()

@@ -32,6 +32,9 @@ def contour(
     template: Annotated[str, typer.Option(help="Site template: a name, or a TOML file of your own.")] = "head_neck",
     existing: Annotated[Path | None, typer.Option(help="RTSTRUCT on this CT whose structures are kept as they are.")] = None,
     profile: Annotated[str, typer.Option(help="Planning system whose limits the gate applies.")] = "standard",
+    phase: Annotated[
+        str, typer.Option(help="Which of several images of one series (a 4D CT), by the value that the refusal names.")
+    ] = "",
     as_json: Json = False,
 ) -> int:
     """Contour one patient, now."""
@@ -62,6 +65,7 @@ def contour(
                     template=template,
                     existing=str(existing) if existing else "",
                     profile=profile,
+                    phase=phase,
                 ),
                 update,
             )
@@ -89,7 +93,9 @@ def check(
     from patient.conformance.check import check_file
     from patient.conformance.profile import load_profile
     from patient.conformance.second_opinion import second_opinions
+    from patient.read.headers import read_header
     from patient.read.images import open_folder
+    from patient.read.rtstruct import referenced_image
 
     check_all(
         lambda: load_profile(profile),
@@ -97,7 +103,8 @@ def check(
         lambda: _needs_a_ct(deep, ct),
         *(lambda path=path: must_exist(path, "FILE") for path in files),
     )
-    image = open_folder(ct) if ct is not None else None
+    drawn_on = frozenset(uid for path in files for uid in referenced_image(read_header(path))[3])
+    image = open_folder(ct, drawn_on=drawn_on) if ct is not None else None
     found: list[dict[str, Any]] = []
     for path in files:
         report = check_file(path, image=image, profile=profile)

@@ -101,7 +101,7 @@ def test_what_makes_no_image_is_refused_by_name(tmp_path, change, error):
 def test_a_missing_slice_is_named_with_its_neighbours(tmp_path):
     folder = write_ct(tmp_path / "ct", HU)
     (folder / f"{(5 * 37) % 1000:03d}-5.dcm").unlink()
-    with pytest.raises(errors.IncompleteSeries, match=r"1 planes are missing.*-4\.dcm.*-6\.dcm"):
+    with pytest.raises(errors.IncompleteSeries, match=r"1 slice is missing.*-4\.dcm.*-6\.dcm"):
         open_folder(folder)
 
 
