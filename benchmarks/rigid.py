@@ -13,7 +13,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from benchmarks.known import Pair, cropped_pair, ct_mr_pair, head_neck_ct, head_
 from benchmarks.record import DATA, RESULTS, record
 from patient.errors import NotTrusted
 from registration.features import RigidByFeatures
-from registration.method import RegistrationContext
+from registration.method import Fit, RegistrationContext
+from registration.quality import judged
 from registration.rigid import RigidByIntensity
 from registration.transforms import Affine, Points, Rigid, Space
 
@@ -48,6 +49,7 @@ class Kind:
         method: ours.
         peer: one of `peers.NAMES`, tried on the first `peer_trials`; empty for none.
         peer_trials: how many of the same pairs the peer is given.
+        doubts: why an answer of ours is not trusted.
     """
 
     trials: int
@@ -58,6 +60,7 @@ class Kind:
     method: RigidByIntensity | RigidByFeatures
     peer: str = "simpleitk_rigid"
     peer_trials: int = 40
+    doubts: Callable[[Fit, Pair], tuple[str, ...]] = lambda fit, pair: ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class Trial:
     degrees: float | None = None
     from_truth: Rigid | None = None
     refused: str = ""
+    doubted: tuple[str, ...] = ()
 
 
 def _long_patients() -> list[Path]:
@@ -94,12 +98,20 @@ def kinds() -> dict[str, Kind]:
     return {
         "features": Kind(200, 3.0, 1.0, part, _masks, RigidByFeatures()),
         "intensity": Kind(200, 1.5, 0.5, whole, _masks, RigidByIntensity()),
-        "ct_mr": Kind(50, 2.0, 1.0, ct_mr_pair, lambda pair: RegistrationContext(), RigidByIntensity(), peer_trials=10),
+        "ct_mr": Kind(50, 2.0, 1.0, ct_mr_pair, _nothing_told, RigidByIntensity(), peer_trials=10, doubts=_doubts),
     }
 
 
 def _masks(pair: Pair) -> RegistrationContext:
     return RegistrationContext(fixed_mask=pair.fixed_masks["Body"], moving_mask=pair.moving_masks["FieldOfView"])
+
+
+def _nothing_told(pair: Pair) -> RegistrationContext:
+    return RegistrationContext()
+
+
+def _doubts(fit: Fit, pair: Pair) -> tuple[str, ...]:
+    return judged(fit, pair.fixed, pair.moving, RegistrationContext()).verdict.reasons
 
 
 def from_truth(pair: Pair, moving_points: Points) -> Rigid:
@@ -124,13 +136,14 @@ def ours(pair: Pair, kind: Kind) -> Trial:
     """One trial of a method of ours."""
     began = time.perf_counter()
     try:
-        found = kind.method.fit(pair.fixed, pair.moving, kind.told(pair)).moving_from_fixed
+        fit = kind.method.fit(pair.fixed, pair.moving, kind.told(pair))
     except NotTrusted as refusal:
         return Trial(pair.name, time.perf_counter() - began, refused=str(refusal))
-    assert isinstance(found, Affine)
     seconds = time.perf_counter() - began
+    found = fit.moving_from_fixed
+    assert isinstance(found, Affine)
     points = found.points(pair.fixed_points, Space.of(pair.fixed.geometry))
-    return _answered(pair.name, seconds, from_truth(pair, points))
+    return replace(_answered(pair.name, seconds, from_truth(pair, points)), doubted=kind.doubts(fit, pair))
 
 
 def theirs(pair: Pair, peer: str) -> Trial:
@@ -146,6 +159,7 @@ def row(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
     """What the trials of one method come to."""
     found = [(t.mm, t.degrees) for t in trials if t.mm is not None and t.degrees is not None]
     right = sum(mm <= kind.mm and degrees <= kind.degrees for mm, degrees in found)
+    wrong = [t for t in trials if t.mm is not None and not (t.mm <= kind.mm and (t.degrees or 0.0) <= kind.degrees)]
     mm, degrees = (np.array(values) for values in zip(*found, strict=True)) if found else (np.zeros(0), np.zeros(0))
     return {
         **({"around_their_own_middle": _agreement(kind, trials)} if found else {}),
@@ -153,7 +167,9 @@ def row(kind: Kind, trials: list[Trial]) -> dict[str, Any]:
         "right": right,
         "share_right": round(right / len(trials), 4),
         "refused": sum(bool(t.refused) for t in trials),
-        "wrong_and_not_refused": len(found) - right,
+        "not_trusted": sum(bool(t.doubted) for t in trials),
+        "said_to_be_ambiguous": sum(any("ambiguous" in why for why in t.doubted) for t in trials),
+        "wrong_and_trusted": sum(not t.doubted for t in wrong),
         "mm": {str(q): round(float(np.percentile(mm, q)), 2) for q in (50, 95, 100)} if found else None,
         "degrees": {str(q): round(float(np.percentile(degrees, q)), 2) for q in (50, 95, 100)} if found else None,
         "seconds_median": round(float(np.median([t.seconds for t in trials])), 2),

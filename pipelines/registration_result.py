@@ -13,7 +13,9 @@ from registration.transforms import Transform
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", ser_json_inf_nan="null", json_schema_serialization_defaults_required=True
+    )
 
 
 class AgreementRecord(_Record):
@@ -46,6 +48,8 @@ class QualityRecord(_Record):
     agreeing: int | None
     features_mm: float | None
     features_degrees: float | None
+    split_half_mm: float | None = None
+    split_half_degrees: float | None = None
     structures: tuple[AgreementRecord, ...]
     notes: tuple[str, ...]
 

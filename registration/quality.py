@@ -25,6 +25,7 @@ from registration.deformable import RIM, WAY_BACK
 from registration.features import RigidByFeatures, find_matches
 from registration.method import Fit, RegistrationContext
 from registration.pulling import pulled, pulled_field
+from registration.rigid import split_half
 from registration.transforms import (
     Affine,
     Chain,
@@ -74,6 +75,8 @@ class Policy:
     matches_settle: float
     agreement_mm: float
     agreement_degrees: float
+    split_half_mm: float
+    split_half_degrees: float
     structure_dice: float
     version: str = ""
 
@@ -146,6 +149,8 @@ class RegistrationQuality:
         matches: points matched anew around the result.
         agreeing: of them, how many lie within 4 mm of where the result puts them.
         features_mm, features_degrees: how far the rigid part is from a rigid registration by features alone.
+        split_half_mm, split_half_degrees: how far halves of the body, each registered by itself, lie from the answer of the
+            whole; only where matched points give no answer of their own.
         structures: agreement of what the caller knows in both images.
         notes: what could not be measured and why.
     """
@@ -167,6 +172,8 @@ class RegistrationQuality:
     agreeing: int | None = None
     features_mm: float | None = None
     features_degrees: float | None = None
+    split_half_mm: float | None = None
+    split_half_degrees: float | None = None
     structures: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -224,6 +231,9 @@ def judged(
     if way_back is not None:
         quality = _with_way_back(quality, pair, moving, transform, way_back)
     quality = _with_features(quality, fixed, moving, context, transform, rigid, by_features)
+    if quality.features_mm is None and isinstance(rigid, Rigid):
+        halves = split_half(fixed, moving, rigid, context)
+        quality = replace(quality, split_half_mm=halves.mm, split_half_degrees=halves.degrees)
     quality = replace(quality, structures=tuple(_agreement(s, transform) for s in structures))
     return Registered(transform, quality, verdict_on(quality, policy))
 
@@ -259,6 +269,10 @@ def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
         most(quality.features_degrees, policy.agreement_degrees, "the angle to the rigid result by features", "°")
         if quality.features_mm is None and quality.matches is not None:
             reasons.append("by features alone there is no rigid answer that could be compared")
+    if not bent:
+        ambiguous = "ambiguous: the distance between the answers of the body and of its halves"
+        most(quality.split_half_mm, policy.split_half_mm, ambiguous, " mm")
+        most(quality.split_half_degrees, policy.split_half_degrees, "ambiguous: the angle between them", "°")
     for structure in quality.structures:
         if structure.volume_cc > 5.0:
             least(structure.dice, policy.structure_dice, f"the Dice of {structure.name}")

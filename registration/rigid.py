@@ -17,24 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import edt
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from patient.errors import Cancelled, InputError, NotTrusted
-from patient.geometry import Box, Geometry
+from patient.errors import Cancelled, NotTrusted
+from patient.geometry import Geometry
 from patient.volume import Mask, Volume
 from registration.features import RigidByFeatures
+from registration.levels import COARSE, FINE, MIDDLE, ROOM, Level, Pyramid, Vector, on_grid
 from registration.method import Evidence, Fit, RegistrationContext
-from registration.transforms import Rigid, Space, placed
+from registration.transforms import Rigid, Space
 
-FINE, MIDDLE, COARSE = 2.0, 4.0, 7.0
-"""mm: about what a voxel measures on each level; never finer than the image."""
 BINS = 32
-ROOM = 24.0
-"""mm around the body that belong to its picture: without air there is no skin."""
 FOLLOWED = 4
 """How many of the places tried are followed to their optimum on the coarse level."""
 LEAST_OVERLAP = 0.25
@@ -42,13 +38,9 @@ LEAST_OVERLAP = 0.25
 LEAST_TOLD = 1.02
 """Of normalised mutual information: samples of pure noise reach 1.01, a CT and an MR of one thigh 1.08."""
 SAMPLES = {COARSE: 10_000, MIDDLE: 20_000, FINE: 40_000}
-SMOOTH = {COARSE: 1.0, MIDDLE: 1.5, FINE: 1.0}
-"""Blur of both images, in voxels of the level: unblurred, there is a false optimum every half voxel."""
 RADIUS = 80.0
 """mm: where a turn is felt as much as a shift."""
 ROUNDS = 100
-
-Vector = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -81,8 +73,8 @@ class RigidByIntensity:
         """
         source, target = Space.of(fixed.geometry), Space.of(moving.geometry)
         context.progress(0.0, "rigid: reading the images")
-        still = _Pyramid.of(fixed, context.fixed_mask, "fixed")
-        moved = _Pyramid.of(moving, context.moving_mask, "moving")
+        still = Pyramid.of(fixed, context.fixed_mask, "fixed")
+        moved = Pyramid.of(moving, context.moving_mask, "moving")
         frame = _Frame(still.centre(), source, target)
         context.progress(0.2, "rigid: looking for a start")
         judge = _Judge.of(still, moved, frame, context)
@@ -124,6 +116,50 @@ def rigid_start(fixed: Volume[Any], moving: Volume[Any], context: RegistrationCo
     return found
 
 
+@dataclass(frozen=True)
+class SplitHalf:
+    """How far the answers of halves of the body lie from the answer of the whole: the largest of six halves.
+
+    Args:
+        mm: at the half's own middle.
+        degrees: of the turn.
+    """
+
+    mm: float
+    degrees: float
+
+
+def split_half(fixed: Volume[Any], moving: Volume[Any], whole: Rigid, context: RegistrationContext) -> SplitHalf:
+    """Whether one rigid map describes all of the body, and its optimum is the only one near.
+
+    The body is halved across each of its three axes, and each half is registered by itself from the answer of the whole.
+    Halves of two images that one rigid map joins stay within a voxel; where a joint is bent otherwise, or where mutual
+    information has several optima, they go apart (reliability by halves: Spearman 1910, Br J Psychol 3:271).
+
+    Args:
+        fixed, moving, context: as the method that found `whole` was given them.
+        whole: the answer that is asked about.
+
+    Raises:
+        InputError: an image or a mask is constant, empty, or holds no numbers.
+        Cancelled: asked to stop.
+    """
+    still = Pyramid.of(fixed, context.fixed_mask, "fixed")
+    moved = Pyramid.of(moving, context.moving_mask, "moving")
+    frame = _Frame(still.centre(), Space.of(fixed.geometry), Space.of(moving.geometry))
+    start = frame.six(whole.rotation, whole.points(frame.centre, whole.source))
+
+    def apart(half: Pyramid) -> tuple[float, float]:
+        found = frame.rigid(_Stage.of(half, moved, frame, MIDDLE, context).climbed(start))
+        shift = found.points(half.centre(), found.source) - whole.points(half.centre(), whole.source)
+        left = Rigid(found.matrix @ np.linalg.inv(whole.matrix), whole.target, whole.target)
+        return float(np.linalg.norm(shift)), left.degrees()
+
+    with ThreadPoolExecutor(2) as pool:
+        mm, degrees = zip(*pool.map(apart, still.halves()), strict=True)
+    return SplitHalf(max(mm), max(degrees))
+
+
 def _nothing_in_common(what: str) -> NotTrusted:
     return NotTrusted(
         f"The two images have {what}",
@@ -163,158 +199,6 @@ class _Frame:
 
 
 @dataclass(frozen=True)
-class _Level:
-    """An image on one level: float32 numbers, where to look, and which voxels are no filling beyond a field of view."""
-
-    image: Volume[np.float32]
-    mask: Mask
-
-    def smooth(self, mm: float) -> _Level:
-        """Blurred: else places half a voxel off, where interpolation blurs, seem to agree better."""
-        grid = self.image.geometry
-        array = ndimage.gaussian_filter(self.image.array, [SMOOTH[mm] * mm / s for s in grid.spacing], mode="nearest")
-        return replace(self, image=Volume(array, grid))
-
-    def itk(self) -> tuple[sitk.Image, sitk.Image]:
-        grid = self.image.geometry
-        mask = sitk.GetImageFromArray(self.mask.array.astype(np.uint8))
-        return placed(sitk.GetImageFromArray(self.image.array), grid), placed(mask, grid)
-
-
-@dataclass(frozen=True)
-class _Pyramid:
-    """An image binned to working grids and cropped to its body.
-
-    Args:
-        fine: numbers on about 2 mm.
-        body: on the fine grid.
-        valid: on the fine grid: not filling, not NaN.
-        given: whether somebody else drew the body.
-    """
-
-    fine: Volume[np.float32]
-    body: NDArray[np.bool_]
-    valid: NDArray[np.bool_]
-    given: bool
-
-    @staticmethod
-    def of(volume: Volume[Any], mask: Mask | None, which: str) -> _Pyramid:
-        _numbers(volume, which)
-        fine = _binned(volume, _factors(volume.geometry, FINE))
-        values = fine.array
-        known = np.isfinite(values)
-        low, high = np.percentile(values[known], (0.1, 99.9))
-        if not high > low:
-            low, high = values[known].min(), values[known].max()
-        if not high > low:
-            raise InputError(f"The {which} image is constant", why="There is nothing in it to register")
-        values[~known] = low
-        np.clip(values, low, high, out=values)
-        body = _body(fine) if mask is None else _on(mask, fine.geometry)
-        if not body.any():
-            raise InputError(f"The mask of the {which} image is empty", why="Nothing of the image would be looked at")
-        box = Box.of(body).padded([int(np.ceil(ROOM / mm)) for mm in fine.geometry.spacing], fine.geometry.shape)
-        valid = known & ~_filling(values)
-        return _Pyramid(fine.cropped(box), body[box.slices], valid[box.slices], mask is not None)
-
-    def centre(self) -> Vector:
-        """LPS mm of the body's centroid."""
-        return self.fine.geometry.points(ndimage.center_of_mass(self.body))
-
-    def level(self, mm: float, room: float) -> _Level:
-        """Binned to about `mm`, looked at in the body and `room` mm around it."""
-        grid = self.fine.geometry
-        factors = _factors(grid, mm)
-        image = _binned(self.fine, factors)
-        body = _binned(Volume(self.body.astype(np.float32), grid), factors).array >= 0.5
-        look = body if self.given else _away(~body, image.geometry) <= room
-        return _Level(image, Volume(look, image.geometry))
-
-    def sharp(self, mm: float, room: float) -> _Level:
-        """As `level`, without what lies beyond a field of view."""
-        level = self.level(mm, room)
-        valid = _binned(Volume(self.valid.astype(np.float32), self.fine.geometry), _factors(self.fine.geometry, mm)).array
-        return replace(level, mask=Volume(level.mask.array & (valid > 0.999), level.mask.geometry))
-
-
-def _numbers(volume: Volume[Any], which: str) -> None:
-    """Raises InputError where an image cannot say anything."""
-    if min(volume.geometry.shape) < 4:
-        raise InputError(f"The {which} image has {volume.geometry.shape} voxels", why="Too few to be registered")
-    if np.issubdtype(volume.array.dtype, np.floating) and not np.isfinite(volume.array).any():
-        raise InputError(f"The {which} image holds no number", why="There is nothing in it to register")
-    if np.nanmin(volume.array) == np.nanmax(volume.array):
-        raise InputError(f"The {which} image is constant", why="There is nothing in it to register")
-
-
-def _factors(grid: Geometry, mm: float) -> tuple[int, int, int]:
-    """How many voxels along k, j, i make one of about `mm`."""
-    k, j, i = (max(1, min(int(mm / s + 0.65), n // 4)) for s, n in zip(grid.spacing, grid.shape, strict=True))
-    return k, j, i
-
-
-def _binned(volume: Volume[Any], factors: tuple[int, int, int]) -> Volume[np.float32]:
-    """Means of whole blocks of voxels, a slab at a time; what is left over at the far ends is dropped."""
-    grid = volume.geometry
-    shape = tuple(n // f for n, f in zip(grid.shape, factors, strict=True))
-    (f, g, h), (depth, rows, columns) = factors, shape
-    out = np.empty(shape, dtype=np.float32)
-    for k in range(depth):
-        slab = volume.array[k * f : (k + 1) * f, : rows * g, : columns * h]
-        out[k] = slab.reshape(f, rows, g, columns, h).mean(axis=(0, 2, 4), dtype=np.float32)
-    x, y, z = (float(v) for v in grid.points((np.asarray(factors) - 1) / 2))
-    a, b, c = (s * n for s, n in zip(grid.spacing, factors, strict=True))
-    return Volume(out, replace(grid, shape=(depth, rows, columns), spacing=(a, b, c), origin=(x, y, z)))
-
-
-def _on(mask: Mask, grid: Geometry) -> NDArray[np.bool_]:
-    """A mask at the voxels of another grid of the same image, nearest."""
-    image = placed(sitk.GetImageFromArray(mask.array.astype(np.uint8)), mask.geometry)
-    i, j, k = grid.shape[::-1]
-    reference = placed(sitk.Image([i, j, k], sitk.sitkUInt8), grid)
-    return sitk.GetArrayFromImage(sitk.Resample(image, reference, sitk.Transform(), sitk.sitkNearestNeighbor)) > 0
-
-
-def _body(fine: Volume[np.float32]) -> NDArray[np.bool_]:
-    """What is no air, in one piece, without a couch: on the fine grid."""
-    factors = _factors(fine.geometry, MIDDLE)
-    image = _binned(fine, factors)
-    values = image.array
-    if values.min() < -800:
-        threshold = -350.0
-    else:
-        otsu = sitk.OtsuThresholdImageFilter()
-        otsu.Execute(sitk.GetImageFromArray(values))
-        threshold = 0.5 * (otsu.GetThreshold() + float(np.percentile(values, 1)))
-    foreground = values > threshold
-    core = _away(foreground, image.geometry) > 10.0
-    if not core.any():
-        core = foreground
-    pieces, count = ndimage.label(core)  # type: ignore[misc]
-    if count > 1:
-        core = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
-    body = foreground & (_away(~core, image.geometry) <= 12.0)
-    for k in range(len(body)):
-        body[k] = ndimage.binary_fill_holes(body[k])
-    whole = np.repeat(np.repeat(np.repeat(body, factors[0], 0), factors[1], 1), factors[2], 2)
-    short = [(0, n - m) for n, m in zip(fine.geometry.shape, whole.shape, strict=True)]
-    return np.pad(whole, short, mode="edge")
-
-
-def _away(inside: NDArray[np.bool_], grid: Geometry) -> NDArray[np.float32]:
-    """mm from each voxel inside to the nearest outside; the image's own edge is no outside."""
-    return edt.edt(np.ascontiguousarray(inside), anisotropy=grid.spacing, black_border=False, parallel=1)
-
-
-def _filling(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Voxels of one value exactly that reach in from the corners: what a scanner writes where it did not look."""
-    corners = values[:: values.shape[0] - 1, :: values.shape[1] - 1, :: values.shape[2] - 1]
-    found, counts = np.unique(corners, return_counts=True)
-    value = found[np.argmax(counts)]
-    return values == value if counts.max() >= 4 else np.zeros(values.shape, dtype=bool)
-
-
-@dataclass(frozen=True)
 class _Judge:
     """Scores places on the coarse level without ITK, quickly, and so that little overlap is no advantage."""
 
@@ -327,7 +211,7 @@ class _Judge:
     share: float
 
     @staticmethod
-    def of(still: _Pyramid, moved: _Pyramid, frame: _Frame, context: RegistrationContext) -> _Judge:
+    def of(still: Pyramid, moved: Pyramid, frame: _Frame, context: RegistrationContext) -> _Judge:
         fixed, moving = still.level(COARSE, ROOM / 2), moved.level(COARSE, 2 * ROOM)
         at = np.argwhere(fixed.mask.array)
         rng = np.random.default_rng(context.seed)
@@ -380,7 +264,7 @@ def _entropy(shares: Vector) -> float:
     return float(-(some * np.log(some)).sum())
 
 
-def _starts(frame: _Frame, still: _Pyramid, moved: _Pyramid, context: RegistrationContext) -> list[Vector]:
+def _starts(frame: _Frame, still: Pyramid, moved: Pyramid, context: RegistrationContext) -> list[Vector]:
     """As the headers say, centre on centre, and what the caller knows."""
     places = [np.zeros(6), np.array([0, 0, 0, *(moved.centre() - still.centre())])]
     if context.start is not None:
@@ -393,9 +277,9 @@ def _tried(judge: _Judge, starts: Sequence[Vector], context: RegistrationContext
     """What the caller knows, then the best places around all starts: shifts first, then turns around the best of them."""
     shifts = [np.array([0, 0, 0, *by]) for by in itertools.product((-30.0, -15.0, 0.0, 15.0, 30.0), repeat=3)]
     turns = [np.array([*by, 0, 0, 0]) for by in itertools.product((-0.14, 0.0, 0.14), repeat=3)]
-    _go_on(context)
+    _goon_grid(context)
     shifted = _best(judge, [start + by for start in starts for by in shifts])[:5]
-    _go_on(context)
+    _goon_grid(context)
     turned = _best(judge, [place + by for place in shifted for by in turns])
     apart = list(starts[2:])
     for place in [*turned[:40], *starts[:2]]:
@@ -410,7 +294,7 @@ def _best(judge: _Judge, places: Sequence[Vector]) -> list[Vector]:
     return [places[n] for n in order if scores[n] > 0]
 
 
-def _go_on(context: RegistrationContext) -> None:
+def _goon_grid(context: RegistrationContext) -> None:
     if context.cancelled.is_set():
         raise Cancelled("The registration was cancelled")
 
@@ -419,15 +303,15 @@ def _go_on(context: RegistrationContext) -> None:
 class _Stage:
     """Both images on one level, ready to be optimised; a climb shares nothing with another that runs beside it."""
 
-    fixed: _Level
-    moving: _Level
+    fixed: Level
+    moving: Level
     frame: _Frame
     mm: float
     context: RegistrationContext
 
     @staticmethod
-    def of(still: _Pyramid, moved: _Pyramid, frame: _Frame, mm: float, context: RegistrationContext) -> _Stage:
-        _go_on(context)
+    def of(still: Pyramid, moved: Pyramid, frame: _Frame, mm: float, context: RegistrationContext) -> _Stage:
+        _goon_grid(context)
         if mm == COARSE:
             fixed, moving = still.level(mm, ROOM / 2), moved.level(mm, 2 * ROOM)
         else:
@@ -437,7 +321,7 @@ class _Stage:
 
     def climbed(self, start: Vector) -> Vector:
         """Up the gradient of Mattes mutual information; the start again where ITK finds no samples."""
-        _go_on(self.context)
+        _goon_grid(self.context)
         method, transform = sitk.ImageRegistrationMethod(), self.frame.euler(start)
         method.SetNumberOfThreads(1)
         method.SetNumberOfWorkUnits(1)
@@ -460,7 +344,7 @@ class _Stage:
             method.Execute(fixed, moving)
         except RuntimeError:
             return start
-        _go_on(self.context)
+        _goon_grid(self.context)
         return np.asarray(transform.GetParameters())
 
 
@@ -468,6 +352,6 @@ def _weighted(look: Mask, context: RegistrationContext) -> Mask:
     """Where a region counts most: that region, and one in ten of the other voxels."""
     if context.weight is None:
         return look
-    there = _on(context.weight, look.geometry)
+    there = on_grid(context.weight, look.geometry)
     some = np.random.default_rng(context.seed).random(look.array.shape) < 0.1
     return Volume(look.array & (there | some), look.geometry)

@@ -103,6 +103,8 @@ POLICY = Policy(
     matches_settle=0.8,
     agreement_mm=3.0,
     agreement_degrees=2.0,
+    split_half_mm=5.0,
+    split_half_degrees=3.0,
     structure_dice=0.7,
 )
 LIVER = Agreement("Liver", volume_cc=1400.0, dice=0.7, mean_surface_distance=2.0, hd95=6.0)
@@ -115,6 +117,8 @@ PASSES = RegistrationQuality(
     agreeing=20,
     features_mm=3.0,
     features_degrees=2.0,
+    split_half_mm=5.0,
+    split_half_degrees=3.0,
     structures=(LIVER,),
 )
 
@@ -151,6 +155,14 @@ FAILING = {
     "agreement_degrees": (
         replace(PASSES, features_degrees=2.01),
         "the angle to the rigid result by features is 2.01°, more than 2°",
+    ),
+    "split_half_mm": (
+        replace(PASSES, split_half_mm=5.01),
+        "ambiguous: the distance between the answers of the body and of its halves is 5.01 mm, more than 5 mm",
+    ),
+    "split_half_degrees": (
+        replace(PASSES, split_half_degrees=3.01),
+        "ambiguous: the angle between them is 3.01°, more than 3°",
     ),
     "structure_dice": (
         replace(PASSES, structures=(replace(LIVER, name="Spleen"), replace(LIVER, dice=0.69))),

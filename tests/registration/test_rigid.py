@@ -14,7 +14,7 @@ from patient.errors import Cancelled, FrameMismatch, InputError, NotTrusted
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
 from registration.method import Fit, Method, RegistrationContext
-from registration.rigid import RigidByIntensity
+from registration.rigid import RigidByIntensity, split_half
 from registration.transforms import Rigid, Space
 
 LANDMARK = np.array((-22.0, 14.0, 18.0))
@@ -107,6 +107,21 @@ def test_drifted_noisy_and_cut_by_a_field_of_view() -> None:
     x, y, _ = np.moveaxis(FRACTION.points(np.moveaxis(np.indices(FRACTION.shape), 0, -1)), -1, 0)
     hu[np.hypot(x - 4, y + 3) > 40] = -1000
     assert missed(registered(phantom(GRID), Volume(hu.astype(np.int16), FRACTION)), truth) < 1.0
+
+
+def test_halves_of_a_body_that_one_rigid_map_describes_agree_with_the_whole() -> None:
+    truth = move(FRACTION)
+    halves = split_half(phantom(GRID), phantom(FRACTION, truth, seed=1), truth, RegistrationContext())
+    assert halves.mm < 1.5
+    assert halves.degrees < 1.5
+
+
+def test_halves_of_a_body_that_is_bent_otherwise_go_apart() -> None:
+    """Above the middle as the truth says, below it 9 mm aside: no rigid map is right for both."""
+    truth, aside = move(FRACTION, (0.0, 0.0, 0.0), 0.0), move(FRACTION, (9.0, 0.0, 0.0), 0.0)
+    above, below = phantom(FRACTION, truth, seed=1), phantom(FRACTION, aside, seed=1)
+    bent = np.where(FRACTION.points(np.moveaxis(np.indices(FRACTION.shape), 0, -1))[..., 2] > 0, above.array, below.array)
+    assert split_half(phantom(GRID), Volume(bent, FRACTION), truth, RegistrationContext()).mm > 5.0
 
 
 def test_same_seed_same_answer_whatever_the_threads() -> None:
