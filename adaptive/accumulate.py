@@ -8,7 +8,13 @@ keeps its mass, wrong where tissue appears or vanishes (Nenoff 2023, Phys Med Bi
 **The band.** A point that the registration misplaces by up to u (95 %, along any one direction) gets a dose within
 |grad D| u of the right one. Errors of one method on one patient are partly the same every day and partly not: of their
 variance the part `SYSTEMATIC` adds up linearly over images, the rest in quadrature; fractions that share an image share its
-error. One image gives |grad D| u, joined with a little for where dose is flat.
+error. One image gives |grad D| u, joined with a little for where dose is flat. Of a registration that is not trusted u is
+taken as unknown, and how far its dose is from the planned one is joined to it.
+
+**What no image showed.** A fraction without an image lies off by what changes from day to day (in quadrature) and by what
+the patient drifts with each fraction since the image that it is counted by (the same way, so it adds up linearly). Fractions
+before the first image are counted as planned: they have the first image's band, the drift up to it, and all by which the
+first image's dose differs from the planned one. So the band is never narrower for having seen less.
 """
 
 from __future__ import annotations
@@ -25,6 +31,7 @@ from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry, Triple
 from patient.parallel import each
+from patient.trust import GIVEN, Estimated
 from patient.volume import Mask, Volume
 from registration.transforms import Rigid, Space
 
@@ -32,6 +39,12 @@ SYSTEMATIC = 0.5
 """Part of the variance of a registration's error that is the same every day: example, site to set."""
 FLAT = 0.002
 """Of the highest dose: the least half-width, for what a slope does not say."""
+DAILY = 2.0
+"""mm, 95 %, along any one direction, by which a fraction that no image showed lies off from day to day after its couch
+correction: example, site to set."""
+DRIFT = 0.2
+"""mm a fraction, 95 %, by which tissue moves on from the nearest image: parotids move by 3.1 mm over a course, median, and
+up to 9.9 (Barker 2004, IJROBP 59:960)."""
 Floats = NDArray[np.float32]
 PLACED = "plan's dose placed by the couch correction (approximation for photons)"
 RECOMPUTED = "dose that a planning system computed on today's image"
@@ -53,20 +66,48 @@ class TodayDose:
 
 
 @dataclass(frozen=True, eq=False)
+class Band:
+    """A dose and within what it lies.
+
+    Args:
+        gray: Gy.
+        half_width: Gy, 95 %, on the same grid.
+    """
+
+    gray: Volume[np.float32]
+    half_width: Volume[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class DayDose:
     """What one fraction image says about dose, on the plan's grid.
 
     Args:
         number: of the fraction, from 1.
-        dose: Gy of one fraction.
-        half_width: Gy of one fraction, 95 %: within which each voxel's dose lies.
+        dose: of one fraction; as much to be trusted as the registration that mapped it.
+        shown: bool on the same grid: what lies there is shown by the image.
         unmapped: part of the grid that leads to where today's dose is not known; it keeps the plan's own dose.
     """
 
     number: int
-    dose: Volume[np.float32]
-    half_width: Volume[np.float32]
+    dose: Estimated[Band]
+    shown: Mask
     unmapped: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Summed:
+    """Dose of several fractions.
+
+    Args:
+        dose: Gy, on the plan's grid: NON_RIGID, and of the plan's fractions so far (PLAN_OVERVIEW), never the plan's own.
+        half_width: Gy, 95 %.
+        shown: 0 to 1: of the fractions the part that stands on an image that shows what lies there.
+    """
+
+    dose: Dose
+    half_width: Volume[np.float32]
+    shown: Volume[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,14 +115,12 @@ class Accumulated:
     """The sum of the fractions so far.
 
     Args:
-        dose: Gy, on the plan's grid: NON_RIGID, and of the plan's fractions so far (PLAN_OVERVIEW), never the plan's own.
-        half_width: Gy, 95 %.
+        dose: trusted where every day in it is; its doubts name the fractions.
         counted: fractions in it.
         accounting: which image each fraction stands on, in sentences.
     """
 
-    dose: Dose
-    half_width: Volume[np.float32]
+    dose: Estimated[Summed]
     counted: int
     accounting: tuple[str, ...]
 
@@ -145,7 +184,7 @@ def recomputed(dose: Dose, today: Geometry, fractions: int) -> TodayDose:
 
 
 def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, fractions: int, seen: Mask) -> DayDose:
-    """Today's dose on the plan's grid, one fraction, with its half-width.
+    """Today's dose on the plan's grid, one fraction, with its half-width and the registration's trust.
 
     Args:
         today: in today's image.
@@ -165,9 +204,13 @@ def mapped(today: TodayDose, plan: Dose, alignment: Alignment, number: int, frac
     one = np.float32(1.0 / fractions)
     # Where nothing is seen, what the deformation says is a guess: it is off by as much as it departs from the rigid map.
     guessed = np.hypot(np.float32(max(UNKNOWN, alignment.error)), departed)
-    off = np.where(shown, np.float32(np.hypot(alignment.error, alignment.inverse_left)), guessed)
-    half_width = _banded(Volume(found, grid), off) * one
-    return DayDose(number, Volume(found * one, grid), Volume(half_width, grid), float((~known).mean()))
+    sure = shown if alignment.trust else np.zeros_like(shown)
+    off = np.where(sure, np.float32(np.hypot(alignment.error, alignment.inverse_left)), guessed)
+    half_width = _banded(Volume(found, grid), off)
+    if not alignment.trust:
+        half_width = np.hypot(half_width, found - plan.volume.array)
+    band = Band(Volume(found * one, grid), Volume(half_width * one, grid))
+    return DayDose(number, Estimated(band, alignment.trust), Volume(shown, grid), float((~known).mean()))
 
 
 def accumulated(days: Sequence[DayDose], plan: Dose, until: int, fractions: int) -> Accumulated:
@@ -188,20 +231,25 @@ def accumulated(days: Sequence[DayDose], plan: Dose, until: int, fractions: int)
     if len(set(numbers)) < len(numbers):
         raise InputError("One fraction is given twice", why="Its dose would count twice", remedy="Give each fraction once")
     grid = plan.volume.geometry
-    before = (numbers[0] if numbers else until + 1) - 1
-    total = plan.volume.array * np.float32(before / fractions)
-    linear, square = np.zeros(grid.shape, dtype=np.float32), np.zeros(grid.shape, dtype=np.float32)
-    said = [_counted(1, before, "as planned, before the first image")] if before else []
-    for day, following in zip(ordered, [*numbers[1:], until + 1], strict=True):
-        if not day.dose.geometry.same_grid(grid):
+    total, band = np.zeros(grid.shape, dtype=np.float32), _Widths(grid)
+    shown, said, trust = np.zeros(grid.shape, dtype=np.float32), list[str](), GIVEN
+    planned = Volume(plan.volume.array * np.float32(1 / fractions), grid)
+    if before := (numbers[0] if numbers else until + 1) - 1:
+        total += planned.array * np.float32(before)
+        band.as_planned(planned, before, ordered[0].dose.judged[0].gray if ordered else None)
+        said.append(_counted(1, before, "as planned, before the first image"))
+    ends = (*numbers[1:], until + 1)
+    for day, end in zip(ordered, ends, strict=False):
+        if not day.shown.geometry.same_grid(grid):
             raise FrameMismatch(f"The dose of fraction {day.number} is not on the plan's grid")
-        weight = np.float32(following - day.number)
-        total += day.dose.array * weight
-        width = day.half_width.array * weight
-        linear += width
-        square += width * width
-        said.append(_counted(day.number, following - 1, f"by the image of fraction {day.number}"))
-    half_width = np.sqrt(np.float32(SYSTEMATIC) * linear * linear + np.float32(1 - SYSTEMATIC) * square)
+        one, doubted = day.dose.judged
+        count = end - day.number
+        total += one.gray.array * np.float32(count)
+        band.by_image(one, count, before if day is ordered[0] else 0)
+        shown += day.shown.array * np.float32(count / until)
+        trust &= doubted.about(f"Fraction {day.number}")
+        how = f"by the image of fraction {day.number}{'' if doubted else ', which is not trusted'}"
+        said.append(_counted(day.number, end - 1, how))
     dose = Dose(
         Volume(total, grid),
         summation="PLAN_OVERVIEW",
@@ -211,7 +259,44 @@ def accumulated(days: Sequence[DayDose], plan: Dose, until: int, fractions: int)
         fractions=until,
         structure_set_uid=plan.structure_set_uid,
     )
-    return Accumulated(dose, Volume(half_width, grid), until, tuple(said))
+    return Accumulated(Estimated(Summed(dose, band.half_width, Volume(shown, grid)), trust), until, tuple(said))
+
+
+class _Widths:
+    """What the band of a sum is made of, as fractions are added to it; Gy, or Gy² in quadrature."""
+
+    def __init__(self, grid: Geometry) -> None:
+        self.grid = grid
+        self.linear, self.square, self.drift, self.daily = (np.zeros(grid.shape, dtype=np.float32) for _ in range(4))
+
+    def by_image(self, one: Band, count: int, before: int) -> None:
+        """A fraction with an image, those after it that are counted by it, and how many before it have its band."""
+        width = one.half_width.array * np.float32(count + before)
+        self.linear += width
+        self.square += width * width
+        self._unseen(one.gray, np.arange(1, count))
+
+    def as_planned(self, planned: Volume[np.float32], before: int, first: Volume[np.float32] | None) -> None:
+        """Fractions before the first image; None where there is no image at all."""
+        if first is None:
+            self.drift += steepness(planned) * np.float32(before * UNKNOWN)
+            return
+        self.drift += np.abs(first.array - planned.array) * np.float32(before)
+        self._unseen(planned, np.arange(1, before + 1))
+
+    def _unseen(self, gray: Volume[np.float32], since: NDArray[np.int_]) -> None:
+        """Fractions that no image showed, by how many fractions lie between each and its image."""
+        if not len(since):
+            return
+        slope = steepness(gray)
+        self.drift += slope * np.float32(np.minimum(DRIFT * since, UNKNOWN).sum())
+        self.daily += np.square(slope * np.float32(DAILY)) * np.float32(len(since))
+
+    @property
+    def half_width(self) -> Volume[np.float32]:
+        """Gy, 95 %."""
+        images = np.float32(SYSTEMATIC) * np.square(self.linear) + np.float32(1 - SYSTEMATIC) * self.square
+        return Volume(np.sqrt(images + np.square(self.drift) + self.daily), self.grid)
 
 
 def steepness(gray: Volume[np.float32]) -> Floats:

@@ -17,6 +17,7 @@ from adaptive.undone import undone
 from patient.errors import NotTrusted
 from patient.geometry import Geometry
 from patient.parallel import each
+from patient.trust import Trust
 from patient.volume import Volume
 from registration.deformable import Deformable, way_back
 from registration.features import RigidByFeatures
@@ -57,7 +58,8 @@ class Alignment:
         inverse_left: mm that the inverse misses, 95th percentile.
         deformable: whether `plan_from_today` bends.
         quality: of the whole map.
-        error: mm within which a point lies along any one direction with 95 % confidence, where today's image shows it.
+        found_error: mm within which a point lies along any one direction with 95 % confidence, where today's image shows it,
+            as far as the registration itself is right.
         error_from: what that stands on.
         reasons: why not trusted; empty where it is.
     """
@@ -72,14 +74,19 @@ class Alignment:
     inverse_left: float
     deformable: bool
     quality: RegistrationQuality
-    error: float
+    found_error: float
     error_from: str
     reasons: tuple[str, ...] = ()
 
     @property
-    def trusted(self) -> bool:
+    def trust(self) -> Trust:
         """Whether it may be used without a person's eye."""
-        return not self.reasons
+        return Trust(self.reasons)
+
+    @property
+    def error(self) -> float:
+        """mm, 95 %, along any one direction: as found; no less than the unknown where the registration is not trusted."""
+        return self.found_error if self.trust else max(UNKNOWN, self.found_error)
 
     @property
     def agree(self) -> bool:
@@ -205,7 +212,7 @@ def _as_headers_say(today: Volume[Any], planned: Volume[Any], intensity: RigidAn
         inverse_left=0.0,
         deformable=False,
         quality=RegistrationQuality(),
-        error=UNKNOWN,
+        found_error=UNKNOWN,
         error_from="nothing: no registration",
         reasons=(why, *intensity.reasons, *features.reasons),
     )

@@ -17,7 +17,7 @@ from patient.geometry import Geometry
 from registration.quality import RegistrationQuality
 from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed
 
-FORM = 2
+FORM = 3
 _QUALITY, _GRID, _SPACE = TypeAdapter(RegistrationQuality), TypeAdapter(Geometry), TypeAdapter(Space)
 
 
@@ -58,7 +58,7 @@ class AlignmentFile:
     def keep(self, alignment: Alignment) -> None:
         """Write it whole, or leave what was there."""
         arrays: dict[str, np.ndarray] = {}
-        plain = ("apart", "apart_degrees", "inverse_left", "deformable", "error", "error_from", "reasons")
+        plain = ("apart", "apart_degrees", "inverse_left", "deformable", "found_error", "error_from", "reasons")
         said = {
             "form": FORM,
             "digest": self.digest,

@@ -33,7 +33,9 @@ def outline_change(name: str, planned: Field, today: Field, ground: Ground) -> C
     kept = tuple(m for m in change.measurements if not m.quantity.startswith("shift"))
     if change.map is None:
         return replace(change, measurements=kept)
-    volume, dice = (next(m for m in kept if m.quantity == q) for q in ("volume", "dice"))
+    found = next(m for m in kept if m.quantity == "volume")
+    # only taken apart here: what is made of them stands on the same ground again
+    volume, dice = (next(m for m in kept if m.quantity == q).figure.judged[0] for q in ("volume", "dice"))
     assert volume.planned is not None
     both = dice.value * (volume.value + volume.planned) / 2
     error = ground.surface_error
@@ -42,7 +44,7 @@ def outline_change(name: str, planned: Field, today: Field, ground: Ground) -> C
         ("outline_gained", "cc", volume.value - both, error and error * float(change.map.area.sum()) / 1000),
         ("outline_max", "mm", float(np.abs(change.map.outward).max()), error),
     )
-    said = volume.basis.removeprefix(ground.basis).removeprefix("; ")
+    said = found.basis.removeprefix(ground.basis).removeprefix("; ")
     added = tuple(ground.measured(name, q, unit, max(0.0, value), 0.0, e, said) for q, unit, value, e in more)
     return replace(change, measurements=(*kept, *added))
 

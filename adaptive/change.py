@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive.measurement import Measurement
+from adaptive.measurement import Figure, Measurement
 from adaptive.shape import FULL, Points, Surface, centroid, common, filled, filled_each, outward, surface
 from patient.geometry import Geometry
+from patient.trust import Estimated, Trust
 from patient.volume import Field, Mask
 from registration.couch import CouchCorrection, iec_from_lps
 
@@ -89,15 +90,15 @@ class Ground:
     Args:
         seen: bool on today's whole grid: where today's image and the plan's both show the patient.
         patient_position: of today's image (HFS, ...), for the couch's axes.
+        trust: in today's structures and the planned ones' place.
         surface_error: mm within which today's whole surface lies with 95 % confidence; None where unknown: no intervals.
-        trusted: False where today's structures or the planned ones' place stand on a step that was not trusted.
         basis: what they stand on, in words.
     """
 
     seen: Mask
     patient_position: str
+    trust: Trust
     surface_error: float | None = None
-    trusted: bool = True
     basis: str = ""
 
     def measured(
@@ -108,7 +109,7 @@ class Ground:
         if error is not None:
             interval = (value - error if quantity.startswith("shift_") else max(0.0, value - error), value + error)
         basis = "; ".join(part for part in (self.basis, *said) if part)
-        return Measurement(structure, quantity, unit, value, planned, interval, self.trusted, basis)
+        return Measurement(structure, quantity, unit, Estimated(Figure(value, planned, interval), self.trust), basis)
 
     def on(self, part: Geometry) -> NDArray[np.bool_]:
         """What is seen of a part of the grid; nothing beyond the grid."""
@@ -212,14 +213,14 @@ def overlap_change(
     return ground.measured(organ, f"overlap_{target}", "cc", now, before, None, said)
 
 
-def setup(correction: CouchCorrection, *, error: float | None = None, trusted: bool = True) -> tuple[Measurement, ...]:
+def setup(correction: CouchCorrection, trust: Trust, *, error: float | None = None) -> tuple[Measurement, ...]:
     """The couch's correction as measurements: "setup" (mm, its length), "setup_lateral", "setup_longitudinal",
     "setup_vertical" (mm), "setup_rotation" (degrees, the whole angle), "setup_pitch", "setup_roll", "setup_yaw" (degrees).
 
     Args:
         correction: IEC 61217, about its centre.
+        trust: in the rigid registration.
         error: mm within which each shift lies with 95 % confidence; None where unknown.
-        trusted: False where the rigid registration was not trusted.
     """
     shifts = (correction.lateral, correction.longitudinal, correction.vertical)
     turns = (correction.pitch, correction.roll, correction.yaw)
@@ -237,7 +238,8 @@ def setup(correction: CouchCorrection, *, error: float | None = None, trusted: b
             return None
         return (max(0.0, value - error) if quantity == "setup" else value - error), value + error
 
-    return tuple(Measurement("", q, u, value, 0.0, interval(q, u, value), trusted, basis) for q, u, value in values)
+    figures = ((q, u, Figure(value, 0.0, interval(q, u, value))) for q, u, value in values)
+    return tuple(Measurement("", q, u, Estimated(figure, trust), basis) for q, u, figure in figures)
 
 
 def _volumes(counts: NDArray[np.uint8], seen: NDArray[np.bool_], part: Geometry) -> tuple[float, float]:

@@ -13,12 +13,14 @@ from adaptive.alignment import Alignment
 from adaptive.body import air_change, outline_change, separations
 from adaptive.change import Change, Ground, overlap_change, setup, structure_change
 from adaptive.largest import largest_first
-from adaptive.measurement import Measurement
+from adaptive.measurement import Figure, Measured, Measurement
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy, Separation, matches
 from adaptive.shape import centre
 from patient.errors import InputError
 from patient.geometry import Box, Geometry, Triple
+from patient.structures import Structure
+from patient.trust import Estimated, Trust
 from patient.volume import Field, Mask, Volume
 from registration.couch import CouchCorrection, couch_correction
 from registration.pulling import pulled
@@ -29,6 +31,9 @@ WHOLE = 0.5
 leaves its volume alone: example, site to set."""
 BODY = ("external", "body")
 LUNGS = "Lung*"
+TARGETS = ("PTV", "CTV", "GTV")
+MEAN_OF = 3
+"""Fractions over which couch corrections are averaged, so that a single day says nothing of their drift."""
 SLAB = 16
 """Planes of the plan's image that are laid on today's at once."""
 
@@ -77,7 +82,7 @@ def compared(
         patient_position: of today's image.
     """
     basis = "as planned, placed rigidly, against today's"
-    ground = Ground(seen, patient_position or "HFS", WHOLE * alignment.error, alignment.trusted, basis)
+    ground = Ground(seen, patient_position or "HFS", alignment.trust, WHOLE * alignment.error, basis)
     both = [s for s in structures if s.whole is not None and s.as_planned is not None]
     body = body_of(both)
     more: list[Measurement] = []
@@ -113,8 +118,57 @@ def setup_of(correction: CouchCorrection | None, alignment: Alignment) -> tuple[
     """The correction as figures."""
     if correction is None:
         return ()
-    trusted = alignment.agree and alignment.intensity.plan_from_today is not None
-    return setup(correction, error=max(alignment.apart or 0.0, alignment.error), trusted=trusted)
+    return setup(correction, _setup_trust(alignment), error=max(alignment.apart or 0.0, alignment.error))
+
+
+def residual_of(
+    correction: CouchCorrection | None, alignment: Alignment, isocentre: Triple, structures: Sequence[Structure]
+) -> tuple[Measurement, ...]:
+    """What a couch that corrects shifts alone leaves of the setup error: "setup_residual" (mm), at the farthest point of a
+    target from the isocentre. None without a target."""
+    drawn = [loop.points for s in structures if s.interpreted_type in TARGETS for loop in s.loops]
+    if correction is None or not drawn:
+        return ()
+    away = np.concatenate(drawn) - np.asarray(isocentre)
+    left = float(np.linalg.norm(away @ alignment.rigid.rotation.T - away, axis=1).max())
+    basis = (
+        "what the rotation moves the farthest point of a target about the isocentre, where the couch corrects shifts alone"
+    )
+    return (Measurement("", "setup_residual", "mm", Estimated(Figure(left, 0.0), _setup_trust(alignment)), basis),)
+
+
+def drift_of(today: Sequence[Measurement], number: int, earlier: Sequence[Measured]) -> tuple[Measurement, ...]:
+    """How far the daily couch corrections have wandered: "setup_drift" (mm), from the mean of the first three fractions of
+    which they are trusted to that of the last three. None before there are six.
+
+    Args:
+        today: the couch's correction, as `setup_of` gives it.
+        number: of today's fraction.
+        earlier: fractions under the same plan, in any order.
+    """
+    now = Measured(number, tuple(today))
+    days = sorted((*(day for day in earlier if day.fraction < number), now), key=lambda day: day.fraction)
+    moves = [move for day in days if (move := _move(day)) is not None]
+    whole = now.of("", "setup")
+    if whole is None or len(moves) < 2 * MEAN_OF:
+        return ()
+    apart = np.mean(moves[-MEAN_OF:], axis=0) - np.mean(moves[:MEAN_OF], axis=0)
+    basis = f"from the mean couch correction of the first {MEAN_OF} trusted fractions to that of the last {MEAN_OF}"
+    figure = Figure(float(np.linalg.norm(apart)), 0.0)
+    return (Measurement("", "setup_drift", "mm", Estimated(figure, whole.trust), basis),)
+
+
+def _move(day: Measured) -> tuple[float, ...] | None:
+    """The couch's shift on a day; None where it was not measured or is not trusted."""
+    found = [day.of("", f"setup_{axis}") for axis in ("lateral", "longitudinal", "vertical")]
+    figures = [m.figure.if_trusted for m in found if m is not None]
+    values = tuple(figure.value for figure in figures if figure is not None)
+    return values if len(values) == len(found) else None
+
+
+def _setup_trust(alignment: Alignment) -> Trust:
+    agree = alignment.agree and alignment.intensity.plan_from_today is not None
+    return Trust.given_if(agree, "the two rigid registrations do not say the same")
 
 
 def _overlaps(structures: Sequence[Propagated], policy: Policy, ground: Ground) -> list[Measurement]:

@@ -15,6 +15,7 @@ from adaptive.dose_figures import ACCUMULATED
 from adaptive.measurement import Measured, Measurement
 from adaptive.rules import TRUST, Compare, Rule
 from adaptive.trend import Forecast, Trend, forecast, trend
+from patient.trust import Trust
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class Fraction:
         return self.measured.fraction
 
     @property
-    def trusted(self) -> bool:
-        """Whether its figures may stand in a trend."""
-        return self.decision.registration_trusted
+    def trust(self) -> Trust:
+        """In its registration: whether its figures may stand in a trend."""
+        return self.decision.registration
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ class Point:
     fraction: int
     value: float
     interval: tuple[float, float] | None
-    trusted: bool
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ class Track:
 
 @dataclass(frozen=True)
 class DoseTrack:
-    """A figure of the accumulated dose over the fractions, each with its band in `Measurement.interval`."""
+    """A figure of the accumulated dose over the fractions, each with its 95 % interval and the trust of every day in it."""
 
     structure: str
     quantity: str
@@ -243,7 +244,7 @@ def _doubles(ordered: Sequence[Fraction]) -> Iterator[tuple[str, str]]:
 
 
 def _remarks(fraction: Fraction) -> Iterator[str]:
-    if not fraction.trusted:
+    if not fraction.trust:
         yield "the registration is not trusted: in no trend"
     if not fraction.acquired:
         yield "the image does not say when it was acquired"
@@ -267,7 +268,7 @@ def _notes(parts: Sequence[Part], ordered: Sequence[Fraction], counting: Sequenc
             yield f"Fractions of {part.plan.name} are not numbered in the order of acquisition: {numbers}"
         if part.missing:
             yield f"Without an image under {part.plan.name}: {_ranges(part.missing)}"
-        if untrusted := [f.number for f in part.fractions if not f.trusted]:
+        if untrusted := [f.number for f in part.fractions if not f.trust]:
             yield f"Not trusted and in no trend under {part.plan.name}: {_ranges(untrusted)}"
         if len({f.decision.digest for f in part.fractions}) > 1:
             yield f"The policy changed among the fractions of {part.plan.name}: the newest one's limits are shown"
@@ -300,12 +301,12 @@ def _tracks(fractions: Sequence[Fraction]) -> Iterator[Track]:
                 continue
             found.setdefault(_key(result), {}).setdefault(fraction.number, result)
             about.setdefault(_key(result), {}).setdefault(result.rule.name, result)
-    trusted = {f.number for f in fractions if f.trusted}
+    trust = {f.number: f.trust for f in fractions}
     for (structure, quantity, compare, unit), days in found.items():
         points = tuple(
-            Point(n, r.value, r.interval, r.trusted and n in trusted) for n, r in sorted(days.items()) if r.value is not None
+            Point(n, r.value, r.interval, r.trust & trust[n]) for n, r in sorted(days.items()) if r.value is not None
         )
-        sure = [(p.fraction, p.value) for p in points if p.trusted]
+        sure = [(p.fraction, p.value) for p in points if p.trust]
         limits = tuple(_limit(r, fractions[-1], sure) for r in about[structure, quantity, compare, unit].values())
         planned = days[max(days)].planned
         yield Track(structure, quantity, unit, compare, planned, points, trend(sure), limits)
@@ -341,14 +342,14 @@ def _dose(fractions: Sequence[Fraction]) -> Iterator[DoseTrack]:
     for figure in fractions[-1].measured.measurements:
         if figure.quantity.endswith(ACCUMULATED):
             days = [(f, f.measured.of(figure.structure, figure.quantity)) for f in fractions]
-            figures = tuple((f.number, replace(m, trusted=m.trusted and f.trusted)) for f, m in days if m is not None)
+            figures = tuple((f.number, m.given(f.trust)) for f, m in days if m is not None)
             yield DoseTrack(figure.structure, figure.quantity.removesuffix(ACCUMULATED), figures)
 
 
 def verdict_of(course: Course) -> Verdict:
     """What is recommended today: never "continue" where today's image is not trusted."""
     today = course.today
-    return today.decision.verdict if today.trusted else Verdict.REVIEW
+    return today.decision.verdict if today.trust else Verdict.REVIEW
 
 
 def _ranges(numbers: Sequence[int]) -> str:

@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
 
-from adaptive.measurement import Measured, Measurement
+from adaptive.measurement import Figure, Measured, Measurement
 from adaptive.rules import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule, matches
+from patient.trust import GIVEN, Estimated, Trust
 
 
 class Verdict(Enum):
@@ -66,8 +67,8 @@ class RuleResult:
         value: what was compared, in the rule's unit; None where there is none or it is withheld.
         planned: the plan's value, in the unit of the measurement (of a rule on values: in the rule's); None where unknown.
         interval: of the value, 95 %; None where unknown or withheld.
+        trust: in what it stands on.
         fractions: so many fractions in a row, today's the last, were beyond the limit.
-        trusted: False where it stands on something that was not trusted.
     """
 
     rule: Rule
@@ -76,11 +77,11 @@ class RuleResult:
     state: State
     asks: Verdict
     reason: str
+    trust: Trust
     value: float | None = None
     planned: float | None = None
     interval: tuple[float, float] | None = None
     fractions: int = 0
-    trusted: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Decision:
         results: every rule with every figure, in the policy's order.
         fraction: number of today's.
         policy, version, digest: by what was judged.
-        registration_trusted: as given.
+        registration: trust in today's.
     """
 
     verdict: Verdict
@@ -103,7 +104,7 @@ class Decision:
     policy: str
     version: str
     digest: str
-    registration_trusted: bool
+    registration: Trust
 
 
 def decide(
@@ -111,9 +112,7 @@ def decide(
     plan: Sequence[PlannedStructure],
     today: Measured,
     earlier: Sequence[Measured],
-    *,
-    registration_trusted: bool,
-    doubts: Sequence[str] = (),
+    registration: Trust,
 ) -> Decision:
     """What a policy says about a fraction.
 
@@ -122,16 +121,15 @@ def decide(
         plan: all structures of the plan.
         today: today's figures.
         earlier: those of earlier fractions under the same plan, in any order; of one given twice the later counts.
-        registration_trusted: whether today's registration may be used without a person's eye.
-        doubts: why not, in sentences.
+        registration: trust in today's.
     """
-    trust = Measurement("", TRUST, "", float(registration_trusted), 1.0, basis="verdict of the registration's own policy")
-    today = replace(today, measurements=(*today.measurements, trust))
+    verdict_on_it = Estimated(Figure(float(bool(registration)), 1.0), GIVEN)
+    said = Measurement("", TRUST, "", verdict_on_it, "verdict of the registration's own policy")
+    today = replace(today, measurements=(*today.measurements, said))
     once = {e.fraction: e for e in earlier if e.fraction < today.fraction}
     before = [once[n] for n in sorted(once, reverse=True)]
     results = tuple(r for rule in policy.rules for r in _results(policy, rule, plan, today, before))
-    if not registration_trusted:
-        results = tuple(r if r.quantity == TRUST else replace(r, trusted=False) for r in results)
+    results = tuple(r if r.quantity == TRUST else replace(r, trust=r.trust & registration) for r in results)
     evaluated = [r for r in results if r.state is not State.NOT_EVALUATED and r.quantity != TRUST]
     order = list(Verdict)
     reasons = [r.reason for v in reversed(order[1:]) for r in results if r.asks is v]
@@ -139,10 +137,11 @@ def decide(
     if not evaluated:
         reasons.append("No rule on a figure of today could be evaluated")
         verdict = Verdict.REVIEW
-    if not registration_trusted:
-        reasons[:0] = ["The registration is not trusted, so that nothing is recommended but a person's look", *doubts]
+    if not registration:
+        withheld = "The registration is not trusted, so that nothing is recommended but a person's look"
+        reasons[:0] = [withheld, *registration.doubts]
         verdict = Verdict.REVIEW
-    elif verdict is Verdict.REPLAN and any(not r.trusted for r in results):
+    elif verdict is Verdict.REPLAN and any(not r.trust for r in results):
         reasons.insert(0, "Some figures are not trusted, so that a replan is not recommended without a person's look")
         verdict = Verdict.REVIEW
     return Decision(
@@ -153,20 +152,21 @@ def decide(
         policy=policy.name,
         version=policy.version,
         digest=policy.digest,
-        registration_trusted=registration_trusted,
+        registration=registration,
     )
 
 
-def compared(rule: Rule, measurement: Measurement, prescription: float | None) -> Compared | str:
-    """A measurement in a rule's terms; or why it cannot be put into them.
+def compared(rule: Rule, figure: Figure, unit: str, prescription: float | None) -> Compared | str:
+    """A figure in a rule's terms; or why it cannot be put into them.
 
     Args:
         rule: what is looked at, and in which unit.
-        measurement: a figure.
+        figure: trusted, since something is decided on it.
+        unit: of the figure.
         prescription: Gy, to its structure; None where unknown.
     """
-    value, planned = measurement.value, measurement.planned
-    low, high = measurement.interval or (value, value)
+    value, planned = figure.value, figure.planned
+    low, high = figure.interval or (value, value)
     if not all(map(math.isfinite, (value, low, high, planned or 0.0))):
         return "its figure is no number"
     low, high = min(low, value), max(high, value)
@@ -176,12 +176,12 @@ def compared(rule: Rule, measurement: Measurement, prescription: float | None) -
         low, value, high = (100 * (v - planned) / planned for v in (low, value, high))
         return Compared(value, low, high, planned)
     factor = 1.0
-    if rule.unit == OF_PRESCRIPTION and measurement.unit == "Gy":
+    if rule.unit == OF_PRESCRIPTION and unit == "Gy":
         if not prescription:
             return "no prescription to it is known"
         factor = 100.0 / prescription
-    elif rule.unit != measurement.unit:
-        return f"it is measured in {measurement.unit!r} and the rule is in {rule.unit!r}"
+    elif rule.unit != unit:
+        return f"it is measured in {unit!r} and the rule is in {rule.unit!r}"
     if rule.compare is Compare.CHANGE:
         if planned is None:
             return "the plan has no figure to compare it with"
@@ -223,19 +223,15 @@ def _about(
 
 def _judged(rule: Rule, measurement: Measurement, prescription: float | None, before: Sequence[Measured]) -> RuleResult:
     structure, quantity = measurement.structure, measurement.quantity
-    if not measurement.trusted:
+    figure = measurement.figure.if_trusted
+    if figure is None:
         said = "its figure is withheld, since it stands on a step that was not trusted"
         unknown = _unknown(rule, structure, said, required=True, quantity=quantity)
-        return replace(unknown, planned=measurement.planned, trusted=False)
-    now = compared(rule, measurement, prescription)
+        return replace(unknown, planned=measurement.figure.judged[0].planned, trust=measurement.trust)
+    now = compared(rule, figure, measurement.unit, prescription)
     if isinstance(now, str):
-        return replace(_unknown(rule, structure, now, rule.required, quantity), planned=measurement.planned)
-    row = [now]
-    for fraction in before:
-        figure = fraction.of(structure, quantity)
-        then = compared(rule, figure, prescription) if figure is not None and figure.trusted else ""
-        if isinstance(then, Compared):
-            row.append(then)
+        return replace(_unknown(rule, structure, now, rule.required, quantity), planned=figure.planned)
+    row = [now, *_then(rule, structure, quantity, prescription, before)]
     certain, possible = _in_a_row(rule, row, certain=True), _in_a_row(rule, row, certain=False)
     asks, needed = Verdict(rule.consequence), rule.consecutive
     what = f"{_subject(structure, quantity)} {_said(rule, now)}"
@@ -257,11 +253,26 @@ def _judged(rule: Rule, measurement: Measurement, prescription: float | None, be
         state=state,
         asks=asks,
         reason=f"{rule.name}: {what}",
+        trust=measurement.trust,
         value=now.value,
         planned=now.planned,
-        interval=None if measurement.interval is None else (now.low, now.high),
+        interval=None if figure.interval is None else (now.low, now.high),
         fractions=certain,
     )
+
+
+def _then(
+    rule: Rule, structure: str, quantity: str, prescription: float | None, before: Sequence[Measured]
+) -> Iterator[Compared]:
+    """The same of earlier fractions, in their order; one without a trusted figure is passed over."""
+    for fraction in before:
+        found = fraction.of(structure, quantity)
+        figure = found.figure.if_trusted if found is not None else None
+        if found is None or figure is None:
+            continue
+        then = compared(rule, figure, found.unit, prescription)
+        if isinstance(then, Compared):
+            yield then
 
 
 def _in_a_row(rule: Rule, newest_first: Sequence[Compared], *, certain: bool) -> int:
@@ -274,7 +285,7 @@ def _unknown(rule: Rule, structure: str, why: str, required: bool, quantity: str
     quantity = quantity or rule.quantity
     asks = Verdict.REVIEW if required else Verdict.CONTINUE
     reason = f"{rule.name}: {_subject(structure, quantity)} not evaluated: {why}"
-    return RuleResult(rule, structure, quantity, State.NOT_EVALUATED, asks, reason)
+    return RuleResult(rule, structure, quantity, State.NOT_EVALUATED, asks, reason, GIVEN)
 
 
 def _subject(structure: str, quantity: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,13 +11,14 @@ from adaptive.accumulate import Accumulated, TodayDose
 from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
 from adaptive.largest import largest_first
 from adaptive.lattice import lattice
-from adaptive.measurement import Measurement
+from adaptive.measurement import Figure, Measurement
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy
 from patient.dose import Dose
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.structures import Structure
+from patient.trust import Estimated, Trust
 from patient.volume import Volume
 
 ALWAYS = ("Dmean", "D2%")
@@ -25,7 +26,8 @@ ALWAYS = ("Dmean", "D2%")
 KNOWN = 0.98
 """Part of a structure in which dose must be known for its figures to be trusted."""
 ESTIMATED = 0.5
-"""Part of a structure that today's image must show for its figures to be trusted: the rest is an estimate."""
+"""Part of a structure that today's image must show for its figures to be trusted, and of an accumulated dose the part, over
+all its fractions, that must stand on images that show it: the rest is an estimate."""
 ACCUMULATED = " accumulated"
 """Behind the quantity of a figure of the accumulated dose, which no rule looks at unless it says so."""
 
@@ -39,12 +41,14 @@ class StructureDose:
         planned: the plan's dose in the planned structure.
         today: today's dose, of the whole plan as if each fraction were today's, in today's structure.
         accumulated: the dose of the fractions so far in the planned structure.
+        basis: what today's stands on, in words.
     """
 
     name: str
     planned: Dvh | None
-    today: DvhBand | None
-    accumulated: DvhBand | None
+    today: Estimated[DvhBand] | None
+    accumulated: Estimated[DvhBand] | None
+    basis: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +68,7 @@ def dose_figures(
     grids: tuple[Geometry, Geometry],
     policy: Policy,
     *,
-    trusted: bool,
+    registration: Trust,
 ) -> DoseFigures:
     """Every structure's DVHs and figures.
 
@@ -75,21 +79,31 @@ def dose_figures(
         summed: of the fractions so far.
         grids: of the plan's image and of today's.
         policy: which figures are wanted.
-        trusted: whether the registration is.
+        registration: trust in today's.
     """
     here, there = grids
     at_plan = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0]}
     at_today = {"frame_of_reference": there.frame_of_reference, "plane_spacing": there.spacing[0]}
+
+    total, days = summed.dose.judged
+    share = replace(total.dose, volume=total.shown)
 
     def dvhs(one: Propagated) -> StructureDose | str:
         try:
             cells = lattice(one.structure, plane_spacing=here.spacing[0])
             planned = dvh(one.structure, plan, **at_plan, cells=cells)
             band = dvh_band(Structure(one.name, drawn=one.loops), today[0].whole, today[1], **at_today)
-            total = dvh_band(one.structure, summed.dose, summed.half_width, **at_plan, cells=cells)
+            so_far = dvh_band(one.structure, total.dose, total.half_width, **at_plan, cells=cells)
+            shown = dvh(one.structure, share, **at_plan, cells=cells).mean or 0.0
         except InputError as error:
             return f"No DVH of {one.name}: {error.what}"
-        return StructureDose(one.name, planned, band, total)
+        known = _known("dose today", band.nominal.covered) & _known("the plan's dose", planned.covered)
+        seen = Trust.given_if(one.seen is None or one.seen >= ESTIMATED, _partly(one.seen or 0.0, "is seen today"))
+        imaged = Trust.given_if(shown >= ESTIMATED, _partly(shown, "of all fractions stands on images that show it"))
+        now = Estimated(band, registration & one.trust & known & seen)
+        so_far = Estimated(so_far, days & _known("the plan's dose", planned.covered) & imaged)
+        basis = "; ".join((today[0].basis, *known.doubts, *seen.doubts))
+        return StructureDose(one.name, planned, now, so_far, basis)
 
     made, figures, notes = [], [], []
     asked = [one for one in structures if one.structure.interpreted_type != "EXTERNAL" and one.whole is not None]
@@ -97,20 +111,19 @@ def dose_figures(
         if isinstance(found, str):
             notes.append(found)
             continue
-        planned, band = found.planned, found.today
-        assert planned is not None and band is not None  # noqa: PT018
         made.append(found)
-        notes += [f"{one.name}: {note}" for note in band.nominal.notes]
-        known = min(planned.covered, band.nominal.covered) >= KNOWN
-        said = [today[0].basis]
-        if not known:
-            said.append(f"dose is known in {band.nominal.covered:.0%} of it today, {planned.covered:.0%} in the plan")
-        shown = one.seen is None or one.seen >= ESTIMATED
-        if not shown:
-            said.append(f"{one.seen:.0%} of it is seen today, the rest an estimate")
-        good = trusted and one.trusted and known and shown
-        figures += _figures(one.name, made[-1], policy, good, "; ".join(said))
+        if found.today is not None:
+            notes += [f"{one.name}: {note}" for note in found.today.judged[0].nominal.notes]
+        figures += _figures(found, policy)
     return DoseFigures(tuple(made), tuple(figures), tuple(dict.fromkeys(notes)))
+
+
+def _known(what: str, covered: float) -> Trust:
+    return Trust.given_if(covered >= KNOWN, f"{what} is known in {covered:.0%} of it")
+
+
+def _partly(part: float, how: str) -> str:
+    return f"{part:.0%} of it {how}, the rest is an estimate"
 
 
 def wanted(name: str, policy: Policy) -> tuple[str, ...]:
@@ -119,16 +132,24 @@ def wanted(name: str, policy: Policy) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*asked.metrics, *(("EUD",) if asked.eud is not None else ()), *ALWAYS)))
 
 
-def _figures(name: str, of: StructureDose, policy: Policy, good: bool, basis: str) -> list[Measurement]:
+def _figures(of: StructureDose, policy: Policy) -> list[Measurement]:
     assert of.planned is not None and of.today is not None and of.accumulated is not None  # noqa: PT018
-    exponent, found = policy.for_structure(name).eud, []
-    for quantity in wanted(name, policy):
-        planned, now, total = (d.metric(quantity, exponent) for d in (of.planned, of.today.nominal, of.accumulated.nominal))
-        bands = [band.interval(quantity, exponent) for band in (of.today, of.accumulated)]
-        unit = Metric.named(quantity).unit
-        if now is not None:
-            found.append(Measurement(name, quantity, unit, now, planned, bands[0], good, basis))
-        if total is not None:
-            said = "accumulated so far, in the planned structure; research, not delivered dose"
-            found.append(Measurement(name, quantity + ACCUMULATED, unit, total, None, bands[1], good, said))
+    exponent, found = policy.for_structure(of.name).eud, []
+    for quantity in wanted(of.name, policy):
+        planned, unit = of.planned.metric(quantity, exponent), Metric.named(quantity).unit
+        said = "accumulated so far, in the planned structure; research, not delivered dose"
+        both = (quantity, of.today, planned, of.basis), (quantity + ACCUMULATED, of.accumulated, None, said)
+        for name, dose, before, basis in both:
+            figure = _figure(dose, quantity, exponent, before)
+            if figure is not None:
+                found.append(Measurement(of.name, name, unit, figure, basis))
     return found
+
+
+def _figure(
+    dose: Estimated[DvhBand], quantity: str, exponent: float | None, planned: float | None
+) -> Estimated[Figure] | None:
+    """One figure of a DVH; None where it is not defined."""
+    band, trust = dose.judged
+    value = band.nominal.metric(quantity, exponent)
+    return None if value is None else Estimated(Figure(value, planned, band.interval(quantity, exponent)), trust)

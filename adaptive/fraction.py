@@ -26,7 +26,7 @@ from adaptive.accumulate import (
 )
 from adaptive.alignment import Alignment, aligned
 from adaptive.change import Change
-from adaptive.compare import Compared, compared, couch_of, setup_of
+from adaptive.compare import Compared, compared, couch_of, drift_of, residual_of, setup_of
 from adaptive.decision import Decision, PlannedStructure, decide
 from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
 from adaptive.intensity import corrected, in_pixels, seen_by_both
@@ -204,15 +204,17 @@ def adapt(
     )
     step("dose")
     dose, figures, more = _dose(plan, today, raw.geometry, alignment, seen, structures, policy)
-    measurements = (*setup_of(couch, alignment), *change.measurements, *figures)
+    setup = setup_of(couch, alignment)
+    setup += residual_of(couch, alignment, plan.isocentre, plan.structures)
+    setup += drift_of(setup, today.number, today.earlier)
+    measurements = (*setup, *change.measurements, *figures)
     step("decide")
     decision = decide(
         policy,
         [PlannedStructure(s.name, plan.prescriptions.get(s.name)) for s in plan.structures],
         Measured(today.number, measurements),
         today.earlier,
-        registration_trusted=alignment.trusted,
-        doubts=alignment.reasons,
+        registration=alignment.trust,
     )
     return Fraction(
         alignment,
@@ -339,6 +341,6 @@ def _dose(
         summed,
         grids,
         policy,
-        trusted=alignment.trusted,
+        registration=alignment.trust,
     )
     return DoseSide(here, day, summed, figures.structures), figures.measurements, figures.notes

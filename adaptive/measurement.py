@@ -2,32 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from patient.trust import Estimated, Trust
 
 
 @dataclass(frozen=True)
-class Measurement:
-    """A quantity of a structure, or of the patient as a whole, today and in the plan.
+class Figure:
+    """A value today and in the plan.
 
     Args:
-        structure: its name in the plan's structure set; empty for the patient as a whole.
-        quantity: "volume", "shift", "dice", "Dmean", "D95%", "V20Gy", "separation", "setup", ...
-        unit: of the value: "cc", "mm", "Gy", "%", "degrees", "" for a ratio.
         value: today's.
         planned: the plan's; None where there is nothing to compare with.
         interval: between which today's value lies with 95 % confidence; None where that is not known.
-        trusted: False where it stands on a step that was not trusted.
-        basis: what it stands on, in words ("plan's dose placed by the couch correction").
     """
 
-    structure: str
-    quantity: str
-    unit: str
     value: float
     planned: float | None = None
     interval: tuple[float, float] | None = None
-    trusted: bool = True
-    basis: str = ""
 
     @property
     def change(self) -> float | None:
@@ -38,6 +30,34 @@ class Measurement:
     def relative(self) -> float | None:
         """The change as part of the plan's value; None where the plan's is 0 or unknown."""
         return None if not self.planned else (self.value - self.planned) / self.planned
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A quantity of a structure, or of the patient as a whole.
+
+    Args:
+        structure: its name in the plan's structure set; empty for the patient as a whole.
+        quantity: "volume", "shift", "dice", "Dmean", "D95%", "V20Gy", "separation", "setup", ...
+        unit: of the value: "cc", "mm", "Gy", "%", "degrees", "" for a ratio.
+        figure: not trusted where it stands on a step that was not.
+        basis: what it stands on, in words ("plan's dose placed by the couch correction").
+    """
+
+    structure: str
+    quantity: str
+    unit: str
+    figure: Estimated[Figure]
+    basis: str = ""
+
+    @property
+    def trust(self) -> Trust:
+        """In the figure."""
+        return self.figure.trust
+
+    def given(self, trust: Trust) -> Measurement:
+        """The same, where it also stands on something else."""
+        return replace(self, figure=self.figure.given(trust))
 
 
 @dataclass(frozen=True)

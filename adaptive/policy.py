@@ -31,7 +31,7 @@ _UNITS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (r"dice", ("",)),
     (r"volume|overlap_.+|outline_(lost|gained)|air", ("cc",)),
     (r"shift(_(lateral|longitudinal|vertical))?|mean_surface_distance|hd95|outline_max", _MM),
-    (r"separation_(lateral|AP|\*)(@.+)?|setup(_(lateral|longitudinal|vertical))?", _MM),
+    (r"separation_(lateral|AP|\*)(@.+)?|setup(_(lateral|longitudinal|vertical|residual|drift))?", _MM),
     (r"setup_(rotation|pitch|roll|yaw)", ("degrees",)),
     (TRUST, ("",)),
 )

@@ -30,6 +30,7 @@ from contour.recipe import ingredients, parse
 from patient.geometry import Box, Geometry
 from patient.outline import loops_of_field
 from patient.structures import Loop, Structure
+from patient.trust import Trust
 from patient.volume import Field, Level, Mask, Volume
 from registration.transforms import Transform
 
@@ -77,6 +78,7 @@ class Propagated:
         structure: the plan's.
         asked: what the policy asks for.
         made: what was done.
+        trust: in the registration, and in the fresh contour, that it stands on.
         whole: today's surface on today's voxels, continued as an estimate where the structure leaves the image; a body ends
             with the image.
         field: what of it lies in today's image, as it is drawn; None where there is nothing.
@@ -85,7 +87,6 @@ class Propagated:
         confidence: 0 to 1; None where nothing says it.
         seen: part of today's volume that today's image shows.
         disagreement: of propagation and fresh contour; None where only one is there.
-        trusted: False where it stands on a registration, or on a fresh contour, that is not trusted.
         flags: what a person should know.
         reason: why there is no surface.
     """
@@ -93,6 +94,7 @@ class Propagated:
     structure: Structure
     asked: StructurePolicy
     made: Made
+    trust: Trust
     whole: Field | None = None
     field: Field | None = None
     as_planned: Field | None = None
@@ -100,7 +102,6 @@ class Propagated:
     confidence: float | None = None
     seen: float | None = None
     disagreement: Disagreement | None = None
-    trusted: bool = True
     flags: tuple[Flag, ...] = ()
     reason: str = ""
 
@@ -145,7 +146,7 @@ class Stage:
     """Today's voxels, continued as far as the plan's image reaches."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ground", Ground(self.seen, self.patient_position or "HFS"))
+        object.__setattr__(self, "ground", Ground(self.seen, self.patient_position or "HFS", self.alignment.trust))
         object.__setattr__(self, "wide", _continued(self.today, self.images[1].geometry, self.alignment))
 
     @property
@@ -166,7 +167,7 @@ def propagated(
         stage: of the fraction.
         fresh: as an engine found it in today's image, or why it did not; None where none was asked or offers it.
     """
-    nothing = Propagated(structure, policy, Made.NONE)
+    nothing = Propagated(structure, policy, Made.NONE, stage.alignment.trust)
     if structure.interpreted_type in NOT_THE_PATIENT:
         return replace(nothing, reason="belongs to the couch, which does not move with the patient")
     if surface is None:
@@ -222,8 +223,10 @@ def rebuilt(of: Propagated, known: Sequence[Propagated], stage: Stage) -> Propag
             words = f"{of.asked.recipe} on the planned structures is {said}: what changed is partly its doing"
             flags = (*flags, Flag("recipe_differs", words))
     basis = f"{of.name} = {of.asked.recipe} ({of.asked.source})"
-    trusted = stage.alignment.trusted and all(one.trusted for one in found.values())
-    return _finished(replace(of, made=Made.REBUILT, whole=made, basis=basis, trusted=trusted, flags=flags), stage)
+    trust = stage.alignment.trust
+    for name, one in found.items():
+        trust &= one.trust.about(name) if one.trust.doubts != stage.alignment.reasons else one.trust
+    return _finished(replace(of, made=Made.REBUILT, whole=made, basis=basis, trust=trust, flags=flags), stage)
 
 
 def without_ingredients(of: Propagated, stage: Stage) -> Propagated:
@@ -289,7 +292,7 @@ def _rigid(of: Propagated, stage: Stage, *, flagged: bool) -> Propagated:
         said = "a PTV without a CTV or recipe that it could be rebuilt from: copied rigidly"
         flags = (*flags, Flag("ptv_without_recipe", said))
     made = replace(of, made=Made.RIGID, whole=of.as_planned, basis="copied rigidly", flags=flags)
-    return _finished(replace(made, trusted=stage.alignment.trusted), stage)
+    return _finished(replace(made, trust=stage.alignment.trust), stage)
 
 
 def _deformed(of: Propagated, bent: Field | None, own: str, stage: Stage) -> Propagated:
@@ -302,13 +305,13 @@ def _deformed(of: Propagated, bent: Field | None, own: str, stage: Stage) -> Pro
         "propagated through the deformation" if alignment.deformable else "copied rigidly, as nothing bends the two images"
     )
     basis = f"{basis}, {own}" if own else basis
-    made_so = replace(of, made=made, whole=bent, basis=basis, trusted=alignment.trusted)
-    return _finished(replace(made_so, confidence=confidence if alignment.trusted else confidence / 2), stage)
+    made_so = replace(of, made=made, whole=bent, basis=basis, trust=alignment.trust)
+    return _finished(replace(made_so, confidence=confidence if alignment.trust else confidence / 2), stage)
 
 
 def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
     """As the engine found it where today's image shows it, else as propagated."""
-    sure = not _doubted(fresh)
+    sure = Trust.given_if(not _doubted(fresh), "its fresh contour is not to be relied on before a person has looked")
     made = replace(
         of, made=Made.FRESH, basis="contoured afresh", confidence=fresh.confidence, flags=(*of.flags, *fresh.flags)
     )
@@ -319,8 +322,8 @@ def _fresh(of: Propagated, fresh: Finding, stage: Stage) -> Propagated:
             values = np.where(stage.ground.on(part), _distance(fresh.field, part), _distance(of.whole, part))
             whole = _cropped(Field(Volume(values, part), Level.DISTANCE))
             basis = "contoured afresh, and propagated where not seen"
-            return _finished(replace(made, whole=whole, basis=basis, trusted=of.trusted and sure), stage)
-    return _finished(replace(made, whole=fresh.field, trusted=sure), stage)
+            return _finished(replace(made, whole=whole, basis=basis, trust=of.trust & sure), stage)
+    return _finished(replace(made, whole=fresh.field, trust=sure), stage)
 
 
 def _doubted(fresh: Finding) -> bool:

@@ -85,10 +85,11 @@ def series(
     out: list[tuple[int, float]] = []
     once = {day.fraction: day for day in course}
     for day in (once[n] for n in sorted(once)):
-        figure = day.of(structure, quantity)
-        if figure is None or not figure.trusted:
+        found = day.of(structure, quantity)
+        figure = found.figure.if_trusted if found is not None else None
+        if found is None or figure is None:
             continue
-        got = compared(rule, figure, prescription)
+        got = compared(rule, figure, found.unit, prescription)
         if isinstance(got, Compared):
             out.append((day.fraction, got.value))
     return tuple(out)

@@ -40,6 +40,7 @@ from data_samples.cone_beam import HEAD, as_cone_beam
 from patient.geometry import Box, Geometry
 from patient.outline import loops_of_mask
 from patient.structures import Structure
+from patient.trust import GIVEN
 from patient.volume import Field, Mask, Volume
 from registration.transforms import Chain, Displacement, Rigid, Space, Transform, inverted
 
@@ -138,7 +139,7 @@ def methods(of: Case, peer: bool) -> tuple[Alignment, dict[str, Transform], dict
     began = time.perf_counter()
     middle = of.plan.geometry.points((np.asarray(of.plan.geometry.shape) - 1) / 2)
     ours = aligned(of.today, of.plan, middle)
-    said: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 1), "trusted": ours.trusted}
+    said: dict[str, Any] = {"seconds": round(time.perf_counter() - began, 1), "trusted": bool(ours.trust)}
     found: dict[str, Transform] = {"deformation": ours.plan_from_today, "rigid": ours.rigid}
     if peer:
         masks = {"Body": of.body}, {"FieldOfView": of.view}
@@ -187,7 +188,7 @@ def by_policy(of: Case, alignment: Alignment) -> dict[str, Field | None]:
 
 def measured(of: Case, ours: Mapping[str, Field | None], found: Mapping[str, Transform]) -> list[dict[str, Any]]:
     """Every organ by every method: Dice, mean surface distance (mm), and by how much its volume is wrong."""
-    ground, rows = Ground(of.view, "HFS"), []
+    ground, rows = Ground(of.view, "HFS", GIVEN), []
     for organ, surface in of.surfaces.items():
         true = _pulled(of.truth, surface, of.view.geometry, of.truth)
         if true is None:
@@ -197,7 +198,7 @@ def measured(of: Case, ours: Mapping[str, Field | None], found: Mapping[str, Tra
             if mine is None:
                 rows.append({"organ": organ, "method": method, "dice": 0.0})
                 continue
-            values = {m.quantity: m for m in structure_change(organ, true, mine, ground).measurements}
+            values = {m.quantity: m.figure.judged[0] for m in structure_change(organ, true, mine, ground).measurements}
             if "mean_surface_distance" not in values:
                 continue
             volume = values["volume"]

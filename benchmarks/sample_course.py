@@ -32,6 +32,7 @@ from contour.template import load_template
 from data_samples.course import write_course
 from data_samples.planned import STRUCTURES, plan_patient
 from data_samples.truth import FractionTruth, read_truth
+from patient.trust import GIVEN
 from patient.volume import Field
 from pipelines.case import installed_engines
 from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
@@ -81,7 +82,7 @@ def days(plan: PlanFolder) -> Iterator[Day]:
         nodes = replace(own.volume.geometry, shape=_counted(own.volume.geometry.shape, own.volume.geometry.spacing))
         nodes = replace(nodes, spacing=(BACK,) * 3)
         back = inverted(there, nodes)[0]
-        alignment = replace(made.alignment, plan_from_today=there, today_from_plan=back, error=0.0)
+        alignment = replace(made.alignment, plan_from_today=there, today_from_plan=back, found_error=0.0)
         true = mapped(made.dose.today, own, alignment, number, side.fractions, made.seen)
         summed = accumulated([*(day.true_day for day in past), true], own, number, side.fractions)
         past.append(Day(made, truth, true, summed))
@@ -96,13 +97,13 @@ def _counted(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, i
 def structures(day: Day) -> list[dict[str, Any]]:
     """Every structure by propagation and by a rigid copy, where both images show it."""
     patient, grid = plan_patient(0), day.made.today.geometry
-    ground, rows = Ground(day.made.seen, "HFS"), []
+    ground, rows = Ground(day.made.seen, "HFS", GIVEN), []
     for one in day.made.structures:
         if one.name not in STRUCTURES or one.whole is None or one.as_planned is None:
             continue
         true: Field = patient.structure(one.name, day.truth.plan_from_fraction, grid)
         for method, field in (("recontour", one.whole), ("rigid", one.as_planned)):
-            values = {m.quantity: m for m in structure_change(one.name, true, field, ground).measurements}
+            values = {m.quantity: m.figure.judged[0] for m in structure_change(one.name, true, field, ground).measurements}
             if "mean_surface_distance" not in values:
                 continue
             volume = values["volume"]
@@ -127,16 +128,17 @@ def doses(day: Day, plan: PlanFolder) -> list[dict[str, Any]]:
     here = plan.image.load().geometry
     at = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0]}
     assert day.made.dose is not None
+    ours, right = (sum_.dose.judged[0] for sum_ in (day.made.dose.summed, day.true_sum))
     seen = {one.name: one.seen or 0.0 for one in day.made.structures}
     rows = []
     for structure in plan.structures.structures:
         if structure.name not in STRUCTURES or structure.name == "External":
             continue
-        true = dvh(structure, day.true_sum.dose, **at)
-        band = dvh_band(structure, day.made.dose.summed.dose, day.made.dose.summed.half_width, **at)
+        true = dvh(structure, right.dose, **at)
+        band = dvh_band(structure, ours.dose, ours.half_width, **at)
         for quantity in QUANTITIES:
-            right, ours, interval = true.metric(quantity), band.nominal.metric(quantity), band.interval(quantity)
-            if right is None or ours is None or interval is None:
+            exact, found, interval = true.metric(quantity), band.nominal.metric(quantity), band.interval(quantity)
+            if exact is None or found is None or interval is None:
                 continue
             rows.append(
                 {
@@ -144,8 +146,8 @@ def doses(day: Day, plan: PlanFolder) -> list[dict[str, Any]]:
                     "fraction": day.truth.number,
                     "seen": round(seen[structure.name], 3),
                     "quantity": quantity,
-                    "true": round(right, 3),
-                    "ours": round(ours, 3),
+                    "true": round(exact, 3),
+                    "ours": round(found, 3),
                     "low": round(interval[0], 3),
                     "high": round(interval[1], 3),
                 }
@@ -210,12 +212,13 @@ def main() -> None:
     for day in days(plan):
         rows += structures(day)
         figures += doses(day, plan)
-        trusted.append(day.made.alignment.trusted)
+        trusted.append(bool(day.made.alignment.trust))
         assert day.made.dose is not None and plan.plan is not None  # noqa: PT018
-        inside = day.made.dose.summed.dose.volume.array > 0.1 * day.made.dose.summed.dose.volume.array.max()
+        summed = day.made.dose.summed.dose.judged[0]
+        inside = summed.dose.volume.array > 0.1 * summed.dose.volume.array.max()
         # as of the whole plan, so that fractions can be compared
         scale = (plan.plan.fractions or 1) / day.truth.number
-        widths.append(float(np.median(day.made.dose.summed.half_width.array[inside])) * scale)
+        widths.append(float(np.median(summed.half_width.array[inside])) * scale)
         print(json.dumps(table(rows)["recontour"]), file=sys.stderr, flush=True)
     record(
         "sample_course",

@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import ConfigDict, Field
 
-from adaptive.course import Course, DoseTrack, Limit, Part, Standing, Track, verdict_of
+from adaptive.course import Course, DoseTrack, Limit, Part, Point, Standing, Track, verdict_of
 from adaptive.decision import State
+from adaptive.measurement import Measurement
 from pipelines.result import SCHEMA_VERSION, VERSION, Record
 
 Colours = dict[str, tuple[int, int, int]]
@@ -61,6 +62,8 @@ class PointRecord(_Figures):
     interval: tuple[float, float] | None
     """95 %."""
     trusted: bool
+    doubts: tuple[str, ...]
+    """Why not."""
 
 
 class TrendRecord(_Figures):
@@ -130,8 +133,10 @@ class DoseFigureRecord(_Figures):
     fraction: int
     value: float
     interval: tuple[float, float] | None
-    """95 %, from the registration's error."""
+    """95 %, from the registrations' errors and what no image showed."""
     trusted: bool
+    doubts: tuple[str, ...]
+    """Why not, each with the fraction it is about."""
 
 
 class DoseTrackRecord(_Figures):
@@ -224,7 +229,7 @@ def _standing(standing: Standing) -> StandingRecord:
         acquired=fraction.acquired[:8],
         plan_uid=fraction.plan.uid,
         verdict=decision.verdict.value,  # type: ignore[arg-type]
-        trusted=fraction.trusted,
+        trusted=bool(fraction.trust),
         counts=standing.counts,
         beyond=tuple(dict.fromkeys(f"{r.rule.name} {r.structure}".strip() for r in tripped)),
         reasons=decision.reasons,
@@ -254,7 +259,7 @@ def _track(track: Track, colours: Colours) -> TrackRecord:
         compare=track.compare.value,  # type: ignore[arg-type]
         planned=track.planned,
         color=colours.get(track.structure),
-        points=tuple(PointRecord(**vars(point)) for point in track.points),
+        points=tuple(_point(point) for point in track.points),
         trend=None
         if line is None
         else TrendRecord(
@@ -265,6 +270,16 @@ def _track(track: Track, colours: Colours) -> TrackRecord:
             fractions=line.fractions,
         ),
         limits=tuple(_limit(limit) for limit in track.limits),
+    )
+
+
+def _point(point: Point) -> PointRecord:
+    return PointRecord(
+        fraction=point.fraction,
+        value=point.value,
+        interval=point.interval,
+        trusted=bool(point.trust),
+        doubts=point.trust.doubts,
     )
 
 
@@ -289,7 +304,12 @@ def _dose(track: DoseTrack, colours: Colours) -> DoseTrackRecord:
         quantity=track.quantity,
         unit=track.figures[0][1].unit,
         color=colours.get(track.structure),
-        figures=tuple(
-            DoseFigureRecord(fraction=n, value=m.value, interval=m.interval, trusted=m.trusted) for n, m in track.figures
-        ),
+        figures=tuple(_dose_figure(n, m) for n, m in track.figures),
+    )
+
+
+def _dose_figure(fraction: int, measurement: Measurement) -> DoseFigureRecord:
+    figure, trust = measurement.figure.judged
+    return DoseFigureRecord(
+        fraction=fraction, value=figure.value, interval=figure.interval, trusted=bool(trust), doubts=trust.doubts
     )

@@ -14,41 +14,46 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from adaptive.accumulate import DayDose
+from adaptive.accumulate import Band, DayDose
 from patient.errors import InputError
 from patient.geometry import Geometry
+from patient.trust import UNRECORDED, Estimated, Trust
 from patient.volume import Volume
 
 NAME = "day.npz"
+FORM = 2
 _STEPS = 65535
 _GRID = TypeAdapter(Geometry)
 
 
 def write_day(folder: Path, day: DayDose, dose_uid: str) -> None:
-    """Write day.npz: dose and half-width of one fraction, to 1/65535 of their highest.
+    """Write day.npz: dose and half-width of one fraction, to 1/65535 of their highest, with its trust and what was shown.
 
     Args:
         folder: of the case.
         day: on the plan's dose grid.
         dose_uid: SOP Instance UID of the plan's RTDOSE (empty where beams were summed).
     """
-    (dose, dose_step), (width, width_step) = (_stored(v.array) for v in (day.dose, day.half_width))
+    band, trust = day.dose.judged
+    (dose, dose_step), (width, width_step) = (_stored(v.array) for v in (band.gray, band.half_width))
     said = {
-        "form": 1,
+        "form": FORM,
         "number": day.number,
         "unmapped": day.unmapped,
-        "grid": asdict(day.dose.geometry),
+        "doubts": trust.doubts,
+        "grid": asdict(band.gray.geometry),
         "dose_uid": dose_uid,
         "steps": (dose_step, width_step),
     }
-    np.savez_compressed(folder / NAME, said=np.array(json.dumps(said)), dose=dose, half_width=width)
+    shown = np.packbits(day.shown.array)
+    np.savez_compressed(folder / NAME, said=np.array(json.dumps(said)), dose=dose, half_width=width, shown=shown)
 
 
 def read_day(folder: Path, dose_uid: str) -> DayDose:
-    """The dose of a published fraction.
+    """The dose of a published fraction. One from before trust was recorded (form 1) is not trusted.
 
     Raises:
-        InputError: not there, not readable, or of another plan's dose.
+        InputError: not there, not readable, of a form to come, or of another plan's dose.
     """
     try:
         with np.load(folder / NAME, allow_pickle=False) as file:
@@ -58,6 +63,11 @@ def read_day(folder: Path, dose_uid: str) -> DayDose:
                 for name, s in zip(("dose", "half_width"), said["steps"], strict=True)
             ]
             grid = _GRID.validate_python(said["grid"])
+            if said["form"] not in (1, FORM):
+                raise ValueError(f"form {said['form']}")
+            recorded = said["form"] == FORM
+            shown = np.unpackbits(file["shown"], count=arrays[0].size) if recorded else np.ones(arrays[0].size)
+            trust = Trust(tuple(said["doubts"])) if recorded else UNRECORDED
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise InputError("An earlier fraction's dose cannot be read", where=f"{folder.name}/{NAME}") from error
     if said["dose_uid"] != dose_uid:
@@ -67,7 +77,9 @@ def read_day(folder: Path, dose_uid: str) -> DayDose:
             why="Doses of two plans are not added up on one grid",
             remedy="Give fractions of this plan",
         )
-    return DayDose(said["number"], Volume(arrays[0], grid), Volume(arrays[1], grid), said["unmapped"])
+    band = Band(Volume(arrays[0], grid), Volume(arrays[1], grid))
+    seen = Volume(shown.astype(bool).reshape(grid.shape), grid)
+    return DayDose(said["number"], Estimated(band, trust), seen, said["unmapped"])
 
 
 def _stored(gray: NDArray[np.float32]) -> tuple[NDArray[np.uint16], float]:

@@ -26,8 +26,8 @@ from patient.plan import Plan
 from patient.read.index import scan
 from patient.series import ImageSeries
 from patient.structures import Structure, StructureSet
-from patient.volume import Volume
-from patient.write.rtdose import Registration, accumulated_label, write_dose
+from patient.trust import Estimated
+from patient.write.rtdose import DOUBTED, Registration, accumulated_label, write_dose
 from patient.write.rtstruct import write_structure_set
 from pipelines.case import installed_engines
 from pipelines.clock import Clock
@@ -323,7 +323,7 @@ def _written(
         folder / "rtstruct.dcm", StructureSet(today, label="recontour"), image, version=VERSION, predecessors=before
     )
     outputs.append(OutputRecord(file="rtstruct.dcm", sop_instance_uid=uid))
-    note = "" if made.alignment.trusted else "NOT TRUSTED: see result.json"
+    note = "" if made.alignment.trust else f"{DOUBTED}: see result.json"
     way_back = made.alignment.rigid.inverse()
     assert isinstance(way_back, Rigid)
     rigid = write_registration(folder / "reg.dcm", way_back, plan.image, image, version=VERSION, note=note)
@@ -348,10 +348,10 @@ def _doses(
     earlier: tuple[EarlierFraction, ...],
 ) -> list[OutputRecord]:
     """The accumulated dose and its error, on the plan's grid."""
-    if made.dose is None or not made.dose.summed.dose.plan_uid:
+    if made.dose is None or plan.dose is None or not plan.dose.plan_uid:
         return []
-    summed, planned = made.dose.summed, made.plan_fractions
-    label = accumulated_label(summed.counted, planned)
+    summed, (total, trust) = made.dose.summed, made.dose.summed.dose.judged
+    label = accumulated_label(summed.counted, made.plan_fractions, trust)
     derivation = (
         f"{'; '.join(summed.accounting)}. Today's: {made.dose.today.basis}. Mapped to the plan's grid by trilinear "
         "interpolation through the inverse of the referenced registration. Research; not delivered dose"
@@ -361,10 +361,10 @@ def _doses(
     how = {"version": VERSION, "derivation": derivation, "registrations": every} | (
         {"plan_class": plan.plan.sop_class_uid, "plan_label": plan.plan.label} if plan.plan is not None else {}
     )
-    dose = replace(summed.dose, transformed=transformed, structure_set_uid=plan.structures.sop_instance_uid)
-    uid = write_dose(folder / "dose.dcm", dose, plan.image, label=label, **how)  # type: ignore[arg-type]
-    error = replace(dose, volume=Volume(summed.half_width.array, summed.half_width.geometry), kind="ERROR")
-    said = f"Error (95 %) of dose of {summed.counted} fractions, research"
+    dose = replace(total.dose, transformed=transformed, structure_set_uid=plan.structures.sop_instance_uid)
+    uid = write_dose(folder / "dose.dcm", Estimated(dose, trust), plan.image, label=label, **how)  # type: ignore[arg-type]
+    error = Estimated(replace(dose, volume=total.half_width, kind="ERROR"), trust)
+    said = f"{'' if trust else f'{DOUBTED}: '}Error (95 %) of dose of {summed.counted} fractions, research"
     error_uid = write_dose(folder / "dose_error.dcm", error, plan.image, label=said, **how)  # type: ignore[arg-type]
     return [
         OutputRecord(file="dose.dcm", sop_instance_uid=uid),
@@ -375,7 +375,7 @@ def _doses(
 def _today(one: Propagated) -> Structure:
     """As it goes into the structure set: the plan's number, name and looks."""
     planned = one.structure
-    flags = ",".join(flag.code for flag in one.flags)
+    flags = ",".join([*([] if one.trust else [DOUBTED]), *(flag.code for flag in one.flags)])
     return Structure(
         name=planned.name,
         number=planned.number,

@@ -14,6 +14,7 @@ from adaptive.fraction import Fraction
 from adaptive.measurement import Measured, Measurement
 from adaptive.propagate import Made, Propagated
 from adaptive.rules import Policy
+from adaptive.shape import FULL, common, filled
 from contour.template import Template
 from patient.series import ImageSeries
 from patient.write.rtdose import Registration
@@ -181,7 +182,7 @@ def _registration(alignment: Alignment) -> FractionRegistrationRecord:
         apart_degrees=alignment.apart_degrees,
         agree=alignment.agree,
         deformable=alignment.deformable,
-        trusted=alignment.trusted,
+        trusted=bool(alignment.trust),
         reasons=alignment.reasons,
         quality=QualityRecord(**asdict(alignment.quality)),
         error_mm=alignment.error,
@@ -206,6 +207,7 @@ def _couch(couch: CouchCorrection | None) -> CouchRecord | None:
 
 def _structure(one: Propagated, made: Fraction) -> FractionStructureRecord:
     volume = _measured(made, one.name, "volume")
+    compared = volume.figure.judged[0] if volume is not None else None
     apart = one.disagreement
     return FractionStructureRecord(
         name=one.name,
@@ -215,15 +217,24 @@ def _structure(one: Propagated, made: Fraction) -> FractionStructureRecord:
         asked="recipe" if one.asked.recipe else one.asked.propagate.value,
         made=one.made.value,
         basis=one.basis,
-        planned_cc=volume.planned if volume is not None else None,
-        today_cc=volume.value if volume is not None else None,
+        planned_cc=compared.planned if compared is not None else None,
+        today_cc=compared.value if compared is not None else None,
+        drawn_cc=_drawn_cc(one),
         confidence=None if one.confidence is None else round(one.confidence, 3),
         seen=one.seen,
         disagreement=None if apart is None else DisagreementRecord(mean=apart.mean, hd95=apart.hd95),
-        trusted=one.trusted,
+        trusted=bool(one.trust),
+        doubts=one.trust.doubts,
         flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in one.flags),
         reason=one.reason if one.made is Made.NONE else "",
     )
+
+
+def _drawn_cc(one: Propagated) -> float | None:
+    if one.field is None:
+        return None
+    part = common(one.field.geometry, one.field)
+    return float(filled(part, one.field).sum(dtype=np.int64)) * part.voxel_cc / FULL
 
 
 def _measured(made: Fraction, structure: str, quantity: str) -> Measurement | None:
@@ -235,7 +246,7 @@ def _dvhs(made: Fraction) -> tuple[DvhRecord, ...]:
     for one in made.dose.figures if made.dose is not None else ():
         if one.planned is None or one.today is None:
             continue
-        now = one.today.nominal
+        now = one.today.judged[0].nominal
         found.append(
             DvhRecord(
                 structure=one.name,
@@ -253,18 +264,19 @@ def _dvhs(made: Fraction) -> tuple[DvhRecord, ...]:
 def _dose(made: Fraction, fractions: int | None) -> DoseRecord | None:
     if made.dose is None:
         return None
-    summed = made.dose.summed
+    (summed, trust), sum_ = made.dose.summed.dose.judged, made.dose.summed
     gray = summed.dose.volume.array
     look = gray > LOW_DOSE * float(gray.max())
     return DoseRecord(
         source="placed" if made.dose.today.placed else "recomputed",
         basis=made.dose.today.basis,
-        counted=summed.counted,
+        counted=sum_.counted,
         planned=fractions,
-        accounting=summed.accounting,
+        accounting=sum_.accounting,
         error_mm=made.alignment.error,
         error_median=float(np.median(summed.half_width.array[look])) if look.any() else 0.0,
         inverse_left_mm=made.alignment.inverse_left,
         unmapped=made.dose.day.unmapped,
-        trusted=made.alignment.trusted,
+        trusted=bool(trust),
+        doubts=trust.doubts,
     )

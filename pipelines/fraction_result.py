@@ -9,8 +9,10 @@ from pydantic import ConfigDict, Field
 from adaptive.decision import Decision, RuleResult
 from adaptive.decision import State as RuleState
 from adaptive.decision import Verdict as Recommended
-from adaptive.measurement import Measured, Measurement
+from adaptive.dose_figures import ACCUMULATED
+from adaptive.measurement import Figure, Measured, Measurement
 from adaptive.rules import Compare, Rule
+from patient.trust import GIVEN, UNRECORDED, Estimated, Trust
 from pipelines.registration_result import CouchRecord, QualityRecord
 from pipelines.result import SCHEMA_VERSION, FlagRecord, ImageRecord, Record, Timing, Verdict
 
@@ -97,13 +99,19 @@ class FractionStructureRecord(Record):
     basis: str = ""
     """In words: recipe, engine."""
     planned_cc: float | None = None
+    """Compared: where both images show the patient."""
     today_cc: float | None = None
+    """Compared: where both images show the patient."""
+    drawn_cc: float | None = None
+    """Of all that is drawn in rtstruct.dcm: what a planning system shows."""
     confidence: float | None = None
     """0 to 1."""
     seen: float | None = None
     """Part of it, by volume, that lies where today's image shows the patient."""
     disagreement: DisagreementRecord | None = None
-    trusted: bool = True
+    trusted: bool
+    doubts: tuple[str, ...] = ()
+    """Why not trusted."""
     flags: tuple[FlagRecord, ...] = ()
     reason: str = ""
     """Why it is not there, where it is not."""
@@ -119,26 +127,43 @@ class MeasurementRecord(_Figures):
     planned: float | None = None
     interval: tuple[float, float] | None = None
     """Between which today's value lies with 95 % confidence."""
-    trusted: bool = True
+    trusted: bool
+    """False: it stands on a step, a registration or another fraction that was not trusted."""
+    doubts: tuple[str, ...] | None = None
+    """Why not trusted; null in a file from before this was recorded."""
     basis: str = ""
 
     @staticmethod
     def of(measurement: Measurement) -> MeasurementRecord:
         """The record of a measurement."""
-        return MeasurementRecord(**vars(measurement))
+        figure, trust = measurement.figure.judged
+        return MeasurementRecord(
+            structure=measurement.structure,
+            quantity=measurement.quantity,
+            unit=measurement.unit,
+            value=figure.value,
+            planned=figure.planned,
+            interval=figure.interval,
+            trusted=bool(trust),
+            doubts=trust.doubts,
+            basis=measurement.basis,
+        )
 
     def measurement(self) -> Measurement:
         """The measurement of a record."""
-        return Measurement(
-            self.structure,
-            self.quantity,
-            self.unit,
-            self.value,
-            self.planned,
-            self.interval,
-            self.trusted,
-            self.basis,
-        )
+        figure = Figure(self.value, self.planned, self.interval)
+        return Measurement(self.structure, self.quantity, self.unit, Estimated(figure, self.trust()), self.basis)
+
+    def trust(self) -> Trust:
+        """In the figure. Of an accumulated dose it was once recorded without that of the earlier fractions in it."""
+        if self.doubts is None and self.trusted:
+            return UNRECORDED if self.quantity.endswith(ACCUMULATED) else GIVEN
+        return trust_of(self.trusted, self.doubts)
+
+
+def trust_of(trusted: bool, doubts: tuple[str, ...] | None) -> Trust:
+    """Of a record, which may be from before doubts were written."""
+    return GIVEN if trusted else Trust(doubts or ("why it was not trusted was not recorded",))
 
 
 class RuleRecord(_Figures):
@@ -165,6 +190,8 @@ class RuleRecord(_Figures):
     fractions: int
     """So many in a row, today's the last, were beyond the limit."""
     trusted: bool
+    doubts: tuple[str, ...] | None = None
+    """Why not trusted; null in a file from before this was recorded."""
     source: str
 
     @staticmethod
@@ -189,7 +216,8 @@ class RuleRecord(_Figures):
             planned=result.planned,
             interval=result.interval,
             fractions=result.fractions,
-            trusted=result.trusted,
+            trusted=bool(result.trust),
+            doubts=result.trust.doubts,
             source=rule.source,
         )
 
@@ -216,11 +244,11 @@ class RuleRecord(_Figures):
             state=RuleState(self.state),
             asks=Recommended(self.asks),
             reason=self.reason,
+            trust=trust_of(self.trusted, self.doubts),
             value=self.value,
             planned=self.planned,
             interval=self.interval,
             fractions=self.fractions,
-            trusted=self.trusted,
         )
 
 
@@ -234,6 +262,8 @@ class DecisionRecord(Record):
     policy_version: str
     policy_digest: str
     registration_trusted: bool
+    registration_doubts: tuple[str, ...] | None = None
+    """Why not trusted; null in a file from before this was recorded."""
 
     @staticmethod
     def of(decision: Decision) -> DecisionRecord:
@@ -245,7 +275,8 @@ class DecisionRecord(Record):
             policy=decision.policy,
             policy_version=decision.version,
             policy_digest=decision.digest,
-            registration_trusted=decision.registration_trusted,
+            registration_trusted=bool(decision.registration),
+            registration_doubts=decision.registration.doubts,
         )
 
     def decision(self, fraction: int) -> Decision:
@@ -258,7 +289,7 @@ class DecisionRecord(Record):
             policy=self.policy,
             version=self.policy_version,
             digest=self.policy_digest,
-            registration_trusted=self.registration_trusted,
+            registration=trust_of(self.registration_trusted, self.registration_doubts),
         )
 
 
@@ -282,7 +313,7 @@ class DoseRecord(_Figures):
     """The plan's dose placed by the couch correction, or a dose that a planning system computed on today's image."""
     basis: str
     counted: int
-    """Fractions in the accumulated dose."""
+    """Fractions in the accumulated dose, those without an image too."""
     planned: int | None
     accounting: tuple[str, ...]
     """Which image each counted fraction stands on, in words."""
@@ -294,6 +325,9 @@ class DoseRecord(_Figures):
     unmapped: float
     """Part of the plan's dose grid that leads to where today's dose is not known, and keeps the plan's own dose."""
     trusted: bool
+    """Whether every image that the accumulated dose stands on is."""
+    doubts: tuple[str, ...] | None = None
+    """Why not, each with its fraction; null in a file from before this was recorded."""
 
 
 class OutputRecord(Record):

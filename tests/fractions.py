@@ -12,6 +12,7 @@ from adaptive.decision import PlannedStructure, decide
 from adaptive.dose_figures import ACCUMULATED
 from adaptive.measurement import Measured, Measurement
 from adaptive.policy import load_policy
+from patient.trust import Trust
 from pipelines.fraction_result import (
     DecisionRecord,
     DoseRecord,
@@ -26,6 +27,7 @@ from pipelines.fraction_result import (
 )
 from pipelines.registration_result import QualityRecord
 from pipelines.result import ImageRecord, Verdict
+from tests.figures import measurement
 
 COLOURS = {
     "Parotid_L": (255, 215, 0),
@@ -42,7 +44,7 @@ def figures(number: int, seed: int = 0) -> tuple[Measurement, ...]:
 
     def one(structure: str, quantity: str, unit: str, planned: float | None, value: float, sure: float) -> Measurement:
         value += float(rng.normal(0, sure / 2))
-        return Measurement(structure, quantity, unit, value, planned, (value - sure, value + sure), basis="by formula")
+        return measurement(structure, quantity, unit, value, planned, (value - sure, value + sure), basis="by formula")
 
     return (
         one("Parotid_L", "volume", "cc", 28.0, 28.0 * (1 - 0.012 * number), 0.6),
@@ -78,7 +80,7 @@ def fraction_result(
     structures = [PlannedStructure(name, 70.0 if name.startswith("PTV") else None) for name in COLOURS]
     today = Measured(number, figures(number, seed))
     doubts = () if trusted else ("rigid by intensity and by features are 7.1 mm apart",)
-    decision = decide(load_policy("head_neck"), structures, today, earlier, registration_trusted=trusted, doubts=doubts)
+    decision = decide(load_policy("head_neck"), structures, today, earlier, registration=Trust(doubts))
     rigid = RigidRecord(method="rigid", matrix=None, trusted=trusted)
     unmeasured = {name: None for name in QualityRecord.model_fields if name not in ("structures", "notes")}
     quality = QualityRecord(**unmeasured, structures=(), notes=())
@@ -116,7 +118,7 @@ def fraction_result(
         ),
         couch=None,
         structures=tuple(
-            FractionStructureRecord(name=name, number=n, color=color, asked="deform", made="deformed")
+            FractionStructureRecord(name=name, number=n, color=color, asked="deform", made="deformed", trusted=trusted)
             for n, (name, color) in enumerate(COLOURS.items(), 1)
         ),
         measurements=tuple(MeasurementRecord.of(m) for m in today.measurements),

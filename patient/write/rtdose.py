@@ -31,6 +31,7 @@ from patient.dose import Dose
 from patient.errors import OutputRefused
 from patient.geometry import SAME_PLACE_MM
 from patient.series import ImageSeries
+from patient.trust import Estimated, Trust
 from patient.write.decimals import decimals
 from patient.write.identity import new_object, write_new
 
@@ -38,6 +39,8 @@ TEXT = 64
 """Characters of a Long String: Series Description, Dose Comment."""
 SUMMATIONS = ("PLAN", "FRACTION", "BEAM", "PLAN_OVERVIEW")
 """Dose Summation Types that are written; others refer to several plans, sessions or records."""
+DOUBTED = "NOT TRUSTED"
+"""Begins the label of a dose that stands on something that is not trusted."""
 _OFFSETS = 0x3004000C
 
 
@@ -54,14 +57,15 @@ class Registration:
     deformable: bool = False
 
 
-def accumulated_label(counted: int, planned: int | None) -> str:
+def accumulated_label(counted: int, planned: int | None, trust: Trust) -> str:
     """What an accumulated dose is called, so that nobody takes it for the plan's or the delivered dose."""
-    return f"Accumulated {counted} of {planned or '?'} fractions, research, not delivered dose"
+    begin = "Accumulated" if trust else f"{DOUBTED}:"
+    return f"{begin} {counted} of {planned or '?'} fractions, research, not delivered dose"
 
 
 def write_dose(
     path: Path,
-    dose: Dose,
+    estimated: Estimated[Dose],
     image: ImageSeries,
     *,
     version: str,
@@ -78,8 +82,9 @@ def write_dose(
 
     Args:
         path: of the file; must not exist.
-        dose: in the image's frame of reference; `summation`, `kind`, `transformed`, `plan_uid`, `beam` and `fractions` are
-            written as they stand. Its grid may be left-handed: frames then go out from the other end.
+        estimated: in the image's frame of reference; `summation`, `kind`, `transformed`, `plan_uid`, `beam` and `fractions`
+            are written as they stand. Its grid may be left-handed: frames then go out from the other end. Where it is not
+            trusted, label and derivation say so, and why.
         image: the new object belongs to its patient, study and frame of reference. For an accumulated dose: the plan's.
         version: of the software.
         label: what it is, at most 64 characters; becomes Series Description and begins Dose Comment, before the dose's own.
@@ -95,15 +100,18 @@ def write_dose(
         FrameMismatch: the dose is of another frame of reference.
         OutputRefused: it names no plan; a plan overview without its fractions; was transformed and names no registration; an
             effective dose without its recipe in the comment; a value that is no number, or negative where it is no error; an
-            empty or overlong label.
+            empty or overlong label, or one that does not begin with `DOUBTED` where the dose is not trusted.
     """
-    dose = dose.on(image.geometry)
+    dose, trust = estimated.mapped(lambda one: one.on(image.geometry)).judged
+    if not trust and not label.startswith(DOUBTED):
+        raise OutputRefused("A dose that is not trusted has a label that does not say so", why="; ".join(trust.doubts))
     _admit(dose, label, registrations)
     dataset = new_object(image, RTDoseStorage, "RTDOSE", series_description=_plain(label), version=version)
     dataset.InstanceNumber = 1
     dataset.ContentDate, dataset.ContentTime = dataset.InstanceCreationDate, dataset.InstanceCreationTime
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.DerivationDescription = _plain(derivation)[:1024]
+    doubts = f"{DOUBTED}: {'; '.join(trust.doubts)}. " if not trust else ""
+    dataset.DerivationDescription = _plain(doubts + derivation)[:1024]
     dataset.DoseUnits, dataset.DoseType, dataset.DoseSummationType = "GY", dose.kind, dose.summation
     dataset.DoseComment = _plain("; ".join(filter(None, (label, dose.comment))))[:TEXT]
     dataset.SpatialTransformOfDose = dose.transformed

@@ -54,6 +54,7 @@ def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[P
             today=today,
             shown=shown,
             doses=doses,
+            untrusted=list(dict.fromkeys(doubt for track in part.dose for doubt in track.figures[-1].doubts)),
             pictures=[base64.b64encode(p.read_bytes()).decode("ascii") for p in pictures[:MOST_PICTURES]],
             words=WORDS,
             compared=COMPARED,

@@ -116,7 +116,7 @@ def _planes(made: Fraction) -> Iterator[tuple[bytes, str, str]]:
 
 def _worst_first(changes: Sequence[Change], by_name: dict[str, Propagated]) -> list[Change]:
     def far(change: Change) -> float:
-        hd95 = next((m.value for m in change.measurements if m.quantity == "hd95"), 0.0)
+        hd95 = next((m.figure.judged[0].value for m in change.measurements if m.quantity == "hd95"), 0.0)
         kind = by_name[change.structure].structure.interpreted_type
         return hd95 * (1.5 if kind in TARGETS else 0.5 if kind == "EXTERNAL" else 1.0)
 
@@ -157,7 +157,7 @@ def _dvhs(made: Fraction) -> Iterator[tuple[bytes, str, str]]:
     figure.savefig(out, format="png")
     caption = (
         f"Dashed: as planned. Full: today's structures in today's dose ({made.dose.today.basis}), as if every fraction were "
-        "like today's; shaded: where they may lie for the registration's error (95 %)."
+        "like today's; shaded: where they may lie for the registration's error (95 %). Dotted: not trusted."
     )
     yield out.getvalue(), "Dose-volume histograms as planned and today", caption
 
@@ -165,9 +165,11 @@ def _dvhs(made: Fraction) -> Iterator[tuple[bytes, str, str]]:
 def _draw(axes: Any, one: StructureDose, colour: list[float]) -> None:
     if one.planned is None or one.today is None:
         return
+    today, trust = one.today.judged
     axes.plot(*_curve(one.planned), color=colour, linestyle="--", linewidth=1.0)
-    axes.plot(*_curve(one.today.nominal), color=colour, linewidth=1.6, label=one.name)
-    low, high = (_curve(dvh) for dvh in (one.today.low, one.today.high))
+    label, line = (one.name, "-") if trust else (f"{one.name}, not trusted", ":")
+    axes.plot(*_curve(today.nominal), color=colour, linewidth=1.6, linestyle=line, label=label)
+    low, high = (_curve(dvh) for dvh in (today.low, today.high))
     at = np.linspace(0, max(low[0][-1], high[0][-1]), 300)
     between = [np.interp(at, *curve, right=0.0) for curve in (low, high)]
     axes.fill_between(at, *between, color=colour, alpha=0.15, linewidth=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,11 +12,20 @@ from scipy.spatial.transform import Rotation
 
 from adaptive.body import air_change, outline_change, separations
 from adaptive.change import Change, Ground, overlap_change, setup, structure_change
+from adaptive.compare import drift_of, residual_of
+from adaptive.decision import Verdict, decide
+from adaptive.measurement import Measured
+from adaptive.policy import load_policy
 from adaptive.shape import centre, common, filled, filled_each
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Box, Geometry
+from patient.structures import Loop, Structure
+from patient.trust import GIVEN
 from patient.volume import Field, Level, Volume
 from registration.couch import AXES, CouchCorrection, iec_from_lps
+from registration.transforms import Rigid, Space
+from tests.adaptive.placing import PLAN, TODAY, alignment
+from tests.figures import DOUBTED, figure
 
 GRID = Geometry((24, 60, 64), (3.0, 1.0, 1.0), (-32.0, -30.0, -36.0), frame_of_reference="1.2")
 FLIPPED = Geometry((64, 60, 26), (1.0, 1.1, 2.5), (30.0, 31.0, 34.0), ((-1, 0, 0), (0, -1, 0), (0, 0, -1)))
@@ -40,11 +51,11 @@ def ball(
 
 
 def ground(grid: Geometry = GRID, position: str = "HFS", seen: np.ndarray | None = None, **more) -> Ground:
-    return Ground(Volume(np.ones(grid.shape, bool) if seen is None else seen, grid), position, **more)
+    return Ground(Volume(np.ones(grid.shape, bool) if seen is None else seen, grid), position, **{"trust": GIVEN, **more})
 
 
 def values(change: Change) -> dict[str, float]:
-    return {m.quantity: m.value for m in change.measurements}
+    return {m.quantity: figure(m).value for m in change.measurements}
 
 
 @pytest.mark.parametrize("grid", [GRID, FLIPPED])
@@ -52,9 +63,9 @@ def values(change: Change) -> dict[str, float]:
 def test_the_volume_of_a_parotid_sized_ball_is_right_to_1_percent(grid: Geometry, kind: str) -> None:
     change = structure_change("Parotid_L", ball(grid=grid, kind=kind), ball(SHRUNK, grid=grid, kind=kind), ground(grid))
     volume = next(m for m in change.measurements if m.quantity == "volume")
-    assert volume.planned == pytest.approx(4 / 3 * np.pi * R**3 / 1000, rel=0.01)
-    assert volume.value == pytest.approx(4 / 3 * np.pi * SHRUNK**3 / 1000, rel=0.01)
-    assert volume.relative == pytest.approx(-0.30, abs=0.01)
+    assert figure(volume).planned == pytest.approx(4 / 3 * np.pi * R**3 / 1000, rel=0.01)
+    assert figure(volume).value == pytest.approx(4 / 3 * np.pi * SHRUNK**3 / 1000, rel=0.01)
+    assert figure(volume).relative == pytest.approx(-0.30, abs=0.01)
 
 
 @pytest.mark.parametrize(("radius", "within"), [(6.2, 0.015), (12.0, 0.003), (18.2, 0.002)])
@@ -131,7 +142,7 @@ def test_any_ellipsoid_anywhere_keeps_its_volume_and_place(shift, radius, axes) 
     got = structure_change("A", ball(12), ball(radius, shift, axes=axes), ground())
     volume = next(m for m in got.measurements if m.quantity == "volume")
     true = 4 / 3 * np.pi * radius**3 * np.prod(axes) / 1000
-    assert volume.value == pytest.approx(true, rel=0.02 if true < 4 else 0.01)
+    assert figure(volume).value == pytest.approx(true, rel=0.02 if true < 4 else 0.01)
     assert values(got)["shift"] == pytest.approx(np.linalg.norm(np.array(shift) - (0.3, 0.2, 0.1)), abs=0.12)
 
 
@@ -142,7 +153,7 @@ def test_what_the_field_of_view_does_not_show_counts_on_neither_side() -> None:
     volumes = [next(m for m in c.measurements if m.quantity == "volume") for c in (whole, cut)]
     height = -1.5 - 0.1  # the last seen plane is that at -3 mm, and it reaches half a slice further
     true = np.pi * (2 * R**3 / 3 + R**2 * height - height**3 / 3) / 1000
-    assert volumes[1].value == volumes[1].planned == pytest.approx(true, rel=0.01)
+    assert figure(volumes[1]).value == figure(volumes[1]).planned == pytest.approx(true, rel=0.01)
     assert "not seen today" in volumes[1].basis
     assert "not seen today" not in volumes[0].basis
     assert "shift" not in values(cut)
@@ -156,8 +167,8 @@ def test_a_structure_that_today_ends_with_the_image_did_not_shrink() -> None:
     cropped = Field(today.volume.cropped(Box((0, 0, 0), (13, 64, 64))), Level.DISTANCE)
     change = structure_change("Cord", today, cropped, ground(seen=seen))
     got = {m.quantity: m for m in change.measurements}
-    assert got["volume"].relative == pytest.approx(0, abs=0.001)
-    assert got["hd95"].value == pytest.approx(0, abs=0.01)
+    assert figure(got["volume"]).relative == pytest.approx(0, abs=0.001)
+    assert figure(got["hd95"]).value == pytest.approx(0, abs=0.01)
     assert change.map is not None
     assert np.abs(change.map.outward).max() < 0.5
 
@@ -190,12 +201,12 @@ def test_the_centre_of_a_ball_is_its_centre() -> None:
 
 
 def test_a_surface_error_becomes_intervals_and_distrust_travels() -> None:
-    change = structure_change("GTV", ball(), ball(SHRUNK), ground(surface_error=0.5, trusted=False, basis="deformed"))
+    change = structure_change("GTV", ball(), ball(SHRUNK), ground(surface_error=0.5, trust=DOUBTED, basis="deformed"))
     volume = next(m for m in change.measurements if m.quantity == "volume")
-    assert volume.interval is not None
+    assert figure(volume).interval is not None
     half = 4 * np.pi * SHRUNK**2 * 0.5 / 1000
-    assert volume.interval[1] - volume.value == pytest.approx(half, rel=0.03)
-    assert not any(m.trusted for m in change.measurements)
+    assert figure(volume).interval[1] - figure(volume).value == pytest.approx(half, rel=0.03)
+    assert not any(m.trust for m in change.measurements)
     assert all("deformed" in m.basis for m in change.measurements)
 
 
@@ -213,11 +224,11 @@ def test_overlap_of_two_balls_is_the_lens_between_them() -> None:
     target = ball(12, (-8, 0, 0), kind="probability")
     got = overlap_change("Parotid_L", "PTV_7000", (ball(12, (4, 0, 0)), target), (ball(12, (0, 0, 0)), target), ground())
     assert got.quantity == "overlap_PTV_7000"
-    assert got.planned == pytest.approx(lens(12), rel=0.04)
-    assert got.value == pytest.approx(lens(8), rel=0.04)
+    assert figure(got).planned == pytest.approx(lens(12), rel=0.04)
+    assert figure(got).value == pytest.approx(lens(8), rel=0.04)
     apart = overlap_change("A", "B", (ball(6, (20, 20, 0)), target), (ball(6, (9, 0, 0)), target), ground())
-    assert apart.planned == 0.0
-    assert apart.value > 0
+    assert figure(apart).planned == 0.0
+    assert figure(apart).value > 0
 
 
 def body(a: float, b: float, aside: float = 0.0, grid: Geometry = WIDE, hollow: bool = False) -> Field:
@@ -241,9 +252,9 @@ def test_a_body_that_lost_weight_lost_width_and_outline() -> None:
     widths = {m.quantity: m for m in separations(body(150, 100), body(144, 97), (0, 0, 0), (-15, 0, 15), where).measurements}
     assert len(widths) == 6
     for level in ("-15", "+0", "+15"):
-        assert widths[f"separation_lateral@{level}mm"].planned == pytest.approx(300, abs=0.6)
-        assert widths[f"separation_lateral@{level}mm"].change == pytest.approx(-12, abs=0.3)
-        assert widths[f"separation_AP@{level}mm"].change == pytest.approx(-6, abs=0.3)
+        assert figure(widths[f"separation_lateral@{level}mm"]).planned == pytest.approx(300, abs=0.6)
+        assert figure(widths[f"separation_lateral@{level}mm"]).change == pytest.approx(-12, abs=0.3)
+        assert figure(widths[f"separation_AP@{level}mm"]).change == pytest.approx(-6, abs=0.3)
 
 
 def test_a_width_whose_end_is_not_seen_is_not_given() -> None:
@@ -278,23 +289,59 @@ def test_air_is_counted_inside_the_body_but_not_in_lungs_or_at_the_skin() -> Non
     bodies = body(150, 100), body(150, 100)
     images = (Volume(before, grid), bodies[0]), (Volume(now, grid), bodies[1])
     got = air_change(*images, ground(grid), besides=(lungs, lungs))
-    assert got.planned == 0.0
-    assert got.value == pytest.approx(cavity.sum() * grid.voxel_cc)
+    assert figure(got).planned == 0.0
+    assert figure(got).value == pytest.approx(cavity.sum() * grid.voxel_cc)
     near = air_change(*images, ground(grid), near=ball(15, (60, 60, 0), grid), name="PTV_7000")
     assert near.structure == "PTV_7000"
-    assert near.value == 0.0, "25 mm lie between target and cavity"
+    assert figure(near).value == 0.0, "25 mm lie between target and cavity"
     nearer = air_change(*images, ground(grid), near=ball(15, (60, 45, 0), grid), name="PTV_7000")
-    assert 0 < nearer.value < got.value
+    assert 0 < figure(nearer).value < figure(got).value
+
+
+def test_what_a_couch_that_only_shifts_leaves_is_what_the_rotation_does_to_the_farthest_point_of_a_target() -> None:
+    turn, iso = Rotation.from_euler("z", 3, degrees=True).as_matrix(), (10.0, 0.0, 0.0)
+    of = replace(alignment(), rigid=Rigid.of(turn, (6.0, -4.0, 5.0), Space.of(TODAY), Space.of(PLAN)))
+    points = np.array([[10.0, 60.0, 0.0], [10.0, -20.0, 0.0], [0.0, 0.0, 0.0]])
+    drawn = [Structure("PTV", 1, "PTV", drawn=(Loop(points),)), Structure("Cord", 2, "ORGAN")]
+    (got,) = residual_of(CouchCorrection(1, 2, 3, 0, 0, 3, iso), of, iso, drawn)
+    assert figure(got).value == pytest.approx(2 * 60 * np.sin(np.radians(1.5)))
+    assert residual_of(None, of, iso, drawn) == residual_of(CouchCorrection(0, 0, 0, 0, 0, 0, iso), of, iso, drawn[1:]) == ()
+
+
+def test_corrections_that_change_from_day_to_day_are_no_drift_and_those_that_go_one_way_are() -> None:
+    def days(moves) -> list[Measured]:
+        made = [setup(CouchCorrection(*move, 0, 0, 0, (0, 0, 0)), GIVEN) for move in moves]
+        return [Measured(n, figures) for n, figures in enumerate(made, 1)]
+
+    still = days([(6.6, 0, 0), (0, 6.6, 0), (0, 0, 6.6)] * 2)
+    away = days([(n, 0, 2 * n) for n in range(6)])
+    (none,), (some,) = (drift_of(d[-1].measurements, 6, d[:-1]) for d in (still, away))
+    assert figure(none).value == pytest.approx(0)
+    assert figure(some).value == pytest.approx(np.hypot(3, 6))
+    assert drift_of(away[4].measurements, 5, away[:4]) == ()
+    doubted = Measured(2, tuple(m.given(DOUBTED) for m in away[1].measurements))
+    assert drift_of(away[-1].measurements, 6, [away[0], doubted, *away[2:-1]]) == ()
+
+
+@pytest.mark.parametrize("name", ["head_neck", "thorax", "prostate"])
+def test_a_couch_correction_of_the_size_of_a_setup_error_asks_for_nothing(name: str) -> None:
+    policy = load_policy(name)
+    policy = replace(policy, rules=tuple(rule for rule in policy.rules if rule.quantity.startswith("setup")))
+    quantities = {rule.quantity for rule in policy.rules}
+    assert quantities == {"setup", "setup_rotation", "setup_residual", "setup_drift"}
+    for move, verdict in ((6.6, Verdict.CONTINUE), (25.0, Verdict.REVIEW)):
+        today = Measured(1, setup(CouchCorrection(move, 0, 0, 0, 0, 0.5, (0, 0, 0)), GIVEN, error=1.5))
+        assert decide(policy, [], today, [], registration=GIVEN).verdict is verdict
 
 
 def test_setup_is_the_couchs_correction_with_its_length_and_angle() -> None:
     correction = CouchCorrection(3.0, -4.0, 12.0, 2.0, -1.0, 0.5, (0.0, 0.0, 0.0))
-    got = {m.quantity: m for m in setup(correction, error=1.0)}
-    assert got["setup"].value == pytest.approx(13)
-    assert got["setup"].interval == pytest.approx((12, 14))
-    assert got["setup_longitudinal"].value == -4.0
+    got = {m.quantity: m for m in setup(correction, GIVEN, error=1.0)}
+    assert figure(got["setup"]).value == pytest.approx(13)
+    assert figure(got["setup"]).interval == pytest.approx((12, 14))
+    assert figure(got["setup_longitudinal"]).value == -4.0
     true = np.degrees(Rotation.from_euler("xyz", (2.0, -1.0, 0.5), degrees=True).magnitude())
-    assert got["setup_rotation"].value == pytest.approx(true)
+    assert figure(got["setup_rotation"]).value == pytest.approx(true)
     assert got["setup_yaw"].unit == "degrees"
 
 

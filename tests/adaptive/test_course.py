@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from adaptive.course import CoursePlan, Fraction, course_of, verdict_of
 from adaptive.decision import PlannedStructure, State, Verdict, decide
 from adaptive.dose_figures import ACCUMULATED
-from adaptive.measurement import Measured, Measurement
+from adaptive.measurement import Measured
 from adaptive.policy import load_policy
 from adaptive.rules import Policy
+from patient.trust import GIVEN
+from tests.figures import DOUBTED, figure, measurement
 
 HEAD_NECK = load_policy("head_neck")
 SHRINKS = replace(HEAD_NECK, rules=tuple(r for r in HEAD_NECK.rules if r.name in ("parotid_shrinks", "parotid_mean_dose")))
@@ -37,12 +39,12 @@ def day(
     """A fraction on which the left parotid (30 cc in the plan) has a volume."""
     on = number if on is None else on
     figures = (
-        Measurement("Parotid_L", "volume", "cc", volume, 30.0, (volume - 1, volume + 1)),
-        Measurement("Parotid_L", "Dmean", "Gy", mean[0], mean[1]),
-        Measurement("Parotid_L", f"Dmean{ACCUMULATED}", "Gy", 0.6 * number, None, (0.5 * number, 0.7 * number)),
+        measurement("Parotid_L", "volume", "cc", volume, 30.0, (volume - 1, volume + 1)),
+        measurement("Parotid_L", "Dmean", "Gy", mean[0], mean[1]),
+        measurement("Parotid_L", f"Dmean{ACCUMULATED}", "Gy", 0.6 * number, None, (0.5 * number, 0.7 * number)),
     )
     measured = Measured(number, figures)
-    decision = decide(policy, [PlannedStructure("Parotid_L")], measured, [], registration_trusted=trusted)
+    decision = decide(policy, [PlannedStructure("Parotid_L")], measured, [], registration=GIVEN if trusted else DOUBTED)
     name = case or f"{plan.label}{on}"
     return Fraction(
         name, image or name, f"202601{on:02d}", plan, measured, decision, number, (), on if made is None else made
@@ -112,7 +114,7 @@ def test_an_untrusted_fraction_is_shown_and_stands_in_no_trend():
     wild = [*days[:5], day(6, 3.0, trusted=False), *days[6:]]
     track = of(course_of(wild), "Parotid_L", "volume")
     assert [p.fraction for p in track.points] == list(range(1, 9))
-    assert [p.trusted for p in track.points] == [n != 6 for n in range(1, 9)]
+    assert [bool(p.trust) for p in track.points] == [n != 6 for n in range(1, 9)]
     assert track.trend is not None
     assert 6 not in track.trend.fractions
     course = course_of(wild)
@@ -153,7 +155,7 @@ def test_plans_that_take_turns_are_told_and_the_newest_fractions_plan_is_the_cur
 def test_accumulated_dose_is_followed_with_its_band():
     (track,) = course_of([day(1), day(2, trusted=False), day(3)]).parts[-1].dose
     assert (track.structure, track.quantity) == ("Parotid_L", "Dmean")
-    assert [(n, m.value, m.interval, m.trusted) for n, m in track.figures] == [
+    assert [(n, figure(m).value, figure(m).interval, bool(m.trust)) for n, m in track.figures] == [
         (1, pytest.approx(0.6), (0.5, 0.7), True),
         (2, pytest.approx(1.2), (1.0, 1.4), False),
         (3, pytest.approx(1.8), (1.5, pytest.approx(2.1)), True),
@@ -179,7 +181,7 @@ def test_a_tripped_rule_stands_before_the_others():
     earlier = [d.measured for d in days[:-1]]
     last = replace(
         days[-1],
-        decision=decide(SHRINKS, [PlannedStructure("Parotid_L")], days[-1].measured, earlier, registration_trusted=True),
+        decision=decide(SHRINKS, [PlannedStructure("Parotid_L")], days[-1].measured, earlier, registration=GIVEN),
     )
     tracks = course_of([*days[:-1], last]).parts[-1].tracks
     assert tracks[0].quantity == "volume"
@@ -196,7 +198,7 @@ def test_a_figure_beyond_a_limit_that_its_interval_holds_has_not_tripped():
             [PlannedStructure("Parotid_L")],
             days[-1].measured,
             [d.measured for d in days[:-1]],
-            registration_trusted=True,
+            registration=GIVEN,
         ),
     )
     (limit,) = of(course_of([*days[:-1], last]), "Parotid_L", "volume").limits

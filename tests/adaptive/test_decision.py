@@ -12,6 +12,8 @@ from adaptive.decision import Decision, PlannedStructure, RuleResult, State, Ver
 from adaptive.measurement import Measured, Measurement
 from adaptive.policy import available_policies, load_policy
 from adaptive.rules import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule
+from patient.trust import GIVEN, Trust
+from tests.figures import DOUBTED, measurement
 
 HEAD_NECK = load_policy("head_neck")
 SHIPPED = [(load_policy(name), rule) for name in available_policies() for rule in load_policy(name).rules]
@@ -43,7 +45,7 @@ def figure(rule: Rule, compared: float, structure: str, interval: float | None =
         planned = (rule.limit + (-1 if rule.rises else 1)) * scale
     value = start + scale * compared
     around = None if interval is None else (value - scale * interval, value + scale * interval)
-    return Measurement(structure, quantity, unit, value, planned, around)
+    return measurement(structure, quantity, unit, value, planned, around)
 
 
 def concrete(rule: Rule) -> str:
@@ -56,7 +58,7 @@ def judged(policy: Policy, rule: Rule, *compared: float, interval: float | None 
     days = [Measured(n, (figure(rule, c, name, interval),)) for n, c in enumerate(compared, start=1)]
     plan = [PlannedStructure(name, PRESCRIPTION)] if name else []
     trusted = more.pop("registration_trusted", True)
-    return decide(only(policy, rule.name), plan, days[-1], days[:-1], registration_trusted=trusted)
+    return decide(only(policy, rule.name), plan, days[-1], days[:-1], registration=GIVEN if trusted else DOUBTED)
 
 
 def result(decision: Decision, structure: str | None = None) -> RuleResult:
@@ -130,7 +132,7 @@ def test_no_shipped_rule_continues_or_replans_on_an_untrusted_registration(case:
     policy, rule = case
     decision = judged(policy, rule, *[past(rule, by)] * rule.consecutive, registration_trusted=False)
     assert decision.verdict is Verdict.REVIEW
-    assert not any(r.trusted for r in decision.results)
+    assert not any(r.trust for r in decision.results)
     assert "not trusted" in decision.reasons[0]
 
 
@@ -139,7 +141,7 @@ def test_the_rule_on_trust_trips_on_an_untrusted_registration_alone(case: tuple[
     policy, rule = case
     today = Measured(1, ())
     for trusted, state in ((False, State.TRIPPED), (True, State.NOT_TRIPPED)):
-        got = decide(only(policy, rule.name), [], today, [], registration_trusted=trusted)
+        got = decide(only(policy, rule.name), [], today, [], registration=GIVEN if trusted else DOUBTED)
         assert result(got).state is state
         assert got.verdict is Verdict.REVIEW, "and nothing else was evaluated"
 
@@ -147,9 +149,9 @@ def test_the_rule_on_trust_trips_on_an_untrusted_registration_alone(case: tuple[
 @pytest.mark.parametrize("case", [c for c in SHIPPED if c[1].structures], ids=called)
 def test_a_rule_on_a_structure_that_the_plan_does_not_have_says_so(case: tuple[Policy, Rule]) -> None:
     policy, rule = case
-    setup = Measurement("", "setup", "mm", 1.0, 0.0)
+    setup = measurement("", "setup", "mm", 1.0, 0.0)
     rules = replace(policy, rules=(rule, next(r for r in policy.rules if r.name == "setup_shift")))
-    decision = decide(rules, [PlannedStructure("External_2")], Measured(1, (setup,)), [], registration_trusted=True)
+    decision = decide(rules, [PlannedStructure("External_2")], Measured(1, (setup,)), [], registration=GIVEN)
     got = [r for r in decision.results if r.rule is rule]
     assert [r.structure for r in got] == list(rule.structures)
     assert {r.state for r in got} == {State.NOT_EVALUATED}
@@ -161,18 +163,18 @@ def test_a_rule_on_a_structure_that_the_plan_does_not_have_says_so(case: tuple[P
 
 
 def day(n: int, *measurements: Measurement) -> Measured:
-    return Measured(n, (*measurements, Measurement("", "setup", "mm", 1.0, 0.0)))
+    return Measured(n, (*measurements, measurement("", "setup", "mm", 1.0, 0.0)))
 
 
 def parotid(value: float, planned: float | None = 22.0, **more) -> Measurement:
-    return Measurement("Parotid_L", "Dmean", "Gy", value, planned, **more)
+    return measurement("Parotid_L", "Dmean", "Gy", value, planned, **more)
 
 
 PLAN = [PlannedStructure(n) for n in ("PTV_7000", "Parotid_L", "Parotid_R", "GTVp", "SpinalCord", "Brainstem")]
 
 
 def by(policy: Policy, *days: Measured, plan=PLAN, trusted: bool = True) -> Decision:
-    return decide(policy, plan, days[-1], days[:-1], registration_trusted=trusted)
+    return decide(policy, plan, days[-1], days[:-1], registration=GIVEN if trusted else DOUBTED)
 
 
 RISES = only(HEAD_NECK, "parotid_mean_dose_rises", "setup_shift")
@@ -194,26 +196,26 @@ def test_a_fraction_without_the_figure_does_not_break_the_row() -> None:
 
 
 def test_an_untrusted_figure_of_an_earlier_fraction_does_not_count() -> None:
-    decision = by(RISES, day(3, parotid(26.0, trusted=False)), day(4, parotid(26.0)))
+    decision = by(RISES, day(3, parotid(26.0, trust=DOUBTED)), day(4, parotid(26.0)))
     assert result(decision, "Parotid_L").state is State.NEAR
 
 
 def test_earlier_fractions_are_put_in_order_and_later_ones_left_out() -> None:
     days = [day(5, parotid(26.0)), day(2, parotid(26.0)), day(3, parotid(22.0))]
     today = day(4, parotid(26.0))
-    assert result(decide(RISES, PLAN, today, days, registration_trusted=True), "Parotid_L").fractions == 1
+    assert result(decide(RISES, PLAN, today, days, registration=GIVEN), "Parotid_L").fractions == 1
 
 
 def test_an_untrusted_figure_is_withheld_and_makes_a_review() -> None:
-    decision = by(RISES, day(3, parotid(26.0)), day(4, parotid(26.0, trusted=False)))
+    decision = by(RISES, day(3, parotid(26.0)), day(4, parotid(26.0, trust=DOUBTED)))
     got = result(decision, "Parotid_L")
-    assert (got.state, got.value, got.interval, got.trusted) == (State.NOT_EVALUATED, None, None, False)
+    assert (got.state, got.value, got.interval, bool(got.trust)) == (State.NOT_EVALUATED, None, None, False)
     assert decision.verdict is Verdict.REVIEW
 
 
 def test_an_untrusted_figure_turns_another_rules_replan_into_a_review() -> None:
-    right = Measurement("Parotid_R", "Dmean", "Gy", 30.0, 22.0)
-    days = day(3, right), day(4, right, parotid(22.0, trusted=False))
+    right = measurement("Parotid_R", "Dmean", "Gy", 30.0, 22.0)
+    days = day(3, right), day(4, right, parotid(22.0, trust=DOUBTED))
     decision = by(RISES, *days)
     assert result(decision, "Parotid_R").state is State.TRIPPED
     assert decision.verdict is Verdict.REVIEW
@@ -231,7 +233,7 @@ COVERAGE = only(HEAD_NECK, "target_coverage")
 
 @pytest.mark.parametrize(("gy", "verdict"), [(66.4, Verdict.REPLAN), (66.6, Verdict.CONTINUE)])
 def test_a_target_is_held_to_95_percent_of_its_own_prescription(gy: float, verdict: Verdict) -> None:
-    target = Measurement("PTV_7000", "D95%", "Gy", gy, 68.0)
+    target = measurement("PTV_7000", "D95%", "Gy", gy, 68.0)
     decision = by(COVERAGE, day(1, target), day(2, target))
     assert decision.verdict is verdict
     got = result(decision, "PTV_7000")
@@ -240,20 +242,20 @@ def test_a_target_is_held_to_95_percent_of_its_own_prescription(gy: float, verdi
 
 
 def test_the_plans_own_prescription_goes_before_the_policys() -> None:
-    target = Measurement("PTV_7000", "D95%", "Gy", 63.0, 68.0)
+    target = measurement("PTV_7000", "D95%", "Gy", 63.0, 68.0)
     plan = [PlannedStructure("PTV_7000", 66.0)]
     assert by(COVERAGE, day(1, target), day(2, target), plan=plan).verdict is Verdict.CONTINUE
 
 
 def test_a_target_of_unknown_prescription_is_not_judged_but_reviewed_where_required() -> None:
-    target = Measurement("PTV_High", "D95%", "Gy", 10.0, 68.0)
+    target = measurement("PTV_High", "D95%", "Gy", 10.0, 68.0)
     decision = by(COVERAGE, day(1, target), plan=[PlannedStructure("PTV_High")])
     assert "no prescription" in result(decision, "PTV_High").reason
     assert decision.verdict is Verdict.REVIEW
 
 
 def test_a_required_rule_needs_only_one_of_its_names_in_the_plan() -> None:
-    target = Measurement("PTV_7000", "D95%", "Gy", 68.0, 68.0)
+    target = measurement("PTV_7000", "D95%", "Gy", 68.0, 68.0)
     decision = by(COVERAGE, day(1, target), plan=[PlannedStructure("PTV_7000")])
     assert {r.structure: r.state for r in decision.results} == {
         "PTV_High": State.NOT_EVALUATED,
@@ -278,7 +280,7 @@ def test_a_limit_that_the_accepted_plan_is_beyond_does_not_trip_and_says_so() ->
 
 
 def test_each_level_of_separation_is_a_result_of_its_own() -> None:
-    widths = [Measurement("", f"separation_lateral@{at}mm", "mm", w, 300.0) for at, w in (("-20", 287.0), ("+0", 289.0))]
+    widths = [measurement("", f"separation_lateral@{at}mm", "mm", w, 300.0) for at, w in (("-20", 287.0), ("+0", 289.0))]
     decision = by(only(HEAD_NECK, "weight_loss"), day(1, *widths), day(2, *widths))
     assert [r.state for r in decision.results] == [State.TRIPPED, State.NOT_TRIPPED]
     assert decision.verdict is Verdict.REVIEW
@@ -286,7 +288,7 @@ def test_each_level_of_separation_is_a_result_of_its_own() -> None:
 
 def test_a_figure_in_another_unit_or_no_number_is_not_judged() -> None:
     for odd in (
-        Measurement("Parotid_L", "Dmean", "cGy", 2600.0, 2200.0),
+        measurement("Parotid_L", "Dmean", "cGy", 2600.0, 2200.0),
         parotid(float("nan")),
         parotid(26.0, None),
         parotid(26.0, interval=(float("nan"), 30.0)),
@@ -295,24 +297,24 @@ def test_a_figure_in_another_unit_or_no_number_is_not_judged() -> None:
 
 
 def test_a_structure_that_was_empty_in_the_plan_has_no_relative_change() -> None:
-    tumour = Measurement("GTVp", "volume", "cc", 3.0, 0.0)
+    tumour = measurement("GTVp", "volume", "cc", 3.0, 0.0)
     decision = by(only(HEAD_NECK, "tumour_grows", "setup_shift"), day(1, tumour))
     assert result(decision, "GTVp").state is State.NOT_EVALUATED
 
 
 def test_nothing_evaluated_is_no_reason_to_continue() -> None:
-    decision = decide(RISES, PLAN, Measured(1, ()), [], registration_trusted=True)
+    decision = decide(RISES, PLAN, Measured(1, ()), [], registration=GIVEN)
     assert decision.verdict is Verdict.REVIEW
 
 
 def test_doubts_are_told_first() -> None:
-    decision = decide(RISES, PLAN, day(1), [], registration_trusted=False, doubts=["The field folds"])
+    decision = decide(RISES, PLAN, day(1), [], registration=Trust(("The field folds",)))
     assert decision.reasons[1] == "The field folds"
 
 
 def test_a_whole_shipped_policy_on_a_quiet_day_continues() -> None:
-    quiet = [Measurement("PTV_7000", "D95%", "Gy", 68.5, 68.6), parotid(22.1)]
-    quiet += [Measurement(n, q, "Gy", 30.0, 30.0) for n in ("SpinalCord", "Brainstem") for q in ("D2%", "D0.03cc")]
+    quiet = [measurement("PTV_7000", "D95%", "Gy", 68.5, 68.6), parotid(22.1)]
+    quiet += [measurement(n, q, "Gy", 30.0, 30.0) for n in ("SpinalCord", "Brainstem") for q in ("D2%", "D0.03cc")]
     decision = by(HEAD_NECK, day(1, *quiet), plan=[s for s in PLAN if s.name != "Parotid_R"])
     assert decision.verdict is Verdict.CONTINUE
     assert decision.reasons == ()
@@ -322,14 +324,14 @@ def test_a_whole_shipped_policy_on_a_quiet_day_continues() -> None:
 
 
 figures = st.builds(
-    lambda name, quantity, value, planned, half, trusted: Measurement(
+    lambda name, quantity, value, planned, half, trusted: measurement(
         name,
         quantity,
         {"volume": "cc", "shift": "mm"}.get(quantity, "Gy"),
         value,
         planned,
         None if half is None else (value - half, value + half),
-        trusted,
+        GIVEN if trusted else DOUBTED,
     ),
     st.sampled_from(["PTV_7000", "Parotid_L", "SpinalCord", "Brainstem", "GTVp", "Other"]),
     st.sampled_from(["Dmean", "D95%", "D2%", "D0.03cc", "volume", "shift"]),
@@ -343,9 +345,9 @@ figures = st.builds(
 @given(st.lists(st.lists(figures, max_size=8), min_size=1, max_size=4), st.booleans())
 def test_whatever_is_measured_nothing_untrusted_decides_and_every_rule_answers(course, trusted: bool) -> None:
     days = [Measured(n, tuple(found)) for n, found in enumerate(course, start=1)]
-    decision = decide(HEAD_NECK, PLAN, days[-1], days[:-1], registration_trusted=trusted)
+    decision = decide(HEAD_NECK, PLAN, days[-1], days[:-1], registration=GIVEN if trusted else DOUBTED)
     assert {r.rule.name for r in decision.results} == {r.name for r in HEAD_NECK.rules}
-    if not trusted or any(not r.trusted for r in decision.results):
+    if not trusted or any(not r.trust for r in decision.results):
         assert decision.verdict is Verdict.REVIEW
     if decision.verdict is Verdict.REPLAN:
         assert any(r.state is State.TRIPPED and r.rule.consequence == "replan" for r in decision.results)

@@ -13,6 +13,7 @@ from patient.dose import Dose
 from patient.volume import Volume
 from tests.adaptive.placing import PLAN, SHIFT, TODAY, alignment, shrinking
 from tests.adaptive.test_propagate import RADIUS, ball, drawn
+from tests.figures import figure
 
 POLICY = """
 schema = 1
@@ -81,8 +82,8 @@ def test_a_tumour_that_shrank_asks_for_what_the_policy_says(policy):
     found = run(policy, alignment(push=shrinking(SHIFT, RADIUS, 0.4), error=0.3))
     assert found.decision.verdict is Verdict.REPLAN
     volume = next(m for m in found.measurements if (m.structure, m.quantity) == ("GTV", "volume"))
-    assert volume.relative == pytest.approx(-0.4, abs=0.04)
-    assert all(m.trusted for m in found.measurements if m.structure == "GTV")
+    assert figure(volume).relative == pytest.approx(-0.4, abs=0.04)
+    assert all(m.trust for m in found.measurements if m.structure == "GTV")
 
 
 def test_what_is_not_trusted_is_still_drawn_and_leads_to_a_persons_look(policy):
@@ -90,7 +91,7 @@ def test_what_is_not_trusted_is_still_drawn_and_leads_to_a_persons_look(policy):
     assert [one.made for one in found.structures][:2] == [Made.DEFORMED, Made.DEFORMED]
     assert found.decision.verdict is Verdict.REVIEW
     assert "made so" in found.decision.reasons
-    assert not any(m.trusted for m in found.measurements if m.structure == "GTV")
+    assert not any(m.trust for m in found.measurements if m.structure == "GTV")
     assert found.dose is not None
 
 

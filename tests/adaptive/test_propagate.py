@@ -142,7 +142,7 @@ def test_a_mere_suggestion_moves_no_propagated_contour_and_is_compared():
     of = stage(alignment(error=5.0))
     doubted = Finding("GTV", ball(RADIUS - 4.0, SHIFT), 0.9, (Flag("suggestion", "a suggestion"),))
     alone, found = made(drawn("GTV"), DEFORM, of), made(drawn("GTV"), RECONCILE, of, doubted)
-    assert (found.made, cc(found.field), found.trusted) == (alone.made, cc(alone.field), True)
+    assert (found.made, cc(found.field), bool(found.trust)) == (alone.made, cc(alone.field), True)
     assert [flag.code for flag in found.flags] == ["compared_only"]
     assert found.disagreement is not None
     assert found.disagreement.mean == pytest.approx(4.0, abs=0.25)
@@ -153,8 +153,8 @@ def test_a_mere_suggestion_moves_no_propagated_contour_and_is_compared():
 def test_nothing_is_decided_on_a_fresh_contour_that_a_person_has_to_look_at(code: str):
     doubted = Finding("GTV", ball(RADIUS, SHIFT), flags=(Flag(code, "look at it"),))
     found = made(drawn("GTV"), FRESH, stage(alignment()), doubted)
-    assert (found.made, found.trusted) == (Made.FRESH, False)
-    assert made(drawn("GTV"), FRESH, stage(alignment()), Finding("GTV", ball(RADIUS, SHIFT))).trusted
+    assert (found.made, bool(found.trust)) == (Made.FRESH, False)
+    assert made(drawn("GTV"), FRESH, stage(alignment()), Finding("GTV", ball(RADIUS, SHIFT))).trust
 
 
 def test_without_an_engine_a_fresh_contour_becomes_a_propagated_one_and_says_so():
@@ -176,4 +176,4 @@ def test_a_fresh_contour_is_completed_by_the_propagated_one_where_nothing_is_see
 def test_what_stands_on_a_registration_that_is_not_trusted_is_marked():
     found = made(drawn("GTV"), DEFORM, stage(alignment(trusted=False)))
     assert found.field is not None
-    assert not found.trusted
+    assert not found.trust

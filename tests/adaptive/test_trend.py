@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive.measurement import Measured, Measurement
+from adaptive.measurement import Measured
 from adaptive.policy import load_policy
 from adaptive.rules import Compare, Rule
 from adaptive.trend import forecast, series, trend
+from patient.trust import GIVEN
+from tests.figures import DOUBTED, measurement
 
 RULE = Rule("x", (), "Dmean", "Gy", Compare.CHANGE, 3.0, True, 2, "review", False, False, "example, site to set")
 LAST = 35
@@ -152,5 +154,8 @@ def test_a_course_that_is_over_has_no_forecast() -> None:
 
 def test_a_series_is_in_the_rules_terms_and_leaves_out_what_is_not_trusted() -> None:
     rule = next(r for r in load_policy("head_neck").rules if r.name == "tumour_shrinks")
-    days = [Measured(f, (Measurement("GTVp", "volume", "cc", 40.0 - f, 40.0, trusted=f != 2),)) for f in (3, 1, 2)]
+    days = [
+        Measured(f, (measurement("GTVp", "volume", "cc", 40.0 - f, 40.0, trust=DOUBTED if f == 2 else GIVEN),))
+        for f in (3, 1, 2)
+    ]
     assert series(rule, "gtvp", "volume", days) == ((1, pytest.approx(-2.5)), (3, pytest.approx(-7.5)))

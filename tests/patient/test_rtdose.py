@@ -16,6 +16,7 @@ from patient.geometry import Geometry
 from patient.plan import Plan
 from patient.read.images import open_folder
 from patient.read.rtdose import plan_dose, read_dose
+from patient.trust import GIVEN, Estimated, Trust
 from patient.volume import Volume
 from patient.write.rtdose import Registration, accumulated_label, write_dose
 from tests.making import POSES, phantom, write_ct
@@ -25,7 +26,7 @@ HU = phantom((5, 20, 24))
 SHAPE = (4, 5, 6)
 GRAY = np.random.default_rng(7).uniform(0, 70, SHAPE).astype(np.float32)
 PLAN_UID = "1.2.3.99"
-LABEL = accumulated_label(3, 30)
+LABEL = accumulated_label(3, 30, GIVEN)
 
 
 def _grid(image, **change):
@@ -36,6 +37,10 @@ def _grid(image, **change):
 
 def _dose(image, gray=GRAY, **what):
     return Dose(Volume(gray, _grid(image)), **{"plan_uid": PLAN_UID, **what})
+
+
+def _write(path, dose, image, **how):
+    return write_dose(path, Estimated(dose, GIVEN), image, **how)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +56,7 @@ def image(folder):
 @pytest.fixture
 def written(image, tmp_path):
     path = tmp_path / "dose.dcm"
-    write_dose(path, _dose(image), image, version="1.2.3", label=LABEL, derivation="test")
+    _write(path, _dose(image), image, version="1.2.3", label=LABEL, derivation="test")
     return path
 
 
@@ -76,7 +81,7 @@ def _with(**attributes):
 @pytest.mark.parametrize("pose", POSES)
 def test_a_dose_comes_back_in_its_place_and_value_in_every_orientation(tmp_path, pose):
     image = open_folder(write_ct(tmp_path / "ct", HU, pose=pose))
-    write_dose(tmp_path / "d.dcm", _dose(image), image, version="0", label=LABEL, derivation="test")
+    _write(tmp_path / "d.dcm", _dose(image), image, version="0", label=LABEL, derivation="test")
     read = read_dose(tmp_path / "d.dcm")
     assert read.volume.geometry.same_grid(_grid(image))
     np.testing.assert_allclose(read.volume.array, GRAY, atol=1e-6)
@@ -88,7 +93,7 @@ def test_a_left_handed_grid_is_written_from_its_other_end(image, tmp_path):
     grid = _grid(image)
     left = replace(grid, axes=(tuple(-v for v in grid.axes[0]), *grid.axes[1:]))
     dose = replace(_dose(image), volume=Volume(GRAY, left))
-    write_dose(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test")
+    _write(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test")
     read = read_dose(tmp_path / "d.dcm").volume
     np.testing.assert_allclose(read.array[::-1], GRAY, atol=1e-6)
     np.testing.assert_allclose(read.geometry.points((3, 1, 2)), left.points((0, 1, 2)), atol=1e-4)
@@ -96,7 +101,7 @@ def test_a_left_handed_grid_is_written_from_its_other_end(image, tmp_path):
 
 def test_an_error_keeps_its_sign(image, tmp_path):
     error = GRAY - 35
-    write_dose(tmp_path / "d.dcm", _dose(image, error, kind="ERROR"), image, version="0", label="Error", derivation="test")
+    _write(tmp_path / "d.dcm", _dose(image, error, kind="ERROR"), image, version="0", label="Error", derivation="test")
     assert pydicom.dcmread(tmp_path / "d.dcm").PixelRepresentation == 1
     np.testing.assert_allclose(read_dose(tmp_path / "d.dcm").volume.array, error, atol=1e-6)
 
@@ -116,14 +121,14 @@ def test_the_referees_find_no_error(image, folder, tmp_path, kind, sum_):
     path = tmp_path / "d.dcm"
     dose = _dose(image, kind=kind, transformed="NON_RIGID", **sum_)
     used = (Registration("1.2.3.4"), Registration("1.2.3.5", deformable=True))
-    write_dose(path, dose, image, version="0", label=LABEL, derivation="test", registrations=used)
+    _write(path, dose, image, version="0", label=LABEL, derivation="test", registrations=used)
     assert errors_of([path], folder, tmp_path) == ""
 
 
 def test_a_sum_of_some_fractions_says_how_many_and_is_never_read_back_as_the_plans_dose(image, tmp_path):
     path = tmp_path / "d.dcm"
     some = _dose(image, summation="PLAN_OVERVIEW", fractions=12, structure_set_uid="1.2.3.98")
-    write_dose(path, some, image, version="0", label=LABEL, derivation="test", plan_label="HN 70 Gy")
+    _write(path, some, image, version="0", label=LABEL, derivation="test", plan_label="HN 70 Gy")
     dataset = pydicom.dcmread(path)
     assert dataset.DoseSummationType == "PLAN_OVERVIEW"
     (overview,), (named,) = dataset.PlanOverviewSequence, dataset.ReferencedRTPlanSequence
@@ -139,6 +144,19 @@ def test_a_sum_of_some_fractions_says_how_many_and_is_never_read_back_as_the_pla
     assert plan_dose([read, whole]) is whole
 
 
+def test_a_dose_that_is_not_trusted_says_so_and_why_where_a_person_looks_or_is_not_written(image, tmp_path):
+    doubted = Estimated(_dose(image), Trust(("Fraction 2: the field folds",)))
+    with pytest.raises(OutputRefused, match="not trusted"):
+        write_dose(tmp_path / "d.dcm", doubted, image, version="0", label=LABEL, derivation="test")
+    label = accumulated_label(30, 35, doubted.trust)
+    assert len(label) <= 64
+    write_dose(tmp_path / "d.dcm", doubted, image, version="0", label=label, derivation="test")
+    dataset = pydicom.dcmread(tmp_path / "d.dcm")
+    for said in (dataset.SeriesDescription, dataset.DoseComment, dataset.DerivationDescription):
+        assert said.startswith("NOT TRUSTED")
+    assert "Fraction 2: the field folds" in dataset.DerivationDescription
+
+
 def test_a_plan_dose_that_this_software_once_wrote_is_not_taken_for_the_planning_systems(written, image):
     ours, whole = read_dose(written), _dose(image, sop_instance_uid="1.6")
     assert (ours.summation, ours.made_here) == ("PLAN", True)
@@ -150,9 +168,9 @@ def test_a_plan_dose_that_this_software_once_wrote_is_not_taken_for_the_planning
 def test_a_mapped_dose_names_its_registrations_and_is_labelled(image, tmp_path):
     dose = _dose(image, transformed="NON_RIGID")
     with pytest.raises(OutputRefused, match="names no registration"):
-        write_dose(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test")
+        _write(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test")
     used = (Registration("1.2.3.4"), Registration("1.2.3.5", deformable=True))
-    write_dose(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test", registrations=used)
+    _write(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test", registrations=used)
     dataset = pydicom.dcmread(tmp_path / "d.dcm")
     assert dataset.SpatialTransformOfDose == "NON_RIGID"
     named = [
@@ -178,14 +196,14 @@ def test_a_mapped_dose_names_its_registrations_and_is_labelled(image, tmp_path):
 )
 def test_a_dose_that_could_mislead_is_not_written(image, tmp_path, what, gray, label):
     with pytest.raises(OutputRefused):
-        write_dose(tmp_path / "d.dcm", _dose(image, gray, **what), image, version="0", label=label, derivation="test")
+        _write(tmp_path / "d.dcm", _dose(image, gray, **what), image, version="0", label=label, derivation="test")
     assert not (tmp_path / "d.dcm").exists()
 
 
 def test_a_dose_of_another_frame_is_not_written_on_an_image(image, tmp_path):
     dose = replace(_dose(image), volume=Volume(GRAY, _grid(image, frame_of_reference="1.9")))
     with pytest.raises(FrameMismatch):
-        write_dose(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test")
+        _write(tmp_path / "d.dcm", dose, image, version="0", label=LABEL, derivation="test")
     with pytest.raises(FrameMismatch):
         dose.on(image.geometry)
 
@@ -212,7 +230,7 @@ def test_absolute_offsets_are_read_as_patient_z_on_an_upright_grid(written, imag
 
 def test_absolute_offsets_on_a_turned_grid_are_refused(tmp_path):
     image = open_folder(write_ct(tmp_path / "ct", HU, pose="HFP"))
-    write_dose(tmp_path / "d.dcm", _dose(image), image, version="0", label=LABEL, derivation="test")
+    _write(tmp_path / "d.dcm", _dose(image), image, version="0", label=LABEL, derivation="test")
     z = _grid(image).origin[2]
     with pytest.raises(UnsupportedGeometry, match="neither 0 nor"):
         read_dose(_changed(tmp_path / "d.dcm", _with(GridFrameOffsetVector=[z + 2.0 * k for k in range(SHAPE[0])])))
@@ -295,7 +313,7 @@ def test_doses_that_make_no_one_plan_are_refused(image):
 
 
 def test_the_beam_of_a_dose_is_read_and_written(image, tmp_path):
-    write_dose(tmp_path / "d.dcm", _beam(image, 4), image, version="0", label="Beam", derivation="test")
+    _write(tmp_path / "d.dcm", _beam(image, 4), image, version="0", label="Beam", derivation="test")
     assert read_dose(tmp_path / "d.dcm").beam == 4
 
 

@@ -15,7 +15,8 @@ from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceErro
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
-from pipelines.day_file import read_day
+from patient.trust import Trust
+from pipelines.day_file import read_day, write_day
 from pipelines.fraction_case import KEPT, FractionRequest, adapt_case
 from pipelines.fraction_records import EXPECTED
 from pipelines.fraction_result import FractionResult
@@ -121,6 +122,14 @@ def test_structures_come_to_todays_image_with_number_name_and_colour(done, pair)
     assert header.PredecessorStructureSetSequence[0].ReferencedSOPInstanceUID == done[0].plan.structure_set_uid
 
 
+def test_the_volume_that_a_planning_system_will_show_stands_beside_the_one_that_is_compared(done, pair):
+    today, image = read_structure_set(done[1] / "rtstruct.dcm"), open_folder(pair[1])
+    drawn = {s.name: float(s.mask(image.geometry).array.sum()) * image.geometry.voxel_cc for s in today.structures}
+    for record in done[0].structures:
+        assert record.drawn_cc == pytest.approx(drawn[record.name], rel=0.04)
+    assert "in the file (cc)" in (done[1] / "report.html").read_text()
+
+
 def test_the_registration_object_says_where_todays_points_lie_in_the_plan(done, pair):
     plan, today = open_folder(pair[0] / "CT"), open_folder(pair[1])
     plan_from_today = rigid_between(done[1] / "reg.dcm", today, plan)
@@ -195,6 +204,58 @@ def test_an_earlier_fraction_counts_for_the_fractions_up_to_this_one(done, pair,
         adapt_case(
             FractionRequest("e", *map(str, pair), str(tmp_path), policy=str(policy), number=3, earlier=(str(folder),))
         )
+
+
+def _copied(done, to: Path) -> Path:
+    shutil.copytree(done[1], to)
+    return to
+
+
+def _next(done, pair, policy, folder: Path, earlier: Path) -> FractionResult:
+    kept = str(done[2])
+    return adapt_case(
+        FractionRequest("d", *map(str, pair), str(folder), policy=str(policy), earlier=(str(earlier),), kept=kept)
+    )
+
+
+def test_an_earlier_fraction_that_was_not_trusted_marks_every_accumulated_figure_on_page_and_in_the_dose(
+    done, pair, policy, tmp_path
+):
+    uid, earlier = done[0].plan.dose_uid, _copied(done, tmp_path / "earlier")
+    day = read_day(earlier, uid)
+    write_day(earlier, replace(day, dose=day.dose.given(Trust(("the field folds",)))), uid)
+    (tmp_path / "out").mkdir()
+    result = _next(done, pair, policy, tmp_path / "out", earlier)
+    said = "Fraction 3: the field folds"
+    assert (result.dose.trusted, result.dose.doubts) == (False, (said,))
+    for m in result.measurements:
+        assert m.trusted == (not m.quantity.endswith("accumulated")), m
+    assert said in (tmp_path / "out" / "report.html").read_text()
+    for name in ("dose.dcm", "dose_error.dcm"):
+        header = pydicom.dcmread(tmp_path / "out" / name, stop_before_pixels=True)
+        assert header.SeriesDescription.startswith("NOT TRUSTED")
+        assert said in header.DerivationDescription
+    assert read_day(tmp_path / "out", uid).dose.trust  # today's own stands on no other day
+
+
+def test_a_fraction_from_before_trust_was_recorded_is_read_and_marked(done, pair, policy, tmp_path):
+    earlier = _copied(done, tmp_path / "earlier")
+    with np.load(earlier / "day.npz") as file:
+        arrays = {name: file[name] for name in ("dose", "half_width")}
+        said = json.loads(str(file["said"])) | {"form": 1}
+    del said["doubts"]
+    np.savez_compressed(earlier / "day.npz", said=np.array(json.dumps(said)), **arrays)
+    old = json.loads((earlier / "result.json").read_text())
+    for record in (*old["measurements"], *old["decision"]["rules"], *old["structures"], old["dose"], old["decision"]):
+        record.pop("doubts", None)
+        record.pop("registration_doubts", None)
+    (earlier / "result.json").write_text(json.dumps(old))
+    for m in FractionResult.model_validate(old).measured().measurements:
+        assert bool(m.trust) == (not m.quantity.endswith("accumulated"))
+    (tmp_path / "out").mkdir()
+    result = _next(done, pair, policy, tmp_path / "out", earlier)
+    assert not result.dose.trusted
+    assert "before it was recorded" in result.dose.doubts[0]
 
 
 def test_the_validators_find_no_error(done, pair, tmp_path):
