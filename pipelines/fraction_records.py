@@ -14,8 +14,9 @@ from adaptive.fraction import Fraction
 from adaptive.measurement import Measured, Measurement
 from adaptive.propagate import Made, Propagated
 from adaptive.rules import Policy
-from adaptive.shape import FULL, common, filled
 from contour.template import Template
+from patient.geometry import Geometry
+from patient.outline import loops_of_field, mask_of_loops
 from patient.series import ImageSeries
 from patient.write.rtdose import Registration
 from pipelines.case import image_record
@@ -219,7 +220,7 @@ def _structure(one: Propagated, made: Fraction) -> FractionStructureRecord:
         basis=one.basis,
         planned_cc=compared.planned if compared is not None else None,
         today_cc=compared.value if compared is not None else None,
-        drawn_cc=_drawn_cc(one),
+        drawn_cc=_drawn_cc(one, made.today.geometry),
         confidence=None if one.confidence is None else round(one.confidence, 3),
         seen=one.seen,
         disagreement=None if apart is None else DisagreementRecord(mean=apart.mean, hd95=apart.hd95),
@@ -230,11 +231,12 @@ def _structure(one: Propagated, made: Fraction) -> FractionStructureRecord:
     )
 
 
-def _drawn_cc(one: Propagated) -> float | None:
+def _drawn_cc(one: Propagated, today: Geometry) -> float | None:
+    """Of the contours, as readers count their inside in voxels."""
     if one.field is None:
         return None
-    part = common(one.field.geometry, one.field)
-    return float(filled(part, one.field).sum(dtype=np.int64)) * part.voxel_cc / FULL
+    loops = one.drawn if one.drawn is not None else loops_of_field(one.field)
+    return float(mask_of_loops(loops, today).array.sum()) * today.voxel_cc
 
 
 def _measured(made: Fraction, structure: str, quantity: str) -> Measurement | None:
