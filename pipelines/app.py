@@ -19,6 +19,7 @@ from patient.errors import (
 from pipelines.commands import fractions, learning, nights, planning, registering
 from pipelines.commands.models import models
 from pipelines.result import VERSION
+from pipelines.stopping import cancel_when_terminated
 from pipelines.terminal import BUSY, CANCELLED, DONE, OUR_FAULT, SOME_FAILED, WRONG_CALL, Faults, people
 
 app = typer.Typer(
@@ -64,6 +65,7 @@ for command, example in COMMANDS:
 
 def main() -> NoReturn:
     """Entry point: every error becomes an exit code and a sentence."""
+    cancel_when_terminated()
     try:
         sys.exit(app(standalone_mode=False) or DONE)
     except typer.Exit as stop:

@@ -19,6 +19,9 @@ from pipelines.pairing import PairedFraction, PlanSet, acquired
 from pipelines.publish import CASES, KEPT
 from pipelines.worklist import Worklist
 
+_WITHOUT_RESULT = (State.REFUSED, State.FAILED)
+"""What an earlier day's image may not be: its files came to nothing. While they wait, what they came to before counts."""
+
 
 class Night(Protocol):
     """What a lane asks of the night it belongs to."""
@@ -76,19 +79,19 @@ class FractionsInOrder:
         night, entry, plan = self.night, fraction.image, fraction.plan
         if plan is None:
             if night.ledger.last_output(image_key(entry))[0]:  # Done already: what it came to stays and goes on counting.
-                night.worklist.leave()
+                night.worklist.leave(image_key(entry))
             else:
                 night.worklist.hold(entry, fraction.waits)
-            return None
-        objects = (*plan.paths, *fraction.recomputed)
-        if not night.worklist.settled(entry, (*entry.paths, *plan.image.paths, *objects)):
             return None
         template, policy, digests = self._judged_by(entry)
         earlier = self._earlier(fraction, plan)
         said = [*digests, self.rules, str(fraction.number), *(f"{number} {name}" for number, name in earlier.items())]
         contents = [series_digest(entry, night.ledger), *self._digests(plan), *night.ledger.digests(fraction.recomputed)]
-        due = night.worklist.due(entry, job_key(said, contents), fraction)
-        night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
+        paths = (*entry.paths, *plan.image.paths, *plan.paths, *fraction.recomputed)
+        due = night.worklist.due(entry, job_key(said, contents), paths, fraction)
+        job = night.ledger.job(image_key(entry))
+        if job is not None and job.state is not State.HELD:
+            night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
         if not due:
             return None
         return FractionFiles(
@@ -140,7 +143,7 @@ class FractionsInOrder:
         for placed in ledger.fractions(plan=plan.plan.sop_instance_uid):
             job, number = ledger.job(placed.image), fraction.numbers.get(placed.acquired, 0)
             name, _ = ledger.last_output(placed.image)
-            if name and 0 < number < fraction.number and job is not None and job.state in (State.DONE, State.REVIEW):
+            if name and 0 < number < fraction.number and job is not None and job.state not in _WITHOUT_RESULT:
                 found[number] = name
         return found
 

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from urllib.parse import quote
+
+from patient.durable import sync
+from pipelines.ledger_file import back_up, damaged, is_damage, open_ledger
 
 MOST_ATTEMPTS = 3
 
@@ -34,42 +36,24 @@ class State(StrEnum):
 
 TRANSITIONS: dict[State | None, frozenset[State]] = {
     None: frozenset({State.HELD, State.READY, State.REFUSED}),
-    State.HELD: frozenset({State.READY, State.REFUSED, State.HELD}),
-    State.READY: frozenset({State.RUNNING, State.READY, State.HELD}),
+    State.HELD: frozenset({State.READY, State.REFUSED, State.HELD, State.DONE, State.REVIEW}),
+    State.READY: frozenset({State.RUNNING, State.READY, State.HELD, State.DONE, State.REVIEW}),
     State.RUNNING: frozenset({State.DONE, State.REVIEW, State.REFUSED, State.FAILED, State.READY}),
     State.DONE: frozenset({State.READY, State.HELD}),
     State.REVIEW: frozenset({State.READY, State.HELD}),
-    State.REFUSED: frozenset({State.READY, State.HELD}),
-    State.FAILED: frozenset({State.READY, State.HELD}),
+    State.REFUSED: frozenset({State.READY, State.HELD, State.DONE, State.REVIEW}),
+    State.FAILED: frozenset({State.READY, State.HELD, State.DONE, State.REVIEW}),
 }
+"""A job that is held, ready, refused or failed is done without work where its newest output is of its very key."""
 FINISHED = frozenset({State.DONE, State.REVIEW, State.REFUSED, State.FAILED})
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    image TEXT PRIMARY KEY, casename TEXT NOT NULL, key TEXT NOT NULL, state TEXT NOT NULL, reasons TEXT NOT NULL,
-    attempts INTEGER NOT NULL, first_seen REAL NOT NULL, changed REAL NOT NULL, heartbeat REAL);
-CREATE TABLE IF NOT EXISTS attempts (
-    id INTEGER PRIMARY KEY, image TEXT NOT NULL REFERENCES jobs(image), key TEXT NOT NULL, started REAL NOT NULL,
-    ended REAL, outcome TEXT, detail TEXT);
-CREATE TABLE IF NOT EXISTS outputs (
-    id INTEGER PRIMARY KEY, image TEXT NOT NULL REFERENCES jobs(image), key TEXT NOT NULL, folder TEXT NOT NULL,
-    rtstruct_uid TEXT NOT NULL, state TEXT NOT NULL, reasons TEXT NOT NULL, published REAL);
-CREATE TABLE IF NOT EXISTS fractions (
-    image TEXT PRIMARY KEY REFERENCES jobs(image), patient TEXT NOT NULL, plan TEXT NOT NULL, acquired TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS contents (place BLOB PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL);
-CREATE INDEX IF NOT EXISTS attempts_of ON attempts(image);
-CREATE INDEX IF NOT EXISTS outputs_of ON outputs(image);
-"""
-_PATHS = "SELECT 1 FROM sqlite_master WHERE name = 'digests'"
-"""A table of earlier versions, which held paths as text: they may hold a patient's name."""
-_FORGET_PATHS = "PRAGMA secure_delete=ON; DROP TABLE digests; VACUUM; PRAGMA wal_checkpoint(TRUNCATE)"
 
 
 @dataclass(frozen=True)
 class Job:
     """One row: `image` is a hash of the series' UID, `key` of everything that decides its result.
 
-    `changed` says when it came into its state.
+    `changed` says when it came into its state; of a held one, when its files were last seen to change. `seen` is the key
+    that these files had. `closed` says that a person has taken note of its failure.
     """
 
     image: str
@@ -80,6 +64,8 @@ class Job:
     attempts: int
     first_seen: float
     changed: float
+    seen: str
+    closed: bool
 
 
 @dataclass(frozen=True)
@@ -93,31 +79,28 @@ class Placed:
 
 
 class Ledger:
-    """Open with `with`; every step is one transaction, on disk when it returns."""
+    """Open with `with`; every step is one transaction, on disk when it returns.
+
+    Raises:
+        InputError: the file is damaged, or was written by a newer version; on leaving, where damage was met on the way.
+    """
 
     def __init__(self, path: Path, *, read_only: bool = False) -> None:
-        how = "?mode=ro" if read_only else ""
-        if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
-            how = "?immutable=1"  # WAL needs a file beside, which a read-only disk has no place for.
-        self._db = sqlite3.connect(f"file:{quote(str(path))}{how}", uri=True, isolation_level=None, timeout=30.0)
-        self._db.row_factory = sqlite3.Row
-        if not read_only:
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
-            if self._db.execute(_PATHS).fetchone():
-                self._db.executescript(_FORGET_PATHS)
+        self._path = path
+        self._db = open_ledger(path, read_only=read_only)
 
     def __enter__(self) -> Ledger:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         self._db.close()
+        if is_damage(error):
+            raise damaged(self._path) from error
 
     @contextmanager
     def _step(self) -> Iterator[sqlite3.Connection]:
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             yield self._db
             self._db.execute("COMMIT")
         except BaseException:
@@ -146,6 +129,19 @@ class Ledger:
         with self._step() as db:
             _move(db, image, to, case, key, reasons)
 
+    def hold(self, image: str, case: str, reason: str, seen: str = "") -> None:
+        """Let a job wait. How long it does is counted from when its files were last seen to change.
+
+        Args:
+            seen: the key that its files have; empty where they could not be read.
+        """
+        with self._step() as db:
+            _move(db, image, State.HELD, case, "", (reason,))
+            db.execute(
+                "UPDATE jobs SET seen = ?1, changed = CASE WHEN seen = ?1 THEN changed ELSE ?2 END WHERE image = ?3",
+                (seen, time.time(), image),
+            )
+
     def start(self, image: str) -> int:
         """ready -> running: the attempt's number over all nights."""
         with self._step() as db:
@@ -161,12 +157,23 @@ class Ledger:
             db.executemany("UPDATE jobs SET heartbeat = ? WHERE image = ?", [(time.time(), image) for image in images])
 
     def end(self, image: str, attempt: int, to: State, reasons: Sequence[str], detail: str = "") -> None:
-        """running -> finished, without an output."""
+        """running -> finished, without an output: what was intended is not."""
         with self._step() as db:
             _move(db, image, to, "", "", reasons)
+            db.execute("DELETE FROM outputs WHERE image = ? AND published IS NULL", (image,))
             db.execute(
                 "UPDATE attempts SET ended = ?, outcome = ?, detail = ? WHERE id = ?", (time.time(), to, detail, attempt)
             )
+
+    def give_back(self, why: str) -> list[Job]:
+        """running -> ready, of all that is running: nobody could work on it to its end, and it does not count as tried."""
+        running = self.jobs(State.RUNNING)
+        with self._step() as db:
+            for job in running:
+                _move(db, job.image, State.READY, "", "", (why,))
+                db.execute("UPDATE jobs SET attempts = attempts - 1 WHERE image = ?", (job.image,))
+                _close_attempts(db, job.image, "given back")
+        return running
 
     def intend(self, image: str, folder: str, rtstruct_uid: str, to: State, reasons: Sequence[str]) -> int:
         """Say what is about to be published, before it is: a night that dies in between is read rightly by the next."""
@@ -178,40 +185,89 @@ class Ledger:
             )
             return int(made.lastrowid or 0)
 
-    def published(self, output: int, attempt: int | None = None) -> None:
-        """What was intended is now in the outbox: the job is done or to review."""
+    def published(self, output: int) -> None:
+        """What was intended is now in the outbox: the job is done or to review, unless it is about other inputs by now."""
         with self._step() as db:
             row = db.execute("SELECT * FROM outputs WHERE id = ?", (output,)).fetchone()
             db.execute("UPDATE outputs SET published = ? WHERE id = ?", (time.time(), output))
-            _move(db, row["image"], State(row["state"]), "", "", json.loads(row["reasons"]))
-            db.execute(
-                "UPDATE attempts SET ended = ?, outcome = ? WHERE id = ? OR (? IS NULL AND image = ? AND ended IS NULL)",
-                (time.time(), row["state"], attempt, attempt, row["image"]),
-            )
+            job = db.execute("SELECT key, state FROM jobs WHERE image = ?", (row["image"],)).fetchone()
+            if job["key"] == row["key"] and job["state"] != row["state"]:
+                _move(db, row["image"], State(row["state"]), "", "", json.loads(row["reasons"]))
+            _close_attempts(db, row["image"], row["state"])
+
+    def confirm(self, cases: Path) -> None:
+        """Settle what was intended to be published: it is where its folder is in its place, and else it never was.
+
+        Raises:
+            OSError: the disk does not confirm a folder that is there.
+        """
+        for row in self._db.execute("SELECT id, folder FROM outputs WHERE published IS NULL").fetchall():
+            if (cases / row["folder"]).is_dir():
+                sync(cases)
+                self.published(int(row["id"]))
+            else:
+                with self._step() as db:
+                    db.execute("DELETE FROM outputs WHERE id = ?", (row["id"],))
 
     def recover(self, cases: Path) -> list[Job]:
         """After a night that died: what it had published is recorded, what it had running is ready again, or failed at last.
 
         Called with the outbox locked: nobody else can be working on these jobs.
         """
-        for row in self._db.execute("SELECT id, folder FROM outputs WHERE published IS NULL").fetchall():
-            if (cases / row["folder"]).is_dir():
-                self.published(int(row["id"]))
-            else:
-                with self._step() as db:
-                    db.execute("DELETE FROM outputs WHERE id = ?", (row["id"],))
+        self.confirm(cases)
         lost = self.jobs(State.RUNNING)
         for job in lost:
             with self._step() as db:
-                db.execute(
-                    "UPDATE attempts SET ended = ?, outcome = 'lost' WHERE image = ? AND ended IS NULL",
-                    (time.time(), job.image),
-                )
+                _close_attempts(db, job.image, "lost")
                 if job.attempts < MOST_ATTEMPTS:
                     _move(db, job.image, State.READY, "", "", ())
                 else:
                     _move(db, job.image, State.FAILED, "", "", (f"the worker was lost {job.attempts} times",))
         return lost
+
+    def done_before(self, image: str, key: str) -> bool:
+        """Whether an image's newest output is of this very key; its job is then what that output is, whatever came since."""
+        row = self._db.execute(
+            "SELECT * FROM outputs WHERE image = ? AND published IS NOT NULL ORDER BY id DESC LIMIT 1", (image,)
+        ).fetchone()
+        if row is None or row["key"] != key:
+            return False
+        job = self.job(image)
+        if job is not None and (job.state != row["state"] or job.key != key):
+            with self._step() as db:
+                if job.state in (State.DONE, State.REVIEW):
+                    _move(db, image, State.READY, "", key, ())
+                _move(db, image, State(row["state"]), "", key, json.loads(row["reasons"]))
+        return True
+
+    def close(self, image: str) -> None:
+        """A person has taken note of a failure: it is not told any more, unless its inputs change."""
+        with self._step() as db:
+            db.execute("UPDATE jobs SET closed = 1 WHERE image = ? AND state = ?", (image, State.FAILED))
+
+    def retry(self, image: str) -> None:
+        """A person wants a failed case tried again, as if it never had been.
+
+        Raises:
+            ValueError: it has not failed.
+        """
+        with self._step() as db:
+            if db.execute("SELECT state FROM jobs WHERE image = ?", (image,)).fetchone()["state"] != State.FAILED:
+                raise ValueError("only a failed job can be tried again")
+            _move(db, image, State.READY, "", "", ())
+            db.execute("UPDATE jobs SET attempts = 0 WHERE image = ?", (image,))
+
+    def folders(self) -> list[str]:
+        """Of everything that was published."""
+        return [str(row["folder"]) for row in self._db.execute("SELECT folder FROM outputs WHERE published IS NOT NULL")]
+
+    def faults(self) -> list[str]:
+        """What SQLite's whole check of the file finds, in its words."""
+        return [said for (said,) in self._db.execute("PRAGMA integrity_check(20)") if said != "ok"]
+
+    def back_up(self) -> None:
+        """Keep a whole copy beside the ledger. Raises OSError or sqlite3.Error where that cannot be."""
+        back_up(self._db, self._path.parent)
 
     def place(self, fraction: Placed) -> None:
         """Say which plan an image is a fraction of; what was said before is forgotten."""
@@ -277,24 +333,36 @@ def _move(db: sqlite3.Connection, image: str, to: State, case: str, key: str, re
         raise ValueError(f"a job that is {before or 'new'} cannot become {to}")
     now, said = time.time(), json.dumps(list(reasons))
     if row is None:
-        db.execute("INSERT INTO jobs VALUES (?, ?, ?, ?, ?, 0, ?, ?, NULL)", (image, case, key, to, said, now, now))
+        db.execute(
+            "INSERT INTO jobs (image, casename, key, state, reasons, attempts, first_seen, changed) "
+            "VALUES (?, ?, ?, ?, ?, 0, ?, ?)",
+            (image, case, key, to, said, now, now),
+        )
         return
     again = bool(key) and key != row["key"]
     since = row["changed"] if before is to else now
     db.execute(
-        "UPDATE jobs SET state = ?, reasons = ?, changed = ?, key = ?, casename = ?, attempts = ? WHERE image = ?",
+        "UPDATE jobs SET state = ?, reasons = ?, changed = ?, key = ?, casename = ?, attempts = ?, closed = 0 "
+        "WHERE image = ?",
         (to, said, since, key or row["key"], case or row["casename"], 0 if again else row["attempts"], image),
     )
 
 
+def _close_attempts(db: sqlite3.Connection, image: str, outcome: str) -> None:
+    db.execute("UPDATE attempts SET ended = ?, outcome = ? WHERE image = ? AND ended IS NULL", (time.time(), outcome, image))
+
+
 def _job(row: sqlite3.Row) -> Job:
+    columns = row.keys()
     return Job(
-        row["image"],
-        row["casename"],
-        row["key"],
-        State(row["state"]),
-        tuple(json.loads(row["reasons"])),
-        int(row["attempts"]),
-        float(row["first_seen"]),
-        float(row["changed"]),
+        image=row["image"],
+        case=row["casename"],
+        key=row["key"],
+        state=State(row["state"]),
+        reasons=tuple(json.loads(row["reasons"])),
+        attempts=int(row["attempts"]),
+        first_seen=float(row["first_seen"]),
+        changed=float(row["changed"]),
+        seen=row["seen"] if "seen" in columns else "",  # A ledger that may only be read stays in its older schema.
+        closed=bool(row["closed"]) if "closed" in columns else False,
     )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
 
 from contour.template import load_template
-from patient.errors import InputError, file_token
+from patient.errors import Cancelled, InputError, OutOfResources, file_token
 from patient.read.index import Index, SeriesEntry, scan
 from pipelines.attempts import Attempts
 from pipelines.case import CaseRequest, installed_engines
@@ -19,6 +21,7 @@ from pipelines.configuration import Configuration
 from pipelines.fractions import FractionsInOrder
 from pipelines.job_key import case_name, image_key, job_key, series_digest
 from pipelines.ledger import Ledger
+from pipelines.ledger_file import LEDGER
 from pipelines.night_record import NightRecord
 from pipelines.numbering import Counting
 from pipelines.pairing import Before, Pairing, pair
@@ -26,6 +29,7 @@ from pipelines.publish import CASES, WORK, disk_watched, locked, sweep, write_wh
 from pipelines.redaction import names_in, redacted
 from pipelines.report.page import write_index
 from pipelines.result import VERSION
+from pipelines.stopping import uninterrupted
 from pipelines.work import Request, cluster, run_all
 from pipelines.worklist import Worklist
 
@@ -41,6 +45,7 @@ def run_night(
     scheduler: str | None = None,
     function: str = "",
     progress: Progress = lambda done, total, what: None,
+    now: Callable[[], float] = time.monotonic,
 ) -> NightRecord:
     """One night over an inbox; the inbox is only read.
 
@@ -51,24 +56,35 @@ def run_night(
         scheduler: address of a Dask scheduler; a local cluster without.
         function: what makes a case (for tests and benchmarks); empty for what is meant to.
         progress: called with cases done, cases there are, and a word.
+        now: seconds, by the clock that limits are kept by.
 
     Raises:
         NightBusy: another night holds the outbox.
         InputError: no such inbox, an outbox that cannot be written, a template that is wrong.
-        OutOfResources: the disk has no room even for the ledger; the next night goes on from what it says.
+        OutOfResources: the disk has no room even for the ledger, no worker is left or the scheduler is gone; the next night
+            goes on from what the ledger says.
+        KeyboardInterrupt: it was cancelled. As with everything above, the page is written first, and what was under way is
+            ready again and does not count as tried.
     """
     if not inbox.is_dir():
         raise InputError("No such inbox", where=inbox.name)
-    with locked(outbox), disk_watched(outbox), Ledger(outbox / "ledger.sqlite") as ledger:
+    with locked(outbox), disk_watched(outbox), Ledger(outbox / LEDGER) as ledger:
         sweep(outbox)
         ledger.recover(outbox / CASES)
         night = _Night(inbox, outbox, configuration, ledger, function)
         night.look(scan(inbox))
         try:
-            night.work(scheduler, progress)
+            night.work(scheduler, progress, now)
+        except (KeyboardInterrupt, Cancelled):
+            night.stopped("The night was cancelled")
+            raise
+        except OutOfResources as error:
+            night.stopped(str(error))
+            raise
         finally:
-            record = night.close()
-            sweep(outbox)
+            with uninterrupted():
+                record = night.close()
+                sweep(outbox)
     return record
 
 
@@ -87,11 +103,13 @@ class _Night:
 
     def __post_init__(self) -> None:
         self.worklist = Worklist(self.ledger, self.configuration)
+        self._here: set[str] = set()
         self.attempts = Attempts(self.outbox, self.ledger, self.worklist)
 
     def look(self, index: Index) -> None:
         """Decide for each CT series of the inbox what is to be done; for a fraction, when its turn comes."""
         names = names_in(index)
+        self._here = {image_key(entry) for entry in index.of("CT")}
         pairing = self._paired(index)
         self.problems = [redacted(str(problem.error), names) for problem in index.problems]
         self.problems += [f"{one.why} [{file_token(one.path)}]" for one in pairing.unusable]
@@ -111,16 +129,14 @@ class _Night:
 
     def _plan(self, entry: SeriesEntry, template: str, rules: str) -> None:
         """A planning CT's lane, where there is something to do."""
-        if self.worklist.settled(entry, entry.paths):
-            key = job_key((template, rules), [series_digest(entry, self.ledger)])
-            if self.worklist.due(entry, key):
-                self._lanes.append(iter([self._request(entry)]))
+        key = job_key((template, rules), [series_digest(entry, self.ledger)])
+        if self.worklist.due(entry, key, entry.paths):
+            self._lanes.append(iter([self._request(entry)]))
 
     def _paired(self, index: Index) -> Pairing:
-        here = {image_key(entry) for entry in index.of("CT")}
         treated = {f.image: f.plan for f in self.ledger.fractions() if self.ledger.last_output(f.image)[0]}
         before = Before(
-            days=lambda plan: [f.acquired for f in self.ledger.fractions(plan=plan) if f.image not in here],
+            days=lambda plan: [f.acquired for f in self.ledger.fractions(plan=plan) if f.image not in self._here],
             plan=lambda entry: treated.get(image_key(entry), ""),
         )
         site = self.configuration
@@ -137,7 +153,7 @@ class _Night:
         part = entry.headers[0].text("BodyPartExamined").upper().replace(" ", "").replace("_", "")
         return self.configuration.body_parts.get(part, self.configuration.template)
 
-    def work(self, scheduler: str | None, progress: Progress) -> None:
+    def work(self, scheduler: str | None, progress: Progress, now: Callable[[], float]) -> None:
         """Work on what is due, publish as it comes."""
         lanes = [chain([first], lane) for lane in self._lanes if (first := next(lane, None)) is not None]
         if not lanes:
@@ -147,7 +163,7 @@ class _Night:
         workers = min(self.configuration.workers, len(lanes))
         with cluster(workers, self.configuration.memory_limit_mib, scheduler, self.outbox / WORK) as client:
             started, beat = self.attempts.start, self.attempts.beat
-            outcomes = run_all(client, lanes, self.configuration.time_limit, self.function, started, beat)
+            outcomes = run_all(client, lanes, self.configuration.time_limit, self.function, started, beat, now)
             for done, outcome in enumerate(outcomes, start=1):
                 self.attempts.record(outcome)
                 progress(min(done, total), total, outcome.case)
@@ -170,8 +186,17 @@ class _Night:
             phase=self.configuration.phase,
         )
 
+    def stopped(self, why: str) -> None:
+        """The night ends before its work: what is not done waits for the next one."""
+        self.problems.append(why)
+        full = suppress(OSError, sqlite3.OperationalError)  # The next night finds it as it is.
+        with uninterrupted(), full:
+            self.attempts.give_back(why)
+
     def close(self) -> NightRecord:
         """Write night.json and the morning's page, whatever happened."""
+        self.worklist.close(self._here)
+        self._back_up()
         for course in self._courses:
             for image in course.images & set(self.worklist.lines):
                 self.worklist.lines[image] = self.worklist.lines[image].model_copy(update={"course": course.folder})
@@ -187,6 +212,12 @@ class _Night:
         write_whole(self.outbox / "night.json", "[" + ",\n".join(night.model_dump_json() for night in nights) + "]")
         write_index(self.outbox, nights)
         return record
+
+    def _back_up(self) -> None:
+        try:
+            self.ledger.back_up()
+        except (OSError, sqlite3.Error) as error:
+            self.problems.append(f"The ledger's backup could not be made: {error}")
 
 
 def read_nights(outbox: Path) -> list[NightRecord]:

@@ -13,11 +13,14 @@ from pathlib import Path
 
 from patient.durable import sync, sync_tree
 from patient.errors import InputError, NightBusy, OutOfResources
+from pipelines.ledger_file import BACKUP, LEDGER
 
 WORK = ".work"
 CASES = "cases"
 KEPT = ".kept"
 """Steps of cases that a night did not finish, by case."""
+_HALF_WRITTEN = frozenset(f".{name}" for name in ("night.json", "index.html", LEDGER, BACKUP))
+_BROKEN = (errno.EIO, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENODEV, errno.ENXIO)
 NO_ROOM = 64 << 10
 """Bytes: with less, whatever cannot be written cannot for lack of room; SQLite has several words for it."""
 
@@ -54,14 +57,20 @@ def locked(outbox: Path) -> Iterator[None]:
 
 @contextmanager
 def disk_watched(outbox: Path) -> Iterator[None]:
-    """Say a full disk in a sentence, whoever came upon it: a file or the ledger.
+    """Say a full or broken disk in a sentence, whoever came upon it: a file or the ledger.
 
     Raises:
-        OutOfResources: no room was left.
+        OutOfResources: no room was left, or the disk does not answer.
     """
     try:
         yield
     except (OSError, sqlite3.OperationalError) as error:
+        if isinstance(error, OSError) and error.errno in _BROKEN:
+            raise OutOfResources(
+                f"The disk cannot be used: {error.strerror}",
+                where=outbox.name,
+                remedy="See to the disk or share and start the night again: it goes on where it was",
+            ) from error
         if not is_full(error) and shutil.disk_usage(outbox).free > NO_ROOM:
             raise
         raise OutOfResources(
@@ -83,7 +92,7 @@ def write_whole(path: Path, text: str) -> None:
         beside.write_text(text, encoding="utf-8")
         sync(beside)
         beside.replace(path)
-    except OSError:
+    except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
@@ -92,6 +101,8 @@ def sweep(outbox: Path) -> None:
     """Remove what a night left half made, also one that died. Only with the outbox locked."""
     for left in (*(outbox / WORK).iterdir(), *(outbox / CASES).glob(".*.part")):
         shutil.rmtree(left, ignore_errors=True)
+    for left in (path for path in outbox.glob(".*") if path.is_file() and path.name in _HALF_WRITTEN):
+        left.unlink(missing_ok=True)
 
 
 def free_name(outbox: Path, case: str) -> str:
@@ -103,11 +114,17 @@ def free_name(outbox: Path, case: str) -> str:
     return name
 
 
+class Unconfirmed(OutOfResources):
+    """A folder is in its place, whole, and the disk has not confirmed that it will still be there after a power cut."""
+
+
 def publish(made: Path, target: Path) -> None:
     """Move a folder into place, whole. On another filesystem it is copied beside the target first.
 
     Raises:
+        Unconfirmed: it is in its place, but not for sure.
         OutOfResources: the disk is full; nothing is left at the target.
+        OSError: it cannot be written for another reason; nothing is left at the target.
     """
     with disk_watched(target.parent):
         sync_tree(made)
@@ -122,11 +139,17 @@ def publish(made: Path, target: Path) -> None:
                 _copy(made, beside)
                 sync_tree(beside)
                 os.rename(beside, target)  # noqa: PTH104
-            except OSError:
+            except BaseException:
                 shutil.rmtree(beside, ignore_errors=True)
                 raise
             shutil.rmtree(made, ignore_errors=True)
+    try:
         sync(target.parent)
+    except OSError as error:
+        raise Unconfirmed(
+            f"{target.name} is published, but the disk did not confirm it: {error.strerror}",
+            remedy="Make room: the next run asks the disk again",
+        ) from error
 
 
 def _copy(made: Path, beside: Path) -> None:

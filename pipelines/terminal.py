@@ -136,6 +136,7 @@ def published(out: Path) -> Iterator[Path]:
     made = _beside(out)
     try:
         with disk_watched(made.parent):
+            _make(made, out)
             yield made
             if out.exists():
                 out.rmdir()
@@ -151,16 +152,14 @@ def must_be_free(out: Path) -> None:
 
 
 def _beside(out: Path) -> Path:
-    """A work folder on the output's own filesystem.
+    """Where a work folder on the output's own filesystem may be."""
+    return out.resolve().parent / f".recontour-{os.getpid()}-{time.time_ns()}"
 
-    Raises:
-        InputError: nothing can be written there.
-    """
+
+def _make(made: Path, out: Path) -> None:
+    """Raises InputError where nothing can be written."""
     try:
-        out.resolve().parent.mkdir(parents=True, exist_ok=True)
-        made = out.resolve().parent / f".recontour-{os.getpid()}-{time.time_ns()}"
-        made.mkdir()
-        return made
+        made.mkdir(parents=True)
     except OSError as error:
         raise InputError(f"The output cannot be written: {error.strerror}", where=out.name) from error
 

@@ -35,6 +35,8 @@ FUNCTIONS = {CaseRequest: "pipelines.case:contour_case", FractionFiles: "pipelin
 """What makes a case, by what asks for it: "module:name"."""
 BEAT = 0.5
 """Seconds between looks at what is running."""
+NO_WORKER = 45.0
+"""Seconds without any worker, after which a night gives up."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,7 @@ def run_all(
     function: str,
     started: Callable[[str], None],
     beat: Callable[[Sequence[str]], None],
+    now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Outcome]:
     """Outcomes as they come; one for every request.
 
@@ -152,40 +155,109 @@ def run_all(
         function: as for `run_case`.
         started: called when a case is given to the cluster.
         beat: called now and then with the cases still under way.
+        now: seconds, by the clock that limits are kept by.
+
+    Raises:
+        OutOfResources: no worker is left, or the scheduler is gone; what is under way has no outcome.
     """
     waiting = deque(iter(lane) for lane in lanes)
-    slots = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
-    running: dict[Any, tuple[Request, Iterator[Request], float]] = {}
-    last = time.monotonic()
+    running: dict[Any, _Task] = {}
+    workers = _Workers(client, now)
+    last = now()
     finished = as_completed(raise_errors=False)
     while waiting or running:
-        while waiting and len(running) < slots:
+        while waiting and len(running) < workers.slots:
             lane = waiting.popleft()
             if (request := next(lane, None)) is None:
                 continue
             started(request.case)
             future = client.submit(
-                run_case, request, function, key=f"{request.case}-{time.time_ns()}", pure=False, retries=0
+                run_case, request, function, key=f"case-{request.case}-{time.time_ns()}", pure=False, retries=0
             )
-            running[future] = request, lane, time.monotonic()
+            running[future] = _Task(request, lane)
             finished.add(future)
-        if not running:
-            continue
+        if not waiting and not running:
+            break
         done = _next(finished)
-        now = time.monotonic()
         if done is not None and done in running:
-            request, lane, since = running.pop(done)
-            yield _outcome(done, request, now - since)
-            waiting.appendleft(lane)
-        for future in [f for f, (_, _, since) in running.items() if now - since > time_limit]:
-            request, lane, since = running.pop(future)
+            outcome = _outcome(done, running[done].request, running[done].lasted(now()))
+            waiting.appendleft(running.pop(done).lane)
+            yield outcome
+        for future in [future for future, task in running.items() if task.lasted(now()) > time_limit]:
+            task = running.pop(future)
             _stop(client, future)
             said = f"took longer than {time_limit:g} s and was stopped"
-            yield Outcome(request.case, State.FAILED, (said,), wall_s=now - since)
-            waiting.appendleft(lane)
-        if now - last > BEAT * 4:
-            beat([request.case for request, _, _ in running.values()])
-            last = now
+            yield Outcome(task.request.case, State.FAILED, (said,), wall_s=task.lasted(now()))
+            waiting.appendleft(task.lane)
+        workers.look()
+        if now() - last > BEAT * 4:
+            beat([task.request.case for task in running.values()])
+            last = now()
+
+
+@dataclass(eq=False)
+class _Task:
+    """A case under way. Its time counts from when a worker has made its folder: until then it waits for a worker."""
+
+    request: Request
+    lane: Iterator[Request]
+    begun: float | None = None
+
+    def lasted(self, now: float) -> float:
+        if self.begun is None and Path(self.request.folder).exists():
+            self.begun = now
+        return now - self.begun if self.begun is not None else 0.0
+
+
+@dataclass(eq=False)
+class _Workers:
+    """How many there are, as the scheduler says."""
+
+    client: Client
+    now: Callable[[], float]
+    slots: int = 0
+
+    def __post_init__(self) -> None:
+        self._last = self.now()
+        self._asked = time.monotonic()
+        self.slots = len(_asked(self.client)["workers"])
+
+    def look(self) -> None:
+        """Ask again, once a beat. Raises OutOfResources where there has been none for too long."""
+        if time.monotonic() - self._asked < BEAT:
+            return
+        self._asked = time.monotonic()
+        self.slots = len(_asked(self.client)["workers"])
+        if self.slots:
+            self._last = self.now()
+        elif self.now() - self._last > NO_WORKER:
+            raise OutOfResources(
+                f"There has been no worker for {NO_WORKER:g} s",
+                why="Nobody can work on the cases; they are ready for the next night, and none counts as tried",
+                remedy="Start workers and the night again",
+            )
+
+
+def _asked(client: Client) -> Any:
+    """What the scheduler says of itself.
+
+    Raises:
+        OutOfResources: it does not answer.
+    """
+    try:
+        if client.status != "running":
+            raise OSError(client.status)
+        return client.scheduler_info(n_workers=-1)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise _gone() from error
+
+
+def _gone() -> OutOfResources:
+    return OutOfResources(
+        "The Dask scheduler is gone",
+        why="Cases under way are lost with it; they are ready for the next night, and none counts as tried",
+        remedy="Start the scheduler and the night again",
+    )
 
 
 def _next(finished: Any) -> Any:
@@ -199,9 +271,12 @@ def _next(finished: Any) -> Any:
 
 
 def _outcome(future: Any, request: Request, wall: float) -> Outcome:
+    """What a finished task came to. Raises OutOfResources where it was taken away, which only a scheduler that goes does."""
     if future.status == "finished":
         return future.result()
-    error = future.exception() if future.status == "error" else None
+    if future.status in ("cancelled", "lost"):
+        raise _gone()
+    error = future.exception()
     if isinstance(error, KilledWorker):
         return Outcome(request.case, State.FAILED, ("its worker died: out of memory, or killed",), wall_s=wall)
     return Outcome(request.case, State.FAILED, (f"its task was lost ({future.status})",), detail=repr(error), wall_s=wall)

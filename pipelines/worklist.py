@@ -1,18 +1,22 @@
-"""What is to be done about each image of an inbox: it is held, due, or left as it is."""
+"""What is to be done about each image of an inbox: it is held, due, or left as it is. Bytes decide, not times."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from patient.read.index import SeriesEntry
 from pipelines.configuration import Configuration
 from pipelines.job_key import case_name, image_key
-from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Ledger, State
+from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Job, Ledger, State
 from pipelines.night_record import CaseLine
 from pipelines.pairing import PairedFraction
+
+_GONE = "its files have left the inbox"
+_NEVER_WHOLE = "never whole"
+"""Key of what was refused without having been worked on: whatever comes is new."""
 
 
 @dataclass(eq=False)
@@ -32,44 +36,88 @@ class Worklist:
     entries: dict[str, SeriesEntry] = field(default_factory=dict)
     images: dict[str, str] = field(default_factory=dict)
     unchanged: int = 0
+    _left: set[str] = field(default_factory=set)
 
-    def settled(self, entry: SeriesEntry, paths: Sequence[Path]) -> bool:
-        """Whether all files of a case have been quiet for long enough; holds it where not."""
-        quiet = (time.time() - max(path.stat().st_mtime for path in paths)) / 60.0
-        if quiet < self.configuration.settle_minutes:
-            self.hold(entry, f"files still arriving: quiet for {quiet:.1f} of {self.configuration.settle_minutes:g} minutes")
-            return False
-        return True
+    def due(self, entry: SeriesEntry, key: str, paths: Sequence[Path], fraction: PairedFraction | None = None) -> bool:
+        """Whether there is something to do about an image: its key is new, or it failed and may be tried again.
 
-    def hold(self, entry: SeriesEntry, reason: str) -> None:
-        """Wait with an image, and not for ever."""
-        image, case, state = image_key(entry), case_name(entry), State.HELD
-        job = self.ledger.job(image)
-        over = f"not whole after {self.configuration.hold_days:g} days: {reason}"
-        if job is not None and job.state is State.REFUSED and job.reasons == (over,):
-            self.leave()
-            return
-        since = job.changed if job is not None and job.state is State.HELD else time.time()
-        self.ledger.move(image, State.HELD, case=case, reasons=(reason,))
-        if (time.time() - since) / 86400.0 > self.configuration.hold_days:
-            state, reason = State.REFUSED, over
-            self.ledger.move(image, State.REFUSED, reasons=(reason,))
-        self.lines[image] = CaseLine(case=case, state=state, reasons=(reason,))
-
-    def leave(self) -> None:
-        """There is nothing to do about an image."""
-        self.unchanged += 1
-
-    def due(self, entry: SeriesEntry, key: str, fraction: PairedFraction | None = None) -> bool:
-        """Whether there is something to do about an image: its key is new, or it failed and may be tried again."""
+        Args:
+            key: of everything that decides its result.
+            paths: its files, and those of what it stands on; a new key waits until they have been quiet for long enough.
+        """
         image, case = image_key(entry), case_name(entry)
         job = self.ledger.job(image)
-        given_up = job is not None and (job.state is not State.FAILED or job.attempts >= MOST_ATTEMPTS)
-        if job is not None and job.key == key and job.state in FINISHED and given_up:
-            self.leave()
+        if self.ledger.done_before(image, key) or (job is not None and job.key == key and _is_over(job)):
+            self.leave(image)
+            return False
+        if not self._settled(job, key, paths):
+            minutes = self.configuration.settle_minutes
+            self._hold(image, case, f"files still arriving: quiet for less than {minutes:g} minutes", key)
             return False
         self.ledger.move(image, State.READY, case=case, key=key)
         self.entries[image], self.images[case] = entry, image
         number, notes = (fraction.number, fraction.notes) if fraction else (None, ())
         self.lines[image] = CaseLine(case=case, state=State.READY, fraction=number, notes=notes)
         return True
+
+    def hold(self, entry: SeriesEntry, reason: str) -> None:
+        """Wait with an image, and not for ever; what is done already stays as it is."""
+        job = self.ledger.job(image_key(entry))
+        if job is not None and job.state in (State.DONE, State.REVIEW):
+            self.leave(job.image)
+        else:
+            self._hold(image_key(entry), case_name(entry), reason)
+
+    def leave(self, image: str) -> None:
+        """There is nothing to do about an image; one that failed for good is told until a person has taken note of it."""
+        job = self.ledger.job(image)
+        if job is not None and job.state is State.FAILED and not job.closed:
+            self.lines[image] = CaseLine(case=job.case, state=job.state, reasons=(*job.reasons, _until_when(job)))
+        else:
+            self._left.add(image)
+            self.unchanged += 1
+
+    def close(self, here: Collection[str]) -> None:
+        """Tell what is unfinished and nobody has asked about tonight; what is not in the inbox any more waits for its files.
+
+        Args:
+            here: images of the inbox.
+        """
+        for job in self.ledger.jobs(State.READY, State.HELD, State.FAILED):
+            if job.image in self.lines or job.image in self._left:
+                continue
+            if job.state is State.FAILED:
+                self.leave(job.image)
+            elif job.image in here:
+                self.lines[job.image] = CaseLine(case=job.case, state=job.state, reasons=job.reasons)
+            else:
+                self._hold(job.image, job.case, _GONE)
+
+    def _settled(self, job: Job | None, key: str, paths: Sequence[Path]) -> bool:
+        """Whether files have been quiet for long enough: by their own times, or as they were seen at an earlier look."""
+        now, wanted = time.time(), 60.0 * self.configuration.settle_minutes
+        if now - max(path.stat().st_mtime for path in paths) >= wanted:
+            return True
+        return job is not None and job.state is State.HELD and job.seen == key and now - job.changed >= wanted
+
+    def _hold(self, image: str, case: str, reason: str, seen: str = "") -> None:
+        job, state = self.ledger.job(image), State.HELD
+        over = f"not whole after {self.configuration.hold_days:g} days: {reason}"
+        if job is not None and job.state is State.REFUSED and job.reasons == (over,) and job.seen == seen:
+            self.leave(image)
+            return
+        self.ledger.hold(image, case, reason, seen)
+        held = self.ledger.job(image)
+        if held is not None and (time.time() - held.changed) / 86400.0 > self.configuration.hold_days:
+            state, reason = State.REFUSED, over
+            self.ledger.move(image, State.REFUSED, key=_NEVER_WHOLE, reasons=(reason,))
+        self.lines[image] = CaseLine(case=case, state=state, reasons=(reason,))
+
+
+def _is_over(job: Job) -> bool:
+    """Whether the same inputs are not worked on again."""
+    return job.state in FINISHED and job.attempts > 0 and (job.state is not State.FAILED or job.attempts >= MOST_ATTEMPTS)
+
+
+def _until_when(job: Job) -> str:
+    return f"tried {job.attempts} times: told until `recontour status OUTBOX` is given --retry or --close {job.case}"

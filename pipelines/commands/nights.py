@@ -47,14 +47,35 @@ def nightly(
 
 def status(
     outbox: Annotated[Path, typer.Argument(metavar="OUTBOX", help="Of a night.")],
+    check: Annotated[
+        bool, typer.Option("--check", help="Look over the ledger's file and compare it with the cases.")
+    ] = False,
+    restore: Annotated[
+        bool, typer.Option("--restore", help="Put the ledger's backup in the place of a damaged one.")
+    ] = False,
+    retry: Annotated[list[str] | None, typer.Option(metavar="CASE", help="Try a failed case again the next night.")] = None,
+    close: Annotated[
+        list[str] | None, typer.Option(metavar="CASE", help="Take note of a failed case: told no more.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
-    """What the nights did: every case with its state and reasons."""
+    """What the nights did: every case with its state and reasons; and what a person does about what failed."""
+    from pipelines.keeping import check_outbox, close_cases, restore_ledger, retry_cases
     from pipelines.ledger import Ledger
+    from pipelines.ledger_file import BACKUP, LEDGER
 
-    if not (outbox / "ledger.sqlite").is_file():
+    if not any((outbox / name).is_file() for name in (LEDGER, BACKUP)):
         raise InputError("No ledger there", where=outbox.name, remedy="Give the outbox of a night")
-    with Ledger(outbox / "ledger.sqlite", read_only=True) as ledger:
+    if restore:
+        people.print(f"The backup is the ledger now; the damaged one is kept as {restore_ledger(outbox)}.")
+    if check:
+        remarks = check_outbox(outbox)
+        for remark in remarks or ("The ledger is whole, and every case in it is there.",):
+            people.print(remark, markup=False)
+        return LOOK if remarks else DONE
+    retry_cases(outbox, retry or ())
+    close_cases(outbox, close or ())
+    with Ledger(outbox / LEDGER, read_only=True) as ledger:
         jobs = [(job, ledger.last_output(job.image)[0]) for job in ledger.jobs()]
     if as_json:
         print(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from patient.errors import InputError, NightBusy, OutOfResources
-from pipelines.publish import free_name, locked, publish, sweep
+from pipelines.publish import Unconfirmed, free_name, locked, publish, sweep, write_whole
 
 
 @pytest.fixture
@@ -63,3 +63,28 @@ def test_an_earlier_output_stays_and_half_made_work_goes(tmp_path):
         (tmp_path / ".work" / "x").mkdir()
         sweep(tmp_path)
         assert not any((tmp_path / ".work").iterdir())
+
+
+def test_a_folder_that_is_in_its_place_and_not_confirmed_by_the_disk_is_told_as_that(made, tmp_path, monkeypatch):
+    sync, calls = os.fsync, []
+
+    def full_at_last(handle):
+        calls.append(handle)
+        if len(calls) > 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", full_at_last)
+    with pytest.raises(Unconfirmed, match="did not confirm"):
+        publish(made, tmp_path / "out")
+    assert (tmp_path / "out" / "rtstruct.dcm").is_file()
+
+
+def test_a_page_that_was_being_written_when_the_run_was_cancelled_leaves_nothing_beside(tmp_path, monkeypatch):
+    def cancelled(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", cancelled)
+    with pytest.raises(KeyboardInterrupt):
+        write_whole(tmp_path / "night.json", "[]")
+    assert list(tmp_path.iterdir()) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import time
 from pathlib import Path
@@ -77,4 +79,15 @@ def fraction(request: FractionFiles | CaseRequest) -> object:
     told = result.provenance.model_copy(update={"earlier": tuple(Path(e).name for e in request.earlier)})
     result = result.model_copy(update={"provenance": told})
     write_case(Path(request.folder), result)
+    return result
+
+
+def told(request: FractionFiles | CaseRequest) -> object:
+    """A planning CT's case or a fraction's, which says what it stands on: bytes, number, earlier cases."""
+    files = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in sorted(request.files)]
+    said: dict[str, object] = {"files": files}
+    if isinstance(request, FractionFiles):
+        said |= {"number": request.number, "earlier": [Path(folder).name for folder in request.earlier]}
+    result = fraction(request)
+    (Path(request.folder) / "told.json").write_text(json.dumps(said))
     return result
