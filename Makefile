@@ -1,24 +1,32 @@
 # Two commands do everything on a fresh machine: `make night` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
+RUN := .venv/.run
 STAMP := .venv/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: setup night test verify
+.PHONY: run setup night test verify
+run: $(RUN)
 setup: $(STAMP)
 
-# rt-utils (the second opinion of `recontour check --deep`) asks for an OpenCV that needs a screen's libraries;
-# it goes without its own requirements, and the headless build is pinned beside it. nnU-Net's networks
-# (dynamic-network-architectures) ask for a whole zoo of others, which their U-Nets do not need.
+# What a clinic installs: no test tools, no OpenCV.
 # torch goes first and alone: asked for by another package, pip may choose a build with several GB for GPUs.
-$(STAMP): pyproject.toml constraints.txt
+$(RUN): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,models]'
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps rt-utils opencv-python-headless dynamic-network-architectures
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	touch $(RUN)
+
+# What developers need beside it. rt-utils (the second opinion of `recontour check --deep`) asks for an OpenCV that needs a
+# screen's libraries; it goes without its own requirements, and the headless build is pinned beside it. nnU-Net's networks
+# (dynamic-network-architectures) ask for a whole zoo of others, which their U-Nets do not need.
+$(STAMP): $(RUN)
+	$(PIP) -e '.[dev,models]'
+	$(PIP) --no-deps rt-utils opencv-python-headless dynamic-network-architectures
 	touch $(STAMP)
 
 # The sample course as a clinic would see it: a night for the planning CT, then one for each fraction's image.
-night: setup
+night: run
 	$(BIN)/recontour sample -o night/sample
 	mkdir -p night/inbox/plan
 	for come in plan/CT fraction_01 fraction_02 fraction_03; do \
