@@ -16,9 +16,9 @@ from patient.structures import Loop
 from patient.volume import Field, Level, Volume
 
 NEAR = 2.0
-"""Pixels from the loops up to which the distance is true; beyond, only its sign counts."""
+"""Pixels from the loops up to which the distance is true; beyond, it is right to half a pixel."""
 FAR = 3.0
-"""Voxels of distance that are given there."""
+"""Voxels of distance that are given at most."""
 LEAST = 0.1
 """Pixels by which a centre lies inside or outside at least, however close the loop: it must survive being drawn again."""
 
@@ -65,9 +65,11 @@ def _segments(loops: Sequence[Loop], part: Geometry) -> list[list[NDArray[np.flo
 
 
 def _measure(values: NDArray[np.float32], inside: NDArray[np.bool_], edges: NDArray[np.float64], part: Geometry) -> None:
-    """Put the true distance into the pixels of one plane that are near its loops."""
+    """Put the distances into the pixels of one plane: the true ones near its loops, those between pixels elsewhere."""
     pixel = part.spacing[1:]
     from_here = edt.edt(inside, anisotropy=pixel) + edt.edt(~inside, anisotropy=pixel)
+    beyond = np.minimum(from_here - np.float32(0.5 * min(pixel)), np.abs(values))
+    values[:] = np.where(inside, -beyond, beyond)
     j, i = np.nonzero(from_here <= NEAR * max(pixel))
     if not len(j):
         return

@@ -1,0 +1,324 @@
+"""Margins: a structure grown or shrunk, by as much on every side or by side of the patient.
+
+A margin is the Minkowski sum of the structure with a kernel: a ball of its radius or, where sides differ, a body of eight
+octants of ellipsoids whose half-axes are the margins of the octant's three sides. Shrinking is the same done to what lies
+outside (erosion), with the kernel mirrored. Both are taken from the surface, between pixels and between slices, not from
+voxel centres: values are interpolated between slices, the surface is put down as points with normals, and the distance of a
+voxel is that to the nearest of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import edt
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+from scipy.spatial import KDTree
+
+from patient.geometry import Triple
+from patient.parallel import threads
+
+Distance = NDArray[np.float32]
+Points = NDArray[np.float64]
+Nodes = NDArray[np.intp]
+TRUE = 1.25
+"""Largest voxel edges around a surface within which distances are true; beyond, only their sign counts."""
+FINE, FINEST = 1.6, 1.0
+"""mm; the surface is known between slices at least as closely, and of a small structure in every direction."""
+SMALL = 1_000_000
+"""Voxels up to which a structure is small."""
+SLAB = 3_000_000
+"""Voxels that are looked at together."""
+MANY, COARSER = 20_000, 3
+"""Voxels of which all are measured; of more, those at the new surface, and every third pixel elsewhere."""
+ROUNDS = 6
+"""Halvings of the step with which the kernel's best point is searched for."""
+
+
+def shifted(values: Distance, spacing: Triple, mm: float) -> Distance:
+    """The signed distance to a surface that lies `mm` outside of the zero level of `values` (inside where `mm` is negative).
+
+    Args:
+        values: `[z, y, x]`, negative inside.
+
+    Returns:
+        mm, true within `TRUE` voxel edges of the new surface; clipped there.
+    """
+    band = np.float32(TRUE * max(spacing))
+    near = _Surface.of(values, spacing)
+    out = np.empty_like(values)
+    room = int(np.ceil((abs(mm) + band) / spacing[0])) + 2
+    for own, around in _slabs(values.shape, room):
+        sign = np.where(values[own] < 0, np.float32(-1.0), np.float32(1.0))
+        skip = own.start - around.start
+        new = sign * _coarse(values[around] < 0, spacing)[skip : skip + len(sign)] - np.float32(mm)
+        if near is not None:
+            first = np.array((own.start, 0, 0))
+            _measure(new, np.abs(new) < band, partial(_moved, near=near, sign=sign, first=first, spacing=spacing, mm=mm))
+        out[own] = np.clip(new, -band, band)
+    return out
+
+
+def _moved(at: Nodes, near: _Surface, sign: Distance, first: Nodes, spacing: Triple, mm: float) -> Distance:
+    return sign[tuple(at.T)] * near.apart((at + first) * np.asarray(spacing, dtype=np.float64)) - np.float32(mm)
+
+
+def by_side(values: Distance, spacing: Triple, toward: tuple[tuple[float, float], ...]) -> Distance:
+    """As `shifted`, by other margins toward each side.
+
+    Args:
+        toward: of each array axis the margins toward its end and toward its beginning, mm; each 0 or less to shrink.
+    """
+    if min(min(pair) for pair in toward) < 0:
+        return -by_side(-values, spacing, tuple((-start, -end) for end, start in toward))
+    kernel = Kernel.of(toward)
+    band = np.float32(TRUE * max(spacing))
+    fine, step = refined(values, spacing)
+    field = _signed_distance(fine, step, float(band) + kernel.pitch)
+    coarse, inside = _coarse(values < 0, spacing), values < 0
+    out = np.where(inside, -coarse, coarse - np.float32(kernel.largest))
+    asked = np.where(inside, coarse < band, coarse < kernel.largest + band)
+    scale = np.asarray(spacing) / step
+    _measure(out, asked, lambda at: _least(field, (at * scale).T, kernel, step, band))
+    return np.clip(out, -band, band)
+
+
+def _measure(values: Distance, asked: NDArray[np.bool_], measured: Callable[[Nodes], Distance]) -> None:
+    """Put what is `measured` at nodes `[n, 3]` into those that are asked for.
+
+    Of many, exactly into those next to the zero level; elsewhere what lies between every `COARSER`th pixel.
+    """
+    if int(asked.sum()) <= MANY:
+        at = np.argwhere(asked)
+        values[asked] = measured(at) if len(at) else 0
+        return
+    some = _every(asked)
+    coarser = values[:, ::COARSER, ::COARSER].copy()
+    at = np.argwhere(some)
+    coarser[some] = measured(at * np.array((1, COARSER, COARSER)))
+    for k, plane in enumerate(coarser):
+        if asked[k].any():
+            j, i = np.nonzero(asked[k])
+            values[k, j, i] = _at(plane, np.stack((j, i)) / COARSER)
+    beside = asked & _at_an_edge(values < 0)
+    if beside.any():
+        values[beside] = measured(np.argwhere(beside))
+
+
+def _every(asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which of every `COARSER`th pixels are needed to interpolate those that are asked for."""
+    k, j, i = asked.shape
+    corners = -(-j // COARSER), -(-i // COARSER)
+    blocks = np.zeros((k, corners[0] * COARSER, corners[1] * COARSER), dtype=bool)
+    blocks[:, :j, :i] = asked
+    some = np.asarray(blocks.reshape(k, corners[0], COARSER, corners[1], COARSER).any(axis=(2, 4)), dtype=bool)
+    some[:, 1:] |= some[:, :-1].copy()
+    some[:, :, 1:] |= some[:, :, :-1].copy()
+    return some
+
+
+def _at_an_edge(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Pixels of which a neighbour in plane is on the other side."""
+    out = np.zeros_like(inside)
+    for axis in (1, 2):
+        plane, edge = np.moveaxis(inside, axis, 0), np.moveaxis(out, axis, 0)
+        changes = plane[1:] != plane[:-1]
+        edge[1:] |= changes
+        edge[:-1] |= changes
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Kernel:
+    """Octants of ellipsoids: the unit ball, each of its points stretched by the half-axes of its octant.
+
+    Args:
+        half_axes: mm, `[2, 3]`: toward the end and toward the beginning of each array axis.
+        ball: points of the unit ball `[n, 3]`, in no order, on its surface and in shells within.
+        pitch: mm between neighbours of them, at most.
+    """
+
+    half_axes: Points
+    ball: Points
+    pitch: float
+
+    @staticmethod
+    def of(toward: tuple[tuple[float, float], ...]) -> Kernel:
+        largest = max(max(pair) for pair in toward)
+        pitch = float(np.clip(largest / 3, 0.5, 2.0))
+        radii = np.arange(1.0, 0.0, -min(0.34, pitch / max(largest, pitch)))
+        ball = np.concatenate([r * _sphere(max(12, int(4 * np.pi * (r * largest / pitch) ** 2))) for r in radii])
+        mixed = np.argsort(np.arange(len(ball)) * 0.618034 % 1)
+        return Kernel(np.asarray(toward, dtype=np.float64).T, ball[mixed], pitch)
+
+    @property
+    def largest(self) -> float:
+        return float(self.half_axes.max())
+
+    def offsets(self, ball: Points) -> Points:
+        """mm from the kernel's middle, of points of the unit ball `[..., 3]`."""
+        return ball * np.where(ball > 0, self.half_axes[0], self.half_axes[1])
+
+
+def _sphere(n: int) -> Points:
+    """`n` unit vectors, spread evenly (Fibonacci's spiral)."""
+    at = np.arange(n) + 0.5
+    height, turn = 1 - 2 * at / n, np.pi * (1 + np.sqrt(5)) * at
+    flat = np.sqrt(1 - height**2)
+    return np.column_stack([height, flat * np.cos(turn), flat * np.sin(turn)])
+
+
+def _least(field: Distance, places: Points, kernel: Kernel, step: Points, band: np.float32) -> Distance:
+    """The least distance that the kernel's points reach from each place `[3, n]`: exactly how far the grown surface is.
+
+    Args:
+        field: signed distance; `places` are indices of it.
+        band: what is further inside than this is not looked at any more.
+    """
+    least = _at(field, places)
+    best = np.zeros((places.shape[1], 3))
+    active = np.flatnonzero(least > -band)
+    for n, point in enumerate(kernel.ball):
+        found = _at(field, places[:, active] - (kernel.offsets(point) / step)[:, None])
+        lower = active[found < least[active]]
+        least[lower] = found[found < least[active]]
+        best[lower] = point
+        if n % 8 == 0:
+            active = active[least[active] > -band]
+    active = active[(least[active] > -band) & (least[active] < band + kernel.pitch)]
+    _searched(field, places[:, active], kernel, step, least_of := least[active], best[active])
+    least[active] = least_of
+    return least
+
+
+def _searched(field: Distance, places: Points, kernel: Kernel, step: Points, least: Distance, best: Points) -> None:
+    """Lower `least` by moving each place's best point of the kernel, in steps that halve."""
+    stride = kernel.pitch / kernel.largest
+    for _ in range(ROUNDS):
+        for move in (*np.eye(3), *-np.eye(3)):
+            tried = best + stride * move
+            tried /= np.maximum(1.0, np.linalg.norm(tried, axis=1, keepdims=True))
+            found = _at(field, places - (kernel.offsets(tried) / step).T)
+            lower = found < least
+            least[lower], best[lower] = found[lower], tried[lower]
+        stride /= 2
+
+
+def _at(field: Distance, places: Points) -> Distance:
+    return ndimage.map_coordinates(field, places, order=1, mode="nearest", output=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Surface:
+    """A surface as points with unit normals `[n, 3]`, (k, j, i) in mm from a grid's first voxel."""
+
+    points: Points
+    normals: Points
+    tree: KDTree
+
+    @staticmethod
+    def of(values: Distance, spacing: Triple) -> _Surface | None:
+        """The zero level of values; None where there is none."""
+        found = []
+        for _, around in _slabs(values.shape, 2):
+            fine, step = refined(values[around], spacing, small=values.size < SMALL)
+            found.append(_crossings(fine, step, around.start * spacing[0]))
+        points, normals = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return _Surface(points, normals, KDTree(points)) if len(points) else None
+
+    def apart(self, places: Points) -> Distance:
+        """mm from places `[m, 3]`.
+
+        The distance to the nearest point is too large, the one along its normal too small, by about as much: both errors are
+        of second order in the distance between points.
+        """
+        away, nearest = self.tree.query(places, workers=threads())
+        along = np.abs(((places - self.points[nearest]) * self.normals[nearest]).sum(axis=1))
+        return (0.5 * (away + along)).astype(np.float32)
+
+
+def _crossings(fine: Distance, step: Points, start: float = 0.0) -> tuple[Points, Points]:
+    """A point and its normal on every edge between neighbouring nodes of which one is inside; k begins at `start` mm."""
+    inside = fine < 0
+    points, normals = [], []
+    for axis in range(3):
+        low, high = (np.moveaxis(inside, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
+        at = np.stack(np.nonzero(np.moveaxis(low != high, 0, axis)), axis=1)
+        there = at + (np.arange(3) == axis)
+        a, b = fine[tuple(at.T)], fine[tuple(there.T)]
+        share = (a / (a - b))[:, None].astype(np.float64)
+        points.append((at + share * (there - at)) * step)
+        normals.append((1 - share) * _slopes(fine, at, step) + share * _slopes(fine, there, step))
+    normal = np.concatenate(normals)
+    length = np.linalg.norm(normal, axis=1, keepdims=True)
+    return np.concatenate(points) + np.array((start, 0.0, 0.0)), normal / np.maximum(length, 1e-6)
+
+
+def _slopes(fine: Distance, at: Nodes, step: Points) -> Points:
+    """The gradient at nodes `[n, 3]`."""
+    last = np.array(fine.shape) - 1
+    out = np.empty(at.shape)
+    for axis in range(3):
+        along = (np.arange(3) == axis).astype(np.intp)
+        low, high = np.maximum(at - along, 0), np.minimum(at + along, last)
+        apart = np.maximum(high[:, axis] - low[:, axis], 1) * step[axis]
+        out[:, axis] = (fine[tuple(high.T)] - fine[tuple(low.T)]) / apart
+    return out
+
+
+def _signed_distance(fine: Distance, step: Points, reach: float) -> Distance:
+    """The signed distance on a refined grid, true within `reach` mm of its zero level."""
+    sign = np.where(fine < 0, np.float32(-1.0), np.float32(1.0))
+    points, normals = _crossings(fine, step)
+    out = sign * _coarse(fine < 0, step)
+    if len(points):
+        near = _Surface(points, normals, KDTree(points))
+        _measure(out, np.abs(out) < reach, lambda at: sign[tuple(at.T)] * near.apart(at * step))
+    return np.clip(out, -reach, reach)
+
+
+def refined(values: Distance, spacing: Triple, *, small: bool | None = None) -> tuple[Distance, Points]:
+    """The same with values between its slices, and between its pixels where it is small; and the new steps, mm."""
+    fine, step = values, np.asarray(spacing, dtype=np.float64)
+    small = values.size < SMALL if small is None else small
+    limits = (FINEST, FINEST, FINEST) if small else (FINE, np.inf, np.inf)
+    for axis, limit in enumerate(limits):
+        while step[axis] > limit * 1.01 and fine.shape[axis] > 1:
+            fine, step = _halved(fine, axis), np.where(np.arange(3) == axis, step / 2, step)
+    return fine, step
+
+
+def _halved(values: Distance, axis: int) -> Distance:
+    """With values midway between neighbours along an axis: on the cubic through four of them where it bends one way."""
+    old = np.moveaxis(values, axis, 0)
+    out = np.empty((2 * len(old) - 1, *old.shape[1:]), dtype=np.float32)
+    out[::2], out[1::2] = old, 0.5 * (old[:-1] + old[1:])
+    if len(old) > 3:
+        low, high = old[:-3] - 2 * old[1:-2] + old[2:-1], old[1:-2] - 2 * old[2:-1] + old[3:]
+        least = np.minimum(np.abs(low), np.abs(high))
+        bend = np.sign(low) * np.minimum(0.5 * (np.abs(low) + np.abs(high)), 2 * least)
+        out[3:-3:2] -= np.where(low * high > 0, bend, 0) / 8
+    return np.ascontiguousarray(np.moveaxis(out, 0, axis))
+
+
+def _coarse(inside: NDArray[np.bool_], spacing: Triple | Points) -> Distance:
+    """mm from each voxel to the surface, right to a voxel's diagonal: to the centre of the nearest on the other side."""
+    step = tuple(float(s) for s in spacing)
+    sides = inside.astype(np.uint8) + np.uint8(1)
+    far = edt.edt(sides, anisotropy=step, black_border=False, parallel=threads())
+    return np.minimum(far - np.float32(0.5 * min(step)), np.float32(1e4))
+
+
+def _diagonal(spacing: Triple | Points) -> float:
+    return float(np.linalg.norm(spacing))
+
+
+def _slabs(shape: tuple[int, ...], room: int) -> Iterator[tuple[slice, slice]]:
+    """Slices that are made together, and those that they are made from."""
+    most = max(1, SLAB // (shape[1] * shape[2]))
+    for k in range(0, shape[0], most):
+        yield slice(k, min(k + most, shape[0])), slice(max(0, k - room), min(k + most + room, shape[0]))
