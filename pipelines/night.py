@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -162,11 +162,20 @@ class _Night:
         progress(0, total, "starting workers")
         workers = min(self.configuration.workers, len(lanes))
         with cluster(workers, self.configuration.memory_limit_mib, scheduler, self.outbox / WORK) as client:
-            started, beat = self.attempts.start, self.attempts.beat
-            outcomes = run_all(client, lanes, self.configuration.time_limit, self.function, started, beat, now)
-            for done, outcome in enumerate(outcomes, start=1):
+            done = 0
+
+            def started(case: str) -> None:
+                self.attempts.start(case)
+                progress(min(done, total), total, f"working on {case}")
+
+            def beat(cases: Sequence[str]) -> None:
+                self.attempts.beat(cases)
+                progress(min(done, total), total, f"working on {', '.join(cases)}")
+
+            for outcome in run_all(client, lanes, self.configuration.time_limit, self.function, started, beat, now):
+                done += 1
                 self.attempts.record(outcome)
-                progress(min(done, total), total, outcome.case)
+                progress(min(done, total), total, f"{outcome.case}: {outcome.state}")
 
     def folder(self, case: str) -> str:
         """An empty place for a case to be made in."""

@@ -46,6 +46,18 @@ def test_the_same_night_twice_does_nothing_the_second_time(tmp_path):
     assert len(read_nights(out)) == 2
 
 
+def test_a_night_says_what_it_works_on_and_what_came_of_it(tmp_path):
+    said = []
+    run_night(
+        _inbox(tmp_path / "in", "ab"), tmp_path / "out", QUIET, function=TRIVIAL, progress=lambda *now: said.append(now)
+    )
+    words = [what for _, _, what in said]
+    assert words[0] == "starting workers"
+    assert len([what for what in words if what.startswith("working on ")]) >= 2
+    assert len([what for what in words if what.endswith(": done")]) == 2
+    assert said[-1][:2] == (2, 2)
+
+
 def test_changed_inputs_make_a_new_output_that_leaves_the_old(tmp_path):
     inbox, out = _inbox(tmp_path / "in", "a"), tmp_path / "out"
     run_night(inbox, out, QUIET, function=TRIVIAL)
