@@ -8,7 +8,6 @@ file; that stands in `where` alone, for the terminal of whoever gave it.
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path, PurePath
 
 
@@ -18,7 +17,8 @@ def file_token(name: str | Path) -> str:
     Args:
         name: of the file, with or without its folder; of any bytes.
     """
-    return f"file {hashlib.sha256(os.fsencode(PurePath(name).name)).hexdigest()[:8]}"
+    said = PurePath(name).name.encode("utf-8", "backslashreplace")
+    return f"file {hashlib.sha256(said).hexdigest()[:8]}"
 
 
 class RecontourError(Exception):

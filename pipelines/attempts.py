@@ -9,8 +9,8 @@ from pathlib import Path
 
 from patient.errors import OutOfResources
 from pipelines.ledger import Ledger, State
+from pipelines.outbox import Outbox
 from pipelines.publish import CASES, KEPT, WORK, Unconfirmed, free_name, publish
-from pipelines.redaction import name_parts, redacted
 from pipelines.work import Outcome
 from pipelines.worklist import Worklist
 
@@ -22,6 +22,7 @@ class Attempts:
     outbox: Path
     ledger: Ledger
     worklist: Worklist
+    place: Outbox
     _numbers: dict[str, int] = field(default_factory=dict)
 
     def start(self, case: str) -> None:
@@ -34,9 +35,10 @@ class Attempts:
 
     def record(self, outcome: Outcome) -> None:
         """An attempt has ended: publish what it made, or say why there is nothing."""
-        image = self.worklist.images[outcome.case]
-        names = name_parts(self.worklist.entries[image])
-        reasons = tuple(redacted(reason, names) for reason in outcome.reasons)
+        image, reasons = self.worklist.images[outcome.case], outcome.reasons
+        self.place.must_be_there()
+        if outcome.private:
+            self.place.keep_log(outcome.case, outcome.private)
         made = next((self.outbox / WORK).glob(f"{outcome.case}-*"), None)
         if outcome.state in (State.DONE, State.REVIEW) and made is not None:
             try:
@@ -45,11 +47,11 @@ class Attempts:
             except Unconfirmed as error:  # The ledger goes on saying what was intended: the next look at the disk decides.
                 self._say(outcome, State.FAILED, (str(error),))
             except OutOfResources as error:
-                self._end(outcome, State.FAILED, (str(error),), made, names)
+                self._end(outcome, State.FAILED, (str(error),), made)
             except OSError as error:
-                self._end(outcome, State.FAILED, (f"It could not be published: {error.strerror}",), made, names)
+                self._end(outcome, State.FAILED, (f"It could not be published: {error.strerror}",), made)
         else:
-            self._end(outcome, outcome.state, reasons, made, names)
+            self._end(outcome, outcome.state, reasons, made)
 
     def give_back(self, why: str) -> None:
         """What is still under way is ready for the next night and does not count as tried."""
@@ -69,13 +71,11 @@ class Attempts:
         self.ledger.published(output)
         return f"{CASES}/{name}"
 
-    def _end(
-        self, outcome: Outcome, state: State, reasons: tuple[str, ...], made: Path | None, names: Sequence[str]
-    ) -> None:
+    def _end(self, outcome: Outcome, state: State, reasons: tuple[str, ...], made: Path | None) -> None:
         """Without an output; what was made of it goes first, so that there is room to say so."""
         if made is not None:
             shutil.rmtree(made, ignore_errors=True)
-        log = self._keep_log(outcome, names) if outcome.detail else ""
+        log = self._keep_log(outcome) if outcome.detail else ""
         said = (*reasons, f"log in {log}") if log else reasons
         self.ledger.end(self.worklist.images[outcome.case], self._numbers[outcome.case], state, said)
         self._say(outcome, state, reasons, log=log)
@@ -90,13 +90,13 @@ class Attempts:
         line = self.worklist.lines[image]
         self.worklist.lines[image] = line.model_copy(update={**said, "wall_s": outcome.wall_s})
 
-    def _keep_log(self, outcome: Outcome, names: Sequence[str]) -> str:
-        """The traceback of an unexpected error, in a folder of the case's own; empty where there is no room for it."""
+    def _keep_log(self, outcome: Outcome) -> str:
+        """Where an unexpected error was raised, in a folder of the case's own; empty where there is no room for it."""
         folder = self.outbox / WORK / f"{outcome.case}-log"
         name = free_name(self.outbox, f"{outcome.case}-failed")
         try:
             folder.mkdir(exist_ok=True)
-            (folder / "log.txt").write_text(redacted(outcome.detail, names), encoding="utf-8")
+            (folder / "log.txt").write_text(outcome.detail, encoding="utf-8")
             publish(folder, self.outbox / CASES / name)
         except (OSError, OutOfResources):
             shutil.rmtree(folder, ignore_errors=True)

@@ -51,6 +51,10 @@ class Configuration(BaseModel):
     """Images of one patient and day that lie closer together are of one fraction."""
     images: dict[str, Literal["fraction", "planning"]] = {}
     """What a CT is that could be either, by the name of its case: the page asks for it where it matters."""
+    patient_key: Literal["none", "hash", "id"] = "hash"
+    """What pages and status call a patient: nothing, a hash that this outbox alone makes, or the Patient ID."""
+    stations: dict[str, str] = {}
+    """Station Name to what pages call it; one that is not here is a hash."""
     profile: str = "standard"
     """Planning system whose limits the gate applies."""
     phase: str = ""

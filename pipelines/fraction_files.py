@@ -95,7 +95,7 @@ def adapt_files(request: FractionFiles) -> FractionResult:
         _linked(planned, (*plan.image, plan.structure_set, plan.plan, *plan.doses))
         _linked(today, request.files)
         if request.kept:
-            Path(request.kept).mkdir(parents=True, exist_ok=True)
+            Path(request.kept).mkdir(exist_ok=True)
         return adapt_case(
             FractionRequest(
                 case=request.case,

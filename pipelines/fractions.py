@@ -9,12 +9,14 @@ from typing import Protocol
 
 from adaptive.policy import load_policy
 from contour.template import load_template
+from patient.errors import RecontourError
 from patient.read.index import SeriesEntry
 from pipelines.configuration import Configuration
 from pipelines.course_case import course_folder, fraction_cases, is_told, write_course_of
 from pipelines.fraction_files import FractionFiles, PlanFiles
 from pipelines.job_key import case_name, image_key, job_key, patient_key, series_digest
 from pipelines.ledger import Ledger, Placed, State
+from pipelines.outbox import Outbox
 from pipelines.pairing import PairedFraction, PlanSet, acquired
 from pipelines.publish import CASES, KEPT
 from pipelines.worklist import Worklist
@@ -31,6 +33,7 @@ class Night(Protocol):
     configuration: Configuration
     worklist: Worklist
     problems: list[str]
+    place: Outbox
 
     def template(self, entry: SeriesEntry) -> str: ...
     def folder(self, case: str) -> str: ...
@@ -149,6 +152,7 @@ class FractionsInOrder:
 
     def _tell(self) -> None:
         """Write the patient's course where it does not stand on just these cases yet."""
+        self.night.place.must_be_there()
         ledger, outbox = self.night.ledger, self.night.outbox
         names = [name for placed in ledger.fractions(patient=self.patient) for name in ledger.outputs(placed.image)]
         cases = fraction_cases([outbox / CASES / name for name in names])
@@ -159,7 +163,8 @@ class FractionsInOrder:
             if not is_told(folder, cases):
                 write_course_of(cases, folder)
         except Exception as error:  # A course that cannot be told must not stop the night.
-            self.night.problems.append(f"The course {folder.name} could not be written: {type(error).__name__}: {error}")
+            said = error.public if isinstance(error, RecontourError) else type(error).__name__
+            self.night.problems.append(f"The course {folder.name} could not be written: {said}")
         if (folder / "report.html").is_file():
             self.folder = str(folder.relative_to(outbox))
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,20 +12,21 @@ from itertools import chain
 from pathlib import Path
 
 from contour.template import load_template
-from patient.errors import Cancelled, InputError, OutOfResources, file_token
+from patient.errors import Cancelled, InputError, OutOfResources
 from patient.read.index import Index, SeriesEntry, scan
 from pipelines.attempts import Attempts
 from pipelines.case import CaseRequest, installed_engines
 from pipelines.configuration import Configuration
 from pipelines.fractions import FractionsInOrder
+from pipelines.inbox import Inbox
 from pipelines.job_key import case_name, image_key, job_key, series_digest
 from pipelines.ledger import Ledger
 from pipelines.ledger_file import LEDGER
-from pipelines.night_record import NightRecord
+from pipelines.night_record import CaseLine, NightRecord, ProblemLine, remembered, write_nights
 from pipelines.numbering import Counting
+from pipelines.outbox import Outbox, opened, refuse_links
 from pipelines.pairing import Before, Pairing, pair
-from pipelines.publish import CASES, WORK, disk_watched, locked, sweep, write_whole
-from pipelines.redaction import names_in, redacted
+from pipelines.publish import CASES, WORK, disk_watched, locked, sweep
 from pipelines.report.page import write_index
 from pipelines.result import VERSION
 from pipelines.stopping import uninterrupted
@@ -34,7 +34,6 @@ from pipelines.work import Request, cluster, run_all
 from pipelines.worklist import Worklist
 
 Progress = Callable[[int, int, str], None]
-NIGHTS_SHOWN = 60
 
 
 def run_night(
@@ -68,10 +67,11 @@ def run_night(
     """
     if not inbox.is_dir():
         raise InputError("No such inbox", where=inbox.name)
-    with locked(outbox), disk_watched(outbox), Ledger(outbox / LEDGER) as ledger:
+    refuse_links(outbox)
+    with locked(outbox), (place := opened(outbox)).watched(), disk_watched(outbox), Ledger(outbox / LEDGER) as ledger:
         sweep(outbox)
         ledger.recover(outbox / CASES)
-        night = _Night(inbox, outbox, configuration, ledger, function)
+        night = _Night(inbox, outbox, configuration, ledger, function, place)
         night.look(scan(inbox))
         try:
             night.work(scheduler, progress, now)
@@ -84,7 +84,8 @@ def run_night(
         finally:
             with uninterrupted():
                 record = night.close()
-                sweep(outbox)
+                if place.is_there():
+                    sweep(outbox)
     return record
 
 
@@ -95,6 +96,7 @@ class _Night:
     configuration: Configuration
     ledger: Ledger
     function: str
+    place: Outbox
     started: datetime = field(default_factory=datetime.now)
     problems: list[str] = field(default_factory=list)
     _begun: float = field(default_factory=time.monotonic)
@@ -104,16 +106,15 @@ class _Night:
     def __post_init__(self) -> None:
         self.worklist = Worklist(self.ledger, self.configuration)
         self._here: set[str] = set()
-        self.attempts = Attempts(self.outbox, self.ledger, self.worklist)
+        self._seen: Inbox | None = None
+        self.attempts = Attempts(self.outbox, self.ledger, self.worklist, self.place)
 
     def look(self, index: Index) -> None:
         """Decide for each CT series of the inbox what is to be done; for a fraction, when its turn comes."""
-        names = names_in(index)
         self._here = {image_key(entry) for entry in index.of("CT")}
-        pairing = self._paired(index)
-        self.problems = [redacted(str(problem.error), names) for problem in index.problems]
-        self.problems += [f"{one.why} [{file_token(one.path)}]" for one in pairing.unusable]
-        rules = self._rules()
+        pairing, rules = self._paired(index), self._rules()
+        self._seen = Inbox(index, pairing, self.place, self.configuration)
+        self._seen.keep()
         for entry in (*pairing.to_contour, *pairing.planned):
             self.ledger.displace(image_key(entry))
         for entry in pairing.to_contour:
@@ -162,20 +163,11 @@ class _Night:
         progress(0, total, "starting workers")
         workers = min(self.configuration.workers, len(lanes))
         with cluster(workers, self.configuration.memory_limit_mib, scheduler, self.outbox / WORK) as client:
-            done = 0
-
-            def started(case: str) -> None:
-                self.attempts.start(case)
-                progress(min(done, total), total, f"working on {case}")
-
-            def beat(cases: Sequence[str]) -> None:
-                self.attempts.beat(cases)
-                progress(min(done, total), total, f"working on {', '.join(cases)}")
-
-            for outcome in run_all(client, lanes, self.configuration.time_limit, self.function, started, beat, now):
-                done += 1
+            started, beat = self.attempts.start, self.attempts.beat
+            outcomes = run_all(client, lanes, self.configuration.time_limit, self.function, started, beat, now)
+            for done, outcome in enumerate(outcomes, start=1):
                 self.attempts.record(outcome)
-                progress(min(done, total), total, f"{outcome.case}: {outcome.state}")
+                progress(min(done, total), total, outcome.case)
 
     def folder(self, case: str) -> str:
         """An empty place for a case to be made in."""
@@ -203,35 +195,35 @@ class _Night:
             self.attempts.give_back(why)
 
     def close(self) -> NightRecord:
-        """Write night.json and the morning's page, whatever happened."""
-        self.worklist.close(self._here)
-        self._back_up()
-        for course in self._courses:
-            for image in course.images & set(self.worklist.lines):
-                self.worklist.lines[image] = self.worklist.lines[image].model_copy(update={"course": course.folder})
+        """Write night.json and the morning's page, whatever happened; nothing where the outbox has gone."""
+        there = self.place.is_there()
+        if there:
+            self.worklist.close(self._here)
+            self._back_up()
+        seen = self._seen
         record = NightRecord(
             started=self.started.isoformat(timespec="seconds"),
             finished=datetime.now().isoformat(timespec="seconds"),
             wall_s=round(time.monotonic() - self._begun, 2),
-            cases=tuple(self.worklist.lines.values()),
+            cases=tuple(self._lines()),
             unchanged=self.worklist.unchanged,
-            problems=tuple(self.problems),
+            problems=(*(seen.problems() if seen else ()), *(ProblemLine(what=problem) for problem in self.problems)),
+            series=seen.series() if seen is not None else (),
         )
-        nights = [*read_nights(self.outbox), record][-NIGHTS_SHOWN:]
-        write_whole(self.outbox / "night.json", "[" + ",\n".join(night.model_dump_json() for night in nights) + "]")
-        write_index(self.outbox, nights)
+        if there:
+            write_index(self.outbox, write_nights(self.outbox, [*remembered(self.outbox, self.ledger), record]))
         return record
+
+    def _lines(self) -> Iterator[CaseLine]:
+        """Of the cases, with what people tell them by, and their courses."""
+        courses = {image: course.folder for course in self._courses for image in course.images}
+        labels = {image_key(e): self._seen.label(e) for e in self._seen.index.of("CT")} if self._seen is not None else {}
+        for image, line in self.worklist.lines.items():
+            said = {"label": labels.get(image, line.label), "course": courses.get(image, line.course)}
+            yield line.model_copy(update=said)
 
     def _back_up(self) -> None:
         try:
             self.ledger.back_up()
         except (OSError, sqlite3.Error) as error:
             self.problems.append(f"The ledger's backup could not be made: {error}")
-
-
-def read_nights(outbox: Path) -> list[NightRecord]:
-    """The nights that an outbox remembers, oldest first."""
-    path = outbox / "night.json"
-    if not path.is_file():
-        return []
-    return [NightRecord.model_validate(night) for night in json.loads(path.read_text(encoding="utf-8"))]

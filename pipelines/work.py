@@ -50,6 +50,9 @@ class Outcome:
     decision: str = ""
     """Of a fraction: continue, review or replan."""
     detail: str = ""
+    """Where an unexpected error was raised; without its words."""
+    private: str = ""
+    """What an error said in full."""
     wall_s: float = 0.0
 
 
@@ -63,31 +66,40 @@ def run_case(request: Request, function: str = "") -> Outcome:
     started = time.monotonic()
     folder = Path(request.folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # No parents: where the outbox has gone, none is made.
         module, _, name = (function or FUNCTIONS[type(request)]).partition(":")
         result: CaseResult | FractionResult = getattr(importlib.import_module(module), name)(request)
     except Cancelled:
         raise
-    except (InputError, OutputRefused) as error:
-        return Outcome(request.case, State.REFUSED, (f"{type(error).__name__}: {error}",), wall_s=time.monotonic() - started)
-    except (OutOfResources, ModelError, MemoryError, OSError) as error:
-        said = "The disk is full" if is_full(error) else f"{type(error).__name__}: {getattr(error, 'strerror', '')}"
-        said = str(error) if isinstance(error, RecontourError) else said
-        return Outcome(request.case, State.FAILED, (said,), detail=traceback.format_exc(), wall_s=time.monotonic() - started)
     except Exception as error:
-        return Outcome(
-            request.case,
-            State.FAILED,
-            (f"unexpected {type(error).__name__}; see log.txt",),
-            detail=traceback.format_exc(),
-            wall_s=time.monotonic() - started,
-        )
+        return _failed(request.case, error, time.monotonic() - started)
     state = {Verdict.PUBLISH: State.DONE, Verdict.REVIEW: State.REVIEW, Verdict.REFUSE: State.REFUSED}[result.verdict]
     wall = time.monotonic() - started
     if isinstance(result, CaseResult):
         return Outcome(request.case, state, result.reasons, result.rtstruct_uid, wall_s=wall)
     drawn = next((o.sop_instance_uid for o in result.outputs if o.file == "rtstruct.dcm"), "")
     return Outcome(request.case, state, result.reasons, drawn, result.decision.verdict, wall_s=wall)
+
+
+def _failed(case: str, error: Exception, wall: float) -> Outcome:
+    """What an error comes to. What it says of the outside goes into the private log alone."""
+    private = traceback.format_exc()
+    if isinstance(error, (InputError, OutputRefused)):
+        return Outcome(case, State.REFUSED, (f"{type(error).__name__}: {error.public}",), private=private, wall_s=wall)
+    if isinstance(error, (OutOfResources, ModelError, MemoryError, OSError)):
+        said = "The disk is full" if is_full(error) else f"{type(error).__name__}: {getattr(error, 'strerror', '')}"
+        said = error.public if isinstance(error, RecontourError) else said
+    else:
+        said = f"unexpected {type(error).__name__}; see log.txt"
+    return Outcome(case, State.FAILED, (said,), detail=_where(error), private=private, wall_s=wall)
+
+
+def _where(error: BaseException | None) -> str:
+    """A traceback without what the errors say: values of headers and names of files stand in that."""
+    if error is None:
+        return ""
+    before = _where(error.__cause__ or error.__context__)
+    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}\n"
 
 
 @contextmanager
@@ -279,7 +291,7 @@ def _outcome(future: Any, request: Request, wall: float) -> Outcome:
     error = future.exception()
     if isinstance(error, KilledWorker):
         return Outcome(request.case, State.FAILED, ("its worker died: out of memory, or killed",), wall_s=wall)
-    return Outcome(request.case, State.FAILED, (f"its task was lost ({future.status})",), detail=repr(error), wall_s=wall)
+    return Outcome(request.case, State.FAILED, (f"its task was lost ({future.status})",), private=repr(error), wall_s=wall)
 
 
 def _stop(client: Client, future: Any) -> None:

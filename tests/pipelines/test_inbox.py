@@ -1,15 +1,20 @@
 """What clinics put into an inbox: files that vanish, cannot be read, come late or back; the night says so and goes on."""
 
 import os
-from contextlib import nullcontext
+import re
+import sqlite3
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset
 
+from patient.errors import InputError, OutOfResources
 from pipelines import night
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger
 from pipelines.night import run_night
+from pipelines.night_record import read_nights
 from pipelines.work import run_case
 from tests.making import phantom, write_ct
 from tests.planning import identity, image, plan
@@ -26,7 +31,7 @@ def _in_this_process(monkeypatch):
     monkeypatch.setattr(night, "run_all", _one_after_the_other)
 
 
-def _one_after_the_other(client, lanes, limit, function, started, beat):
+def _one_after_the_other(client, lanes, limit, function, started, *clock):
     for lane in lanes:
         for request in lane:
             started(request.case)
@@ -125,3 +130,156 @@ def test_a_ct_long_after_a_plan_that_says_nothing_of_itself_waits_for_an_answer(
     settings = QUIET.model_copy(update={"images": {asked.case: "fraction"}})
     (fraction,) = _night(inbox, out, settings).cases
     assert (fraction.state, fraction.fraction) == ("review", 1)
+
+
+def _told(outbox: Path) -> dict[str, bytes]:
+    """Everything that an outbox holds for others to read; what is private and the DICOM objects themselves left out."""
+    files = [p for p in outbox.rglob("*") if p.is_file() and p.parent.name != "private" and p.suffix != ".dcm"]
+    return {str(p.relative_to(outbox)): p.read_bytes() for p in files}
+
+
+def _named(patient_name: str, patient_id: str):
+    def change(k: int, d: Dataset) -> None:
+        d.PatientName, d.PatientID, d.PatientBirthDate = patient_name, patient_id, "19470812"
+        d.StationName = d.SeriesDescription = d.StudyDescription = d.ImageComments = patient_name.upper()
+        d.BodyPartExamined = patient_name.split("^")[0].upper()
+        d.ReferringPhysicianName = d.InstitutionName = d.ProtocolName = d.AccessionNumber = "Qqzx"
+
+    return change
+
+
+@pytest.mark.parametrize("what", ["succeed", "raise", "refuse", "gone"])
+@pytest.mark.parametrize("name", ["Xu^Li", "Ng^An", "Featherstonehaugh^Wilhelmina"])
+def test_nothing_in_an_outbox_says_who_a_patient_is_or_what_a_file_is_called(tmp_path, name, what):
+    family, given = name.split("^")
+    folder = tmp_path / "in" / f"{family}_{given}_MRN4711" / what
+    write_ct(folder, HU, _named(name, "MRN4711"), tag=name)
+    for path in folder.iterdir():
+        path.rename(path.with_name(f"{family}_{given}_MRN4711_{path.name}"))
+    (folder / f"{family}_empty.dcm").touch()
+    (folder / f"{given}_cut.dcm").write_bytes(next(folder.glob("*_MRN4711_*")).read_bytes()[:300])
+    if what == "gone":
+        next(folder.glob("*_MRN4711_*")).unlink()
+    run_night(tmp_path / "in", tmp_path / "out", QUIET, function="tests.scenarios.trivial:by_rows")
+    secrets = [family, given, family.upper(), given.upper(), "MRN4711", "19470812", "Qqzx"]
+    for file, content in _told(tmp_path / "out").items():
+        for secret in secrets:
+            # Letters that stand among others by chance, in a hash or an English word, are no name.
+            found = re.search(rb"(?<![0-9A-Za-z])" + secret.encode() + rb"(?![0-9A-Za-z])", content + b"\n" + file.encode())
+            assert not found, (file, secret, content[max(0, found.start() - 60) : found.end() + 60])
+    private = b"".join(p.read_bytes() for p in (tmp_path / "out" / "private").iterdir())
+    assert b"MRN4711" in private
+    assert (tmp_path / "out" / "private").stat().st_mode & 0o077 == 0
+
+
+def test_the_ledger_of_an_earlier_version_forgets_the_paths_that_it_held(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as db:
+        db.execute("CREATE TABLE digests (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, digest BLOB NOT NULL)")
+        db.executemany("INSERT INTO digests VALUES (?, '', '')", [(f"/inbox/Xu_Li_{n}.dcm",) for n in range(500)])
+        db.commit()
+    with Ledger(tmp_path / "ledger.sqlite"):
+        pass
+    assert all(b"Xu_Li" not in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_refused_cases_of_one_day_can_be_told_apart_by_what_the_site_allows(tmp_path):
+    for number, station in ((1, "CT1"), (2, "CT1"), (3, "CT2")):
+
+        def change(k, d, number=number, station=station):
+            d.SeriesNumber, d.StationName, d.BodyPartExamined, d.PatientID = number, station, "CHEST", f"P{number}"
+
+        write_ct(tmp_path / "in" / str(number) / "refuse", HU, change, tag=str(number))
+    site = QUIET.model_copy(update={"patient_key": "id", "stations": {"CT1": "simulator"}})
+    record = run_night(tmp_path / "in", tmp_path / "out", site, function="tests.scenarios.trivial:by_rows")
+    told = {(c.label.patient, c.label.series, c.label.station, c.label.body_part) for c in record.cases}
+    assert {t for t in told if t[1] != 3} == {("P1", 1, "simulator", "CHEST"), ("P2", 2, "simulator", "CHEST")}
+    assert next(t for t in told if t[1] == 3)[2].startswith("station ")
+    assert "P2" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_every_series_of_an_inbox_is_on_the_page_with_what_was_done_with_it_and_why(tmp_path):
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    _planned(inbox)
+    _fraction(inbox, 7)
+    for modality in ("MR", "PT"):
+        write_ct(inbox / modality, HU, lambda k, d, m=modality: setattr(d, "Modality", m), tag=modality)
+    plan(inbox / "P2", identity("nobody's", "20260102"), "P2")
+    (inbox / "P2" / "plan.dcm").unlink()
+    record = _night(inbox, out)
+    told = {(s.modality, s.use) for s in record.series}
+    assert {("MR", "not used"), ("PT", "not used"), ("CT", "fraction"), ("CT", "planning CT"), ("RTPLAN", "used")} <= told
+    assert {(s.use, s.why) for s in record.series if s.modality == "RTSTRUCT"} == {
+        ("used", "of a plan that fractions here are given by"),
+        ("not used", "no plan here was made on it"),
+    }
+    assert "10 series in the inbox" in (out / "index.html").read_text() or len(record.series) != 10
+    assert all(s.why for s in record.series)
+
+
+def test_a_hundred_junk_files_are_counted_and_the_first_few_named(tmp_path):
+    _ct(tmp_path / "in", "a")
+    for n in range(100):
+        (tmp_path / "in" / f"{n}.dcm").touch()
+    record = _night(tmp_path / "in", tmp_path / "out")
+    (problem,) = record.problems
+    assert (problem.count, len(problem.files)) == (100, 5)
+    assert (tmp_path / "out" / "night.json").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "",
+        "[{",
+        "null",
+        '[{"schema": "9.9"}]',
+        '[{"schema": "1.1", "started": "x", "cases": [{"case": "20260101-0123456789", "state": "done", '
+        '"folder": "javascript:alert(1)//"}]}]',
+    ],
+)
+def test_a_damaged_record_of_nights_is_set_aside_and_begun_anew_from_the_ledger(tmp_path, damage):
+    _ct(tmp_path / "in", "a")
+    out = tmp_path / "out"
+    _night(tmp_path / "in", out)
+    (out / "night.json").write_text(damage)
+    _night(tmp_path / "in", out)
+    before, _ = read_nights(out)
+    assert [c.state for c in before.cases] == ["done"]
+    assert "set-aside" in before.problems[0].what
+    assert (out / "night-set-aside-1.json").read_text() == damage
+    assert "javascript" not in (out / "index.html").read_text()
+
+
+@pytest.mark.parametrize("place", [".work", "cases", "courses", "night.json", ".lock", "cases/20260101-0123456789"])
+def test_a_link_in_the_outbox_is_not_followed(tmp_path, place):
+    _ct(tmp_path / "in", "a")
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "precious").mkdir()
+    (out / place).parent.mkdir(parents=True, exist_ok=True)
+    (out / place).symlink_to(elsewhere)
+    with pytest.raises(InputError, match="symbolic link"):
+        _night(tmp_path / "in", out)
+    assert [p.name for p in elsewhere.iterdir()] == ["precious"]
+
+
+@pytest.mark.parametrize("left", ["nothing", "an empty folder"])
+def test_an_outbox_that_vanishes_in_mid_night_is_not_made_anew(tmp_path, monkeypatch, left):
+    for name in "ab":
+        _ct(tmp_path / "in", name)
+    out = tmp_path / "out"
+
+    made = run_case
+
+    def vanishing(request, function=""):
+        outcome = made(request, function)
+        if out.exists():
+            out.rename(tmp_path / "unmounted")
+            if left == "an empty folder":
+                out.mkdir()
+        return outcome
+
+    monkeypatch.setattr(f"{__name__}.run_case", vanishing)
+    with pytest.raises(OutOfResources, match="no longer there"):
+        _night(tmp_path / "in", out)
+    assert not out.exists() or not any(out.iterdir())

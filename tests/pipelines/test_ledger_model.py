@@ -33,7 +33,8 @@ from pipelines.configuration import Configuration
 from pipelines.keeping import check_outbox, close_cases, retry_cases
 from pipelines.ledger import Ledger, State
 from pipelines.ledger_file import LEDGER
-from pipelines.night import read_nights, run_night
+from pipelines.night import run_night
+from pipelines.night_record import read_nights
 from pipelines.work import run_case
 from tests.planning import identity, image, plan
 
