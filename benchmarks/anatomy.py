@@ -19,7 +19,7 @@ from benchmarks.record import DATA, RESULTS, main, record
 from contour.anatomy import AnatomyEngine
 from contour.anatomy import engine as engine_module
 from contour.checks import cut_sides
-from contour.engine import Context, Finding, NotInImage
+from contour.engine import Absent, Context, Finding
 from patient.geometry import Geometry
 from patient.outline import mask_of_united_loops
 from patient.read.headers import read_header
@@ -49,12 +49,12 @@ COLORS = {
 }
 
 
-def _answers(image: Volume[Any], names: tuple[str, ...] = ()) -> dict[str, Finding | NotInImage]:
+def _answers(image: Volume[Any], names: tuple[str, ...] = ()) -> dict[str, Finding | Absent]:
     engine = AnatomyEngine()
     return {a.name: a for a in engine.contour(image, names or tuple(engine.offers()), Context())}
 
 
-def _mask(answer: Finding | NotInImage, grid: Geometry) -> np.ndarray:
+def _mask(answer: Finding | Absent, grid: Geometry) -> np.ndarray:
     return answer.field.mask().placed_in(grid).array if isinstance(answer, Finding) else np.zeros(grid.shape, bool)
 
 
@@ -112,7 +112,7 @@ def canal() -> dict[str, Any]:
         imaged = np.array([float((plane > -500).mean()) > 0.03 for plane in volume.array])
         if (truth & imaged[:, None, None]).any():
             shown.append(float((truth & ours)[imaged].sum() / truth[imaged].sum()))
-        if isinstance(found["SpinalCanal"], NotInImage):
+        if isinstance(found["SpinalCanal"], Absent):
             nothing.append(name)
     return {
         "patients": len(shares),
@@ -170,7 +170,7 @@ def external() -> dict[str, Any]:
             "pieces_cc": [round(float(p), 1) for p in sorted(pieces)[::-1]][:5],
             "change_percent": {k: round(100 * float(v / mask.sum() - 1), 3) for k, v in changes.items()},
             "found": {n: cut_sides(a.field, volume.geometry) for n, a in found.items() if isinstance(a, Finding)},
-            "not_in_image": {n: a.reason for n, a in found.items() if isinstance(a, NotInImage)},
+            "not_in_image": {n: a.reason for n, a in found.items() if isinstance(a, Absent)},
         }
         drawn = [Structure(n, color=COLORS[n], field=a.field) for n, a in found.items() if isinstance(a, Finding)]
         shown = layers(drawn, volume)

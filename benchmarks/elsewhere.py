@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import DATA, main, record
 from contour.checks import centroid
-from contour.engine import Context, Finding, NotInImage
+from contour.engine import Absent, Context, Finding
 from contour.shipped import Shipped, head_neck, head_neck_targets
 from contour.template import load_template
 from patient.read.images import open_folder
@@ -26,7 +26,7 @@ CTS: dict[str, tuple[str, ...]] = {
 """What of the template may really be in each: a chest and an abdomen have a cord and an oesophagus, a thigh has neither."""
 
 
-def _by_reason(answers: list[NotInImage]) -> dict[str, list[str]]:
+def _by_reason(answers: list[Absent]) -> dict[str, list[str]]:
     return {reason: [a.name for a in answers if a.reason == reason] for reason in sorted({a.reason for a in answers})}
 
 
@@ -58,7 +58,7 @@ def seen(engine: Shipped, template: str) -> dict[str, Any] | None:
                 }
                 for n, a in found.items()
             },
-            "not_found": _by_reason([a for a in answers if isinstance(a, NotInImage)]),
+            "not_found": _by_reason([a for a in answers if isinstance(a, Absent)]),
         }
     invented = sum(len(ct["invented"]) for ct in cts.values())
     return {"engine": f"{engine.name} {engine.version}", "asked": asked, "invented": invented, "cts": cts}

@@ -18,8 +18,8 @@ class Flag:
     """Something a person should know of a structure.
 
     `code` is a word that scripts can match (missing, cut_by_field_of_view, implausible_volume, wrong_side, fragments,
-    touches_crop, low_confidence, shifted_hounsfield, suggestion, cleaned, without_barrier, synonym); `detail` a sentence
-    with the values.
+    touches_crop, abrupt_end, uneven_pair, dense_lung, low_confidence, shifted_hounsfield, suggestion, cleaned,
+    without_barrier, synonym); `detail` a sentence with the values.
     """
 
     code: str
@@ -53,11 +53,23 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class NotInImage:
-    """The structure is not in this image, and why the engine thinks so: said rather than invented."""
+class Absent:
+    """No contour of a structure, and why: said rather than invented. Its type says what kind of reason it is."""
 
     name: str
     reason: str
+
+
+class NotInImage(Absent):
+    """The image's field of view does not show it."""
+
+
+class NoModel(Absent):
+    """The engine does not know this part of the body or this kind of image: the structure may well be in it."""
+
+
+class NotConfident(Absent):
+    """The engine knows the part of the body, and is not sure enough of what it sees to draw it."""
 
 
 def _silent(done: float, what: str) -> None: ...
@@ -100,7 +112,7 @@ class Engine(Protocol):
         """TG-263 name to how it is made. Constant; cheap to ask."""
         ...
 
-    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | Absent]:
         """One answer for each wanted name, one at a time, each cropped to its own box.
 
         Raises:

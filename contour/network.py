@@ -16,7 +16,7 @@ from torch import Tensor
 
 from contour.checks import Place, cut_sides, wrong_side
 from contour.confidence import Features, predicted
-from contour.engine import Context, Finding, Flag, NotInImage, Offer
+from contour.engine import Absent, Context, Finding, Flag, NoModel, NotConfident, NotInImage, Offer
 from contour.grid import Brought, Grid
 from contour.hounsfield import no_hounsfield, shifted
 from contour.layout import candidates, placed
@@ -70,10 +70,10 @@ class NetworkEngine:
         """The model's structures."""
         return offers_of(self._model.card)
 
-    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | Absent]:
         """One answer for each wanted name, one at a time, each on the image's voxels in its own box.
 
-        An image that is no CT, or none of the part of the body that the model knows, has nothing in it, and says so.
+        For an image that is no CT, or none of the part of the body that the model knows, the answers are `NoModel`.
 
         Raises:
             ValueError: a name that is not offered.
@@ -84,7 +84,7 @@ class NetworkEngine:
         seen = self.look(image, wanted, context)
         for name in wanted:
             _go_on(context)
-            yield NotInImage(name, seen) if isinstance(seen, str) else seen.answer(name)
+            yield NoModel(name, seen) if isinstance(seen, str) else seen.answer(name)
 
     def look(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Seen | str:
         """The network's whole say on an image, on its own grid; or why it has none."""
@@ -131,23 +131,25 @@ class Seen:
         self._elsewhere = self._another_part_of_the_body()
         self._shifted = shifted(brought.hu)
 
-    def answer(self, name: str) -> Finding | NotInImage:
+    def answer(self, name: str) -> Finding | Absent:
         """One structure on the image's voxels, or why it is not there."""
         if self._elsewhere:
-            return NotInImage(name, self._elsewhere)
+            return NoModel(name, self._elsewhere)
         values = self._maps[name]
         if name not in self._chosen:
-            return NotInImage(name, f"the network is nowhere sure of it (at most {100 * float(values.max()):.0f} %)")
+            most = float(values.max())
+            kind = NotInImage if most < FAINT else NotConfident
+            return kind(name, f"the network is nowhere sure of it (at most {100 * most:.0f} %)")
         if name in self._astray:
             side = wrong_side(name, self._centres)
             where = f"; {side}" if side else ""
-            return NotInImage(name, f"what the network sees lies where no other organ that it sees puts it{where}")
+            return NotConfident(name, f"what the network sees lies where no other organ that it sees puts it{where}")
         field = Field(self._brought.back(_alone(values, self._chosen[name].kept)))
         if not field.mask().array.any():
-            return NotInImage(name, "what the network sees of it lies between the image's voxels")
+            return NotConfident(name, "what the network sees of it lies between the image's voxels")
         cut = cut_sides(field, self._whole)
         if (why := self._too_little(name, cut=bool(cut))) is not None:
-            return NotInImage(name, why)
+            return NotConfident(name, why)
         confidence = self._confidence(name, cut=bool(cut))
         return Finding(name, field, confidence, tuple(self._flags(name, cut, confidence)))
 

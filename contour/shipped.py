@@ -8,7 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from contour.engine import Context, Finding, NotInImage, Offer
+from contour.engine import Absent, Context, Finding, Offer
 from contour.model import CARD, offers_of, read_card
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Shipped:
         """The model's structures."""
         return offers_of(self._card) if self._card is not None else {}
 
-    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | Absent]:
         """As `contour.network.NetworkEngine`.
 
         Raises:

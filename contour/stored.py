@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from contour.engine import Context, Finding, NotInImage, Offer
+from contour.engine import Absent, Context, Finding, Offer
 from contour.licences import read_policy
 from contour.model import offers_of
 from contour.store import POLICY, Record, Store
@@ -43,7 +43,7 @@ class StoredEngine:
         """The model's structures."""
         return offers_of(self._record.card)
 
-    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | Absent]:
         """As `contour.network.NetworkEngine`.
 
         Raises:

@@ -13,13 +13,14 @@ import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from contour.checks import centroid, check
 from contour.clean import clean
 from contour.derive import derive
-from contour.engine import Context, Flag, NotInImage
-from contour.template import EXISTING, load_template
+from contour.ends import Extent, abrupt_ends, uneven_pairs
+from contour.engine import Absent, Context, Flag
+from contour.template import EXISTING, Wanted, load_template
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.volume import Field, Volume
-from pipelines.case import installed_engines
-from pipelines.result import CaseResult, FlagRecord, StructureRecord, Verdict
+from pipelines.case import installed_engines, reasons_of, state_of
+from pipelines.result import CaseResult, FlagRecord, State, StructureRecord, Verdict
 
 
 def read_image(path: Path) -> Volume[Any]:
@@ -53,7 +54,9 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
     fields: dict[str, Field] = {}
     records: list[StructureRecord] = []
     centres: dict[str, tuple[float, float, float]] = {}
-    absent: dict[str, str] = {}
+    absent: dict[str, Absent] = {}
+    noticed: dict[str, tuple[Flag, ...]] = {}
+    extents: dict[str, Extent] = {}
     context = Context(progress=lambda done, what: progress(0.8 * done, what))
     for engine in engines.values():
         able = [w.name for w in template.structures if w.engine in (engine.name, "any") and w.name in engine.offers()]
@@ -61,29 +64,32 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
         if not asked:
             continue
         for answer in engine.contour(volume, asked, context):
-            if isinstance(answer, NotInImage):
-                absent[answer.name] = answer.reason
+            if isinstance(answer, Absent):
+                absent[answer.name] = answer
             else:
-                fields[answer.name] = answer.field
+                fields[answer.name], noticed[answer.name] = answer.field, answer.flags
     labels = np.zeros(volume.geometry.shape, dtype=np.uint8)
     numbers: dict[str, int] = {}
     for wanted in template.structures:
         made = fields.get(wanted.name) if wanted.recipe is None else derive(wanted.recipe, fields, volume.geometry)
-        flags: tuple[Flag, ...] = ()
+        flags = noticed.get(wanted.name, ())
         if wanted.clean is not None and isinstance(made, Field):
             cleaned = clean(made, wanted.clean)
-            made, flags = (cleaned, ()) if isinstance(cleaned, str) else (cleaned.field, cleaned.flags)
+            made, flags = (cleaned, ()) if isinstance(cleaned, str) else (cleaned.field, (*flags, *cleaned.flags))
         if made is None or isinstance(made, str):
             fields.pop(wanted.name, None)
-            none = "a person draws it" if wanted.engine == EXISTING else "no installed engine offers it"
-            reason = made or absent.get(wanted.name, none)
-            records.append(StructureRecord(name=wanted.name, state="not_in_image", required=wanted.required, reason=reason))
+            state, reason = _why(wanted, made, absent.get(wanted.name))
+            records.append(StructureRecord(name=wanted.name, state=state, required=wanted.required, reason=reason))
             continue
         fields[wanted.name], centres[wanted.name] = made, centroid(made)
         mask = made.mask()
         numbers[wanted.name] = len(numbers) + 1
         labels[volume.geometry.box_of(mask.geometry).slices][mask.array] = numbers[wanted.name]
-        flags = (*flags, *check(wanted, made, volume.geometry, centres))
+        if wanted.recipe is None and not wanted.is_target and (extent := Extent.of(made, volume.geometry)) is not None:
+            extents[wanted.name] = extent
+            flags = (*flags, *abrupt_ends(wanted.name, extent))
+        said = {flag.code for flag in flags}
+        flags = (*flags, *(f for f in check(wanted, made, volume.geometry, centres) if f.code not in said))
         records.append(
             StructureRecord(
                 name=wanted.name,
@@ -98,14 +104,21 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
         )
     _write_labels(labels, volume.geometry, folder / "labels.nii.gz")
     (folder / "labels.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-    missing = tuple(f"{r.name} is required and was not found: {r.reason}" for r in records if r.required and r.reason)
-    suggested = tuple(f"{r.name}: {f.detail}" for r in records for f in r.flags if f.code == "suggestion")
-    reasons = (*missing, *suggested)
+    reasons = (*reasons_of(records), *(f"{name}: {flag.detail}" for name, flag in uneven_pairs(extents)))
     result = CaseResult(
         case=folder.name, verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH, reasons=reasons, structures=tuple(records)
     )
     (folder / "result.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
     return result
+
+
+def _why(wanted: Wanted, made: str | None, absent: Absent | None) -> tuple[State, str]:
+    """State and reason of what is not there."""
+    if absent is not None:
+        return state_of(absent), absent.reason
+    if made is not None:
+        return "not_in_image", made
+    return ("not_drawn", "a person draws it") if wanted.engine == EXISTING else ("no_model", "no installed engine offers it")
 
 
 def _write_labels(labels: np.ndarray, geometry: Geometry, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,8 +17,9 @@ from typing import Any
 from contour.checks import centroid, check, sure_enough
 from contour.clean import clean
 from contour.derive import derive
-from contour.engine import Context, Engine, Flag, NotInImage
-from contour.recipe import ingredients
+from contour.ends import Extent, abrupt_ends, uneven_pairs
+from contour.engine import Absent, Context, Engine, Flag, NoModel, NotConfident
+from contour.recipe import Recipe, ingredients, needs
 from contour.store import Store
 from contour.stored import stored_engines
 from contour.template import EXISTING, Template, Wanted, load_template
@@ -35,11 +36,14 @@ from pipelines.clock import Clock
 from pipelines.given import given
 from pipelines.report.page import write_report
 from pipelines.result import (
+    MADE,
     VERSION,
+    WORDS,
     CaseResult,
     FlagRecord,
     ImageRecord,
     Provenance,
+    State,
     StructureRecord,
     Verdict,
 )
@@ -138,6 +142,7 @@ def contour_case(
     with clock.step("derive"):
         progress(0.75, "deriving")
         made.derive()
+        made.compare_pairs()
     made.put_in_order()
     if not made.shown:
         raise InputError(
@@ -159,7 +164,7 @@ def contour_case(
                 why="The structure set would not import safely",
                 remedy="Nothing was published",
             )
-    reasons = made.reasons()
+    reasons = reasons_of(made.records, existing.notes if existing else ())
     result = CaseResult(
         case=request.case,
         verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH,
@@ -210,6 +215,7 @@ class _Made:
     engines: dict[str, str] = field(default_factory=dict)
     _fields: dict[str, Field] = field(default_factory=dict)
     _centres: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    _extents: dict[str, Extent] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for structure in self.existing.structures if self.existing else ():
@@ -240,16 +246,16 @@ class _Made:
             if able:
                 plan.setdefault(able[0].name, []).append(wanted)
             else:
-                self._absent(wanted, "not_offered", f"no installed engine offers it ({wanted.engine})")
+                self._absent(wanted, "no_model", f"no installed engine offers it ({wanted.engine})")
         for name, asked in plan.items():
             engine, by_name = engines[name], {wanted.name: wanted for wanted in asked}
             self.engines[name] = engine.version
             for answer in engine.contour(self.volume, list(by_name), context):
                 wanted = by_name[answer.name]
-                if isinstance(answer, NotInImage):
-                    self._absent(wanted, "not_in_image", answer.reason)
+                if isinstance(answer, Absent):
+                    self._absent(wanted, state_of(answer), answer.reason)
                 elif isinstance(flags := sure_enough(wanted, answer), str):
-                    self._absent(wanted, "not_trusted", flags)
+                    self._absent(wanted, "not_confident", flags)
                 else:
                     self._add(wanted, answer.field, f"{name} {engine.version}", flags, answer.confidence)
 
@@ -260,12 +266,26 @@ class _Made:
                 continue
             made = derive(wanted.recipe, self._fields, self.image.geometry)
             if isinstance(made, str):
-                self._absent(wanted, "not_in_image", made)
+                self._absent(wanted, self._state_without(wanted.recipe), made)
             else:
                 without = dict.fromkeys(name for name in ingredients(wanted.recipe) if name not in self._fields)
-                said = f"made without {', '.join(without)}, not in the image: nothing was cropped by it"
+                said = f"made without {', '.join(without)}, which is not there: nothing was cropped by it"
                 flags = (Flag("without_barrier", said),) if without else ()
                 self._add(wanted, made, wanted.recipe_text, flags, None)
+
+    def compare_pairs(self) -> None:
+        """Flag the one of a pair that ends short of its twin or is much smaller."""
+        at = {record.name: n for n, record in enumerate(self.records)}
+        for name, flag in uneven_pairs(self._extents):
+            record = self.records[at[name]]
+            said = FlagRecord(code=flag.code, detail=flag.detail)
+            self.records[at[name]] = record.model_copy(update={"flags": (*record.flags, said)})
+
+    def _state_without(self, recipe: Recipe) -> State:
+        """Of what cannot be derived: the state of the first ingredient that is not there."""
+        states: dict[str, State] = {record.name: record.state for record in self.records}
+        missing: list[State] = [states.get(name, "not_in_image") for name in needs(recipe) if name not in self._fields]
+        return "not_drawn" if not missing or missing[0] in MADE else missing[0]
 
     def put_in_order(self) -> None:
         """What was there already first, as it came; then the template's order, whoever made what when."""
@@ -280,18 +300,6 @@ class _Made:
         if self.existing is not None:
             return replace(self.existing, structures=tuple(self.shown), label=label)
         return StructureSet(structures=tuple(self.shown), label=label)
-
-    def reasons(self) -> tuple[str, ...]:
-        """Why a person should look, worst first."""
-        missing = [
-            f"{r.name} is required and {'withheld' if r.state == 'not_trusted' else 'was not found'}: {r.reason}"
-            for r in self.records
-            if r.required and r.state not in ("contoured", "derived", "kept")
-        ]
-        doubted = [f"{r.name} is withheld: {r.reason}" for r in self.records if r.state == "not_trusted" and not r.required]
-        flagged = [f"{r.name}: {flag.detail}" for r in self.records for flag in r.flags if not _expected(r.name, flag)]
-        odd = [f"Existing structure set: {note}" for note in (self.existing.notes if self.existing else ())]
-        return (*missing, *odd, *doubted, *flagged)
 
     def _kept(self, wanted: Wanted) -> bool:
         """Already in the existing set: by name, or as its one EXTERNAL."""
@@ -311,7 +319,7 @@ class _Made:
         """What only a person draws becomes an ingredient, as finely as it was drawn."""
         found = given(wanted, self.existing, self.image.geometry)
         if isinstance(found, str):
-            self._absent(wanted, "not_offered", found)
+            self._absent(wanted, "not_drawn", found)
             return
         if found.field is not None:
             self._fields[wanted.name] = found.field
@@ -321,7 +329,7 @@ class _Made:
         flags = tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in found.flags)
         self.records[at] = self.records[at].model_copy(update={"flags": (*self.records[at].flags, *flags)})
 
-    def _absent(self, wanted: Wanted, state: Any, reason: str) -> None:
+    def _absent(self, wanted: Wanted, state: State, reason: str) -> None:
         if all(r.name != wanted.name for r in self.records):
             required = wanted.required and state != "withheld"
             self.records.append(
@@ -345,6 +353,9 @@ class _Made:
             found, flags = cleaned.field, (*flags, *cleaned.flags)
         self._fields[wanted.name] = found
         self._centres[wanted.name] = centre = centroid(found)
+        if wanted.recipe is None and not wanted.is_target and (extent := Extent.of(found, self.image.geometry)) is not None:
+            self._extents[wanted.name] = extent
+            flags = (*flags, *abrupt_ends(wanted.name, extent))
         said = {flag.code for flag in flags}
         flags = (*flags, *(f for f in check(wanted, found, self.image.geometry, self._centres) if f.code not in said))
         structure = Structure(
@@ -381,6 +392,35 @@ class _Made:
 def _plain(text: str) -> str:
     """ASCII without a backslash: the image's character set need not hold anything else."""
     return re.sub(r"[^ -\[\]-~]", "?", " ".join(text.split()))
+
+
+def reasons_of(records: Sequence[StructureRecord], notes: Sequence[str] = ()) -> tuple[str, ...]:
+    """Why a person should look, worst first.
+
+    Args:
+        records: of the template's structures.
+        notes: of the existing structure set.
+    """
+    missing = [
+        f"{r.name} is required and not there ({WORDS[r.state]}): {r.reason}"
+        for r in records
+        if r.required and r.state not in MADE
+    ]
+    doubted = [
+        f"{r.name} is not there ({WORDS[r.state]}): {r.reason}"
+        for r in records
+        if r.state == "not_confident" and not r.required
+    ]
+    flagged = [f"{r.name}: {flag.detail}" for r in records for flag in r.flags if not _expected(r.name, flag)]
+    odd = [f"Existing structure set: {note}" for note in notes]
+    return (*missing, *odd, *doubted, *flagged)
+
+
+def state_of(absent: Absent) -> State:
+    """The record's word for an engine's kind of reason."""
+    if isinstance(absent, NoModel):
+        return "no_model"
+    return "not_confident" if isinstance(absent, NotConfident) else "not_in_image"
 
 
 _LONG = ("External", "Bones", "SpinalCanal", "SpinalCord", "Skin", "Trachea", "Esophagus")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from contour.engine import Context, Engine, NotInImage
+from contour.engine import Absent, Context, Engine
 from patient.errors import InputError
 from patient.volume import Mask, Volume
 from pipelines.case import installed_engines
@@ -116,7 +116,7 @@ class _Run:
         absent: dict[str, str] = {}
         confidence: dict[str, float] = {}
         for answer in self.engine.contour(image, wanted, self.context):
-            if isinstance(answer, NotInImage):
+            if isinstance(answer, Absent):
                 absent[answer.name] = answer.reason
             else:
                 masks[answer.name] = answer.field.mask()

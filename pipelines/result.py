@@ -6,10 +6,11 @@ from enum import StrEnum
 from importlib.metadata import version
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 VERSION = version("recontour")
 SCHEMA_VERSION = "1.0"
+CASE_SCHEMA_VERSION = "1.1"
 
 
 class Verdict(StrEnum):
@@ -33,6 +34,24 @@ class Record(BaseModel):
     )
 
 
+State = Literal["contoured", "derived", "kept", "not_in_image", "no_model", "not_confident", "not_drawn", "withheld"]
+MADE = ("contoured", "derived", "kept")
+"""The states of a structure that is there."""
+WORDS: dict[State, str] = {
+    "contoured": "contoured",
+    "derived": "derived",
+    "kept": "kept",
+    "not_in_image": "not in the field of view",
+    "no_model": "no model for this body part",
+    "not_confident": "model not confident",
+    "not_drawn": "not drawn",
+    "withheld": "withheld",
+}
+"""What pages and reasons say of a state."""
+_OLD_STATES = {"not_trusted": "not_confident", "not_offered": "no_model"}
+"""Of schema 1.0."""
+
+
 class FlagRecord(Record):
     """Something a person should know, with a word that scripts can match."""
 
@@ -44,7 +63,10 @@ class StructureRecord(Record):
     """One line of the report's table: what the template wanted and what came of it."""
 
     name: str
-    state: Literal["contoured", "derived", "kept", "not_in_image", "withheld", "not_trusted", "not_offered"]
+    state: State
+    """Where there is no contour: `not_in_image`, the field of view does not show it; `no_model`, no engine knows it in this
+    part of the body or this kind of image; `not_confident`, an engine is not sure enough of what it sees; `not_drawn`, the
+    template asks for a person's contour, and there is none; `withheld`, the existing set has it under another name."""
     interpreted_type: str = ""
     color: tuple[int, int, int] | None = None
     required: bool = False
@@ -61,6 +83,11 @@ class StructureRecord(Record):
     reason: str = ""
     """Why it is not there, where it is not."""
     flags: tuple[FlagRecord, ...] = ()
+
+    @field_validator("state", mode="before")
+    @classmethod
+    def _of_schema_1_0(cls, state: object) -> object:
+        return _OLD_STATES.get(state, state) if isinstance(state, str) else state
 
 
 class ImageRecord(Record):
@@ -106,7 +133,7 @@ class Timing(Record):
 class CaseResult(Record):
     """result.json."""
 
-    schema_version: Literal["1.0"] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal["1.0", "1.1"] = Field(default=CASE_SCHEMA_VERSION, alias="schema")
     case: str
     verdict: Verdict
     reasons: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from contour.anatomy.canal import Spine, canal_field, find_spine
 from contour.anatomy.gas import GAS, find_gas
 from contour.anatomy.lungs import Chest, find_chest
 from contour.anatomy.surface import Edge, refined
-from contour.engine import Context, Finding, NotInImage, Offer
+from contour.engine import Absent, Context, Finding, Flag, NotConfident, NotInImage, Offer
 from patient.errors import Cancelled
 from patient.turn import Turn
 from patient.volume import Field, Volume
@@ -38,6 +38,10 @@ _COARSE_MM = 1.5
 LUNG_EDGE = -250.0
 """Where a lung's surface is drawn in a lung window: nearer to soft tissue than to air."""
 
+DENSE_LUNG = -500.0
+DENSE_SHARE = 0.15
+"""Of a lung's voxels: vessels make up 0.06 to 0.12, a pneumonia 0.17."""
+
 
 class AnatomyEngine:
     """External, Lung_L, Lung_R, Trachea, Bones, SpinalCanal, zAir; or that they are not in this image."""
@@ -49,7 +53,7 @@ class AnatomyEngine:
         """What it finds, how, and its limits."""
         return _OFFERS
 
-    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | NotInImage]:
+    def contour(self, image: Volume[np.generic], wanted: Sequence[str], context: Context) -> Iterator[Finding | Absent]:
         """Each wanted structure in turn, on the image's own grid.
 
         Raises:
@@ -65,10 +69,12 @@ class AnatomyEngine:
                 raise Cancelled("Contouring was cancelled")
             context.progress(done / len(wanted), name)
             answer = scene.answer(name)
-            if isinstance(answer, str):
+            if isinstance(answer, Absent):
+                yield answer
+            elif isinstance(answer, str):
                 yield NotInImage(name, answer)
             else:
-                yield Finding(name, Field(turn.back(answer.volume), answer.level))
+                yield Finding(name, Field(turn.back(answer.volume), answer.level), flags=scene.flags(name, answer))
 
 
 class _Scene:
@@ -79,8 +85,8 @@ class _Scene:
         _, dy, dx = image.geometry.spacing
         self._step = 2 if max(dy, dx) < _COARSE_MM and min(image.geometry.shape[1:]) >= 64 else 1
 
-    def answer(self, name: str) -> Field | str:
-        """The field of a structure, or why there is none."""
+    def answer(self, name: str) -> Field | Absent | str:
+        """The field of a structure, or why the image shows none; `Absent` where it may show one."""
         if isinstance(self._body, str):
             return self._body
         if name == "External":
@@ -98,7 +104,21 @@ class _Scene:
         found = {"Lung_L": self._chest.left, "Lung_R": self._chest.right, "Trachea": self._chest.trachea}[name]
         if found is not None:
             return self._refined(found, Edge(LUNG_EDGE, -1))
-        return "no round air-filled passage goes on for 30 mm" if name == "Trachea" else self._chest.reason
+        if name == "Trachea":
+            return "no round air-filled passage goes on for 30 mm"
+        return NotConfident(name, self._chest.reason) if self._chest.doubtful else self._chest.reason
+
+    def flags(self, name: str, found: Field) -> tuple[Flag, ...]:
+        """Of a lung of which much is as dense as tissue: more of it may be, and is left out."""
+        if name not in ("Lung_L", "Lung_R"):
+            return ()
+        mask = found.mask()
+        inside = self._hu[self._geometry.box_of(mask.geometry).slices][mask.array]
+        share = float((inside > DENSE_LUNG).mean())
+        if share <= DENSE_SHARE:
+            return ()
+        said = f"{100 * share:.0f} % of it is denser than {DENSE_LUNG:.0f} HU: consolidated lung or fluid may be left out"
+        return (Flag("dense_lung", said),)
 
     def _refined(self, mask: NDArray[np.bool_], edge: Edge) -> Field:
         return refined(self._hu, self._geometry, mask, self._small, self._step, edge)

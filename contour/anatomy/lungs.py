@@ -51,6 +51,8 @@ class Chest:
     right: Bools | None
     trachea: Bools | None
     reason: str
+    doubtful: bool = False
+    """There is something like a lung, and nobody knows which."""
 
     @property
     def lungs(self) -> tuple[Bools, ...]:
@@ -84,12 +86,10 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
     left, right = (None if lung is None else _closed(lung, inner & ~gas, body.spacing) for lung in found)
     if left is not None and right is not None:
         left &= ~right
-    side = (
-        "there is air as dense as lung, but nothing tells whether it is one, and on which side"
-        if left is None and right is None
-        else "no second lung is in the image"
-    )
-    return Chest(left, right, trachea, side)
+    if left is None and right is None:
+        said = "there is air as dense as lung, but nothing tells whether it is one, and on which side"
+        return Chest(None, None, trachea, said, doubtful=True)
+    return Chest(left, right, trachea, "no second lung is in the image")
 
 
 def _lung_parts(labels: NDArray[Any], small: NDArray[np.int16], spacing: Spacing) -> NDArray[np.uint32]:

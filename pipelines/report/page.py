@@ -17,7 +17,7 @@ from patient.volume import Volume
 from pipelines.night_record import WORST_FIRST, NightRecord
 from pipelines.publish import write_whole
 from pipelines.report.pictures import Layer, layers, three_planes
-from pipelines.result import CaseResult
+from pipelines.result import WORDS, CaseResult
 
 MOST_PICTURES = 8
 _WORDS = {"publish": "May be imported", "review": "Look before you import", "refuse": "Refused"}
@@ -58,7 +58,9 @@ def write_report(folder: Path, result: CaseResult, image: Volume[Any], structure
         alt = f"{name}: axial, coronal and sagittal plane with contours"
         pictures.append(_Picture(base64.b64encode(png).decode("ascii"), alt, caption))
     page = (
-        page_templates().get_template("case.html").render(result=result, pictures=pictures, words=_WORDS, style=page_style())
+        page_templates()
+        .get_template("case.html")
+        .render(result=result, pictures=pictures, words=_WORDS, states=WORDS, style=page_style())
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
 

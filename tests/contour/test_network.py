@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from contour.checks import centroid, wrong_side
-from contour.engine import Context, Engine, Finding, NotInImage
+from contour.engine import Absent, Context, Engine, Finding, NoModel, NotConfident, NotInImage
 from contour.model import Calibration, ModelCard, Offset, Population
 from contour.network import Grid, LoadedModel, NetworkEngine
 from contour.shipped import head_neck, head_neck_targets
@@ -201,9 +201,9 @@ def test_one_who_asks_to_stop_is_heard():
         (np.full((1, 1, 1), 0, np.int16), "constant"),
     ],
 )
-def test_what_is_no_ct_of_a_body_has_nothing_in_it_and_says_why(array, said):
+def test_for_what_is_no_ct_of_a_body_there_is_no_model_and_it_says_why(array, said):
     answers = _answers(_rule(), Volume(array, Geometry(array.shape, (3.0, 4.0, 4.0))))
-    assert all(isinstance(a, NotInImage) and said in a.reason for a in answers.values())
+    assert all(isinstance(a, NoModel) and said in a.reason for a in answers.values())
 
 
 def test_voxels_that_are_no_numbers_are_air_and_the_rest_is_found():
@@ -213,18 +213,18 @@ def test_voxels_that_are_no_numbers_are_air_and_the_rest_is_found():
     _is_the_phantom(_answers(_rule(), Volume(array, _image().geometry)), _image().geometry, 1.0)
 
 
-def test_what_the_network_does_not_see_is_not_in_the_image():
+def test_what_the_network_does_not_see_is_not_drawn():
     array = np.where(_image().array > 0, 0, _image().array).astype(np.int16)
     answers = _answers(_rule(), Volume(array, _image().geometry))
-    assert all(isinstance(a, NotInImage) and "nowhere sure" in a.reason for a in answers.values())
+    assert all(isinstance(a, NotInImage | NotConfident) and "nowhere sure" in a.reason for a in answers.values())
 
 
-def test_in_another_part_of_the_body_nothing_is_believed():
+def test_for_another_part_of_the_body_there_is_no_model():
     card = CARD.model_copy(update={"landmarks": ("Parotid_L", "Parotid_R"), "landmarks_needed": 2})
     array = _image().array.copy()
     array[:, :, : array.shape[2] // 2] = np.minimum(array[:, :, : array.shape[2] // 2], 0)
     half = _answers(_rule(card=card), Volume(array, _image().geometry), ["Larynx", "Parotid_L"])
-    assert all(isinstance(a, NotInImage) and "only Parotid_L" in a.reason for a in half.values())
+    assert all(isinstance(a, NoModel) and "only Parotid_L" in a.reason for a in half.values())
     whole = _answers(_rule(card=card), _image(), ["Larynx"])
     assert isinstance(whole["Larynx"], Finding)
 
@@ -240,11 +240,11 @@ def test_landmarks_whose_predicted_dice_is_low_do_not_say_which_part_of_the_body
         assert isinstance(answers["Larynx"], Finding) == believed
 
 
-def test_what_is_far_too_small_for_the_organ_is_none():
+def test_of_what_is_far_too_small_for_the_organ_the_model_is_not_confident():
     usual = Population(low_cc=80.0, median_cc=100.0, high_cc=130.0, patients=50)
     card = CARD.model_copy(update={"population": {"Parotid_L": usual}})
     answers = _answers(_rule(card=card), _image())
-    assert isinstance(answers["Parotid_L"], NotInImage)
+    assert isinstance(answers["Parotid_L"], NotConfident)
     assert "80.0 to 130.0 cc" in answers["Parotid_L"].reason
     assert isinstance(answers["Parotid_R"], Finding)
 
@@ -315,7 +315,7 @@ def test_organs_that_lie_as_they_do_in_patients_are_believed():
 def test_organs_that_lie_as_in_no_patient_are_not_believed():
     wide = LAYOUT.model_copy(update={"layout": tuple(replaced_mean(o, 3.0) for o in LAYOUT.layout)})
     answers = _answers(_rule(card=wide), _image())
-    assert all(isinstance(a, NotInImage) and "sees none" in a.reason for a in answers.values())
+    assert all(isinstance(a, NoModel) and "sees none" in a.reason for a in answers.values())
 
 
 def replaced_mean(offset, times):
@@ -341,8 +341,8 @@ def test_sides_exchanged_are_withheld_where_the_model_knows_where_organs_lie():
     engine = _rule(card=LAYOUT.model_copy(update={"landmarks_needed": 0}))
     exchanged = lambda inputs: engine._model.forward(inputs)[:, [1, 0, 2]]  # noqa: E731
     answers = _answers(NetworkEngine(replace(engine._model, forward=exchanged)), _image(), STRUCTURES[:2])
-    assert all("lies to the right of" in a.reason for a in answers.values() if isinstance(a, NotInImage))
-    assert all(isinstance(a, NotInImage) for a in answers.values())
+    assert all("lies to the right of" in a.reason for a in answers.values() if isinstance(a, Absent))
+    assert all(isinstance(a, NotConfident) for a in answers.values())
 
 
 @settings(max_examples=60, deadline=None)

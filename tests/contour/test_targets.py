@@ -242,7 +242,7 @@ def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must
         assert EXAMPLE in records[name]["source"]
         assert "suggestion" in [f["code"] for f in records[name]["flags"]]
         assert any(reason.startswith(f"{name}: a suggestion") for reason in result["reasons"])
-    assert records["CTVn"]["state"] == "not_in_image"
+    assert records["CTVn"]["state"] == "not_drawn"
     assert "GTVn" in records["CTVn"]["reason"]
     assert "Gregoire 2018" in (tmp_path / "out" / "report.html").read_text()
     rois = {r.ROIName: r for r in pydicom.dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetROISequence}
@@ -292,5 +292,5 @@ def test_without_a_gtv_no_target_is_made_and_a_person_hears_of_it(neck, tmp_path
     records = {r.name: r for r in result.structures}
     assert result.verdict == "review"
     assert any("GTVp" in reason for reason in result.reasons)
-    assert all(records[name].state == "not_in_image" for name in (*TARGETS, "CTVn", "PTVn"))
+    assert all(records[name].state == "not_drawn" for name in (*TARGETS, "CTVn", "PTVn"))
     assert ([f.code for f in records["GTVp"].flags] == ["missing"]) == bool(structures)

@@ -57,7 +57,10 @@ def test_what_a_template_cleans_is_clean_in_the_file_and_in_what_is_derived_from
 def test_what_a_clean_up_leaves_nothing_of_is_not_in_the_image_and_asked_for_where_it_is_required(ct, tmp_path):
     result, structures = _contoured(ct, tmp_path / "out", "drop_below_cc = 1000")
     assert structures["Bones"]["state"] == structures["Bones_PRV"]["state"] == "not_in_image"
-    assert "Bones is required and was not found: nothing is left of it after the clean-up" in result["reasons"][0]
+    assert (
+        "Bones is required and not there (not in the field of view): nothing is left of it after the clean-up"
+        in result["reasons"][0]
+    )
 
 
 def test_what_a_person_drew_is_never_cleaned(ct, tmp_path):

@@ -132,9 +132,9 @@ def test_what_its_engine_is_not_sure_enough_of_is_withheld_and_a_person_is_told(
     monkeypatch.setattr("pipelines.case.installed_engines", lambda: {**installed_engines(), "doubtful": Doubtful()})
     text = TEMPLATE.replace('"dense"', '"doubtful"').replace("required = true", "confidence = { withhold_below = 0.5 }")
     result, bones = _contoured(tmp_path, text)
-    assert bones.state == "not_trusted"
+    assert bones.state == "not_confident"
     assert bones.reason == "predicted Dice 0.20; the template withholds what is below 0.50"
-    assert f"Bones is withheld: {bones.reason}" in result.reasons
+    assert f"Bones is not there (model not confident): {bones.reason}" in result.reasons
     assert "Bones" not in {str(roi.ROIName) for roi in dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetROISequence}
 
 
