@@ -21,6 +21,11 @@ def file_token(name: str | Path) -> str:
     return f"file {hashlib.sha256(said).hexdigest()[:8]}"
 
 
+def printable(path: str | Path) -> str:
+    """A path as text that can be written anywhere: bytes of a name that are no UTF-8 become escapes."""
+    return str(path).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
 class RecontourError(Exception):
     """What happened, where, why it matters and what to do about it.
 
@@ -36,7 +41,7 @@ class RecontourError(Exception):
         self.what, self.where, self.why, self.remedy = what, str(where), why, remedy
 
     def __str__(self) -> str:
-        where = f" [{self.where}]" if self.where else ""
+        where = f" [{printable(self.where)}]" if self.where else ""
         return ". ".join(part.rstrip(".") for part in (self.what + where, self.why, self.remedy) if part)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,18 @@ class Instance:
 
 
 @dataclass(frozen=True, eq=False)
+class Pixels:
+    """An image's pixels `[z, y, x]` in HU (CT) or in the stored unit, and what was odd about them, in words.
+
+    `notes` were tolerated; for `doubts` a person has to look.
+    """
+
+    array: np.ndarray
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class ImageSeries:
     """A CT, MR or CBCT whose planes are known, complete, parallel and in order.
 
@@ -40,6 +52,7 @@ class ImageSeries:
         series_uid: Series Instance UID; made from what the files share where they have none.
         pixels: loads the pixels as int16 HU `[z, y, x]` (float32 where the rescale is not whole). Raises PixelDataError.
         notes: what was odd about the series and tolerated, in words for the report.
+        doubts: why the image may not be all that was scanned, or not as it was: what is made of it has to be reviewed.
     """
 
     instances: tuple[Instance, ...]
@@ -47,8 +60,9 @@ class ImageSeries:
     header: Dataset = field(repr=False)
     identity: Dataset = field(repr=False)
     series_uid: str
-    pixels: Callable[[], np.ndarray] = field(repr=False)
+    pixels: Callable[[], Pixels] = field(repr=False)
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
 
     @property
     def modality(self) -> str:
@@ -72,6 +86,12 @@ class ImageSeries:
         """The pixels in HU on the series' geometry. Read on every call, kept by nobody.
 
         Raises:
-            PixelDataError: missing, cut short, or in an encoding that cannot be read.
+            PixelDataError: missing, cut short, not in HU, or in an encoding that cannot be read.
         """
-        return Volume(self.pixels(), self.geometry)
+        return self.loaded()[0]
+
+    def loaded(self) -> tuple[Volume[np.generic], ImageSeries]:
+        """The pixels as `load`, and this series with what they showed among its notes and doubts."""
+        pixels = self.pixels()
+        known = replace(self, notes=(*self.notes, *pixels.notes), doubts=(*self.doubts, *pixels.doubts))
+        return Volume(pixels.array, self.geometry), known

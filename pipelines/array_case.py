@@ -15,6 +15,7 @@ from contour.clean import clean
 from contour.derive import derive
 from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Absent, Context, Flag
+from contour.hounsfield import must_be_hounsfield
 from contour.template import EXISTING, Wanted, load_template
 from patient.errors import InputError
 from patient.geometry import Geometry
@@ -50,6 +51,7 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
         InputError: the image or the template cannot be used.
     """
     volume, template = read_image(path), load_template(template_name)
+    must_be_hounsfield(volume)
     engines = installed_engines()
     fields: dict[str, Field] = {}
     records: list[StructureRecord] = []

@@ -19,14 +19,15 @@ from contour.clean import clean
 from contour.derive import derive
 from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Absent, Context, Engine, Flag, NoModel, NotConfident
+from contour.hounsfield import must_be_hounsfield
 from contour.recipe import Recipe, ingredients, needs
 from contour.store import Store
 from contour.stored import stored_engines
 from contour.template import EXISTING, Template, Wanted, load_template
 from patient.conformance.check import check_file
-from patient.errors import InputError, OutputRefused
+from patient.errors import InputError, NotDicom, OutputRefused
 from patient.read.images import open_image
-from patient.read.index import SeriesEntry, scan
+from patient.read.index import Problem, SeriesEntry, scan
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
 from patient.structures import Structure, StructureSet
@@ -57,7 +58,7 @@ class CaseRequest:
 
     Args:
         case: its name, made of a date and a hash.
-        files: the image's files.
+        files: the image's files, and those that may be of it and could not be read.
         series_uid: which series of them.
         phase: which of several images of that series (a 4D CT); empty where it holds one, or `existing` tells it.
         existing: an RTSTRUCT on the same image whose structures are kept; empty for none.
@@ -129,7 +130,8 @@ def contour_case(
         if image.modality != "CT":
             raise InputError(f"The series is {image.modality}, and contours are made on CT")
         existing = existing.on(image.geometry, Path(request.existing).name) if existing is not None else None
-        volume = image.load()
+        volume, image = image.loaded()
+        must_be_hounsfield(volume)
     context = Context(
         patient_position=image.patient_position,
         seed=request.seed,
@@ -164,7 +166,7 @@ def contour_case(
                 why="The structure set would not import safely",
                 remedy="Nothing was published",
             )
-    reasons = reasons_of(made.records, existing.notes if existing else ())
+    reasons = (*image.doubts, *reasons_of(made.records, existing.notes if existing else ()))
     result = CaseResult(
         case=request.case,
         verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH,
@@ -194,12 +196,18 @@ def _log(result: CaseResult, clock: Clock) -> str:
 
 
 def _entry(request: CaseRequest) -> SeriesEntry:
-    """The series among the request's files."""
-    headers = [h for path in request.files for e in scan(Path(path)).series for h in e.headers]
+    """The series among the request's files, and those of them that cannot be read."""
+    read = [scan(Path(path)) for path in request.files]
+    headers = [h for index in read for e in index.series for h in e.headers]
+    unreadable = tuple(
+        Problem(Path(path), NotDicom("Not readable as DICOM", where=Path(path).name), request.series_uid)
+        for path, index in zip(request.files, read, strict=True)
+        if not index.series
+    )
     wanted = [h for h in headers if h.text("SeriesInstanceUID") in (request.series_uid, "")]
     if not wanted:
         raise InputError("The series' files are no longer there")
-    return SeriesEntry(request.series_uid, wanted[0].text("Modality"), tuple(wanted))
+    return SeriesEntry(request.series_uid, wanted[0].text("Modality"), tuple(wanted), unreadable=unreadable)
 
 
 @dataclass

@@ -14,6 +14,7 @@ from pathlib import Path
 from contour.template import load_template
 from patient.errors import Cancelled, InputError, OutOfResources
 from patient.read.index import Index, SeriesEntry, scan
+from patient.read.whole import lacking
 from pipelines.attempts import Attempts
 from pipelines.case import CaseRequest, installed_engines
 from pipelines.configuration import Configuration
@@ -130,6 +131,9 @@ class _Night:
 
     def _plan(self, entry: SeriesEntry, template: str, rules: str) -> None:
         """A planning CT's lane, where there is something to do."""
+        if missed := lacking(entry):
+            self.worklist.hold(entry, "; ".join(missed))
+            return
         key = job_key((template, rules), [series_digest(entry, self.ledger)])
         if self.worklist.due(entry, key, entry.paths):
             self._lanes.append(iter([self._request(entry)]))

@@ -15,6 +15,7 @@ from contour.anatomy.gas import GAS, find_gas
 from contour.anatomy.lungs import Chest, find_chest
 from contour.anatomy.surface import Edge, refined
 from contour.engine import Absent, Context, Finding, Flag, NotConfident, NotInImage, Offer
+from contour.hounsfield import no_hounsfield
 from patient.errors import Cancelled
 from patient.turn import Turn
 from patient.volume import Field, Volume
@@ -134,7 +135,7 @@ class _Scene:
 
     @cached_property
     def _body(self) -> Body | str:
-        if (why := _no_hu(self._small)) is not None:
+        if (why := no_hounsfield(self._small)) is not None:
             return why
         body = find_body(self._small, self._spacing, self._step, THRESHOLD)
         return body if body is not None else "nothing in the image is as dense as a body"
@@ -159,15 +160,3 @@ def _numbers(array: NDArray[np.generic]) -> NDArray[np.int16]:
         return array  # type: ignore[return-value]
     values = np.nan_to_num(array.astype(np.float32), nan=-1024.0, posinf=3071.0, neginf=-1024.0)
     return np.clip(np.rint(values), -1024, 32767).astype(np.int16)
-
-
-def _no_hu(small: NDArray[np.int16]) -> str | None:
-    """Why the image is no CT in HU; None where it may be one."""
-    low, high = int(small.min()), int(small.max())
-    if low == high:
-        return f"the image is constant ({low})"
-    if low > -500 and (small > -200).mean() > 0.999:
-        tissue = float(((small > -200) & (small < 300)).mean())
-        if tissue < 0.5:
-            return "the numbers are no Hounsfield units"
-    return None

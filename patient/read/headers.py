@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Literal, cast
 
 import pydicom
 from pydicom.dataelem import RawDataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
-from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from patient.errors import NotDicom, RecontourError
+from patient.errors import NotDicom
+from patient.read.inflate import Inflating
+from patient.read.reading import reading
 
+NEVER_CLAIMED = "Not a DICOM file"
+"""What is said of a file that does not begin like one."""
 CHARACTER_SET = Tag(0x00080005)
 _IDENTITY_GROUPS = (0x0008, 0x0010, 0x0020)
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")
+_PIXEL_DATA = 0x7FE00010
+_PIXELS = (0x7FE00008, 0x7FE00009, _PIXEL_DATA)
+_META_BEGINS = 132
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,9 +42,11 @@ class Header:
         path: where it lies.
         dataset: attributes before Pixel Data.
         transfer_syntax: from the file meta; Implicit VR Little Endian where the file has none.
-        pixel_offset: byte of the file at which the values of native (not compressed) Pixel Data begin; None if unknown.
+        pixel_offset: byte at which the values of native (not compressed) Pixel Data begin, in the file or in what a deflated
+            one inflates to; None if unknown.
         pixel_bytes: their length as the element says.
         identity: the patient's, study's and equipment's elements as raw bytes, for copying byte for byte.
+        has_pixels: whether Pixel Data, of whatever encoding, follows.
     """
 
     path: Path
@@ -38,50 +55,72 @@ class Header:
     pixel_offset: int | None
     pixel_bytes: int
     identity: Dataset = field(repr=False)
+    has_pixels: bool = True
 
     def text(self, keyword: str) -> str:
-        """An attribute as text, stripped; empty where absent."""
-        value = self.dataset.get(keyword)
-        return "" if value is None else str(value).strip()
+        """An attribute as text, without padding; empty where absent, as it stands where it is malformed."""
+        try:
+            value = self.dataset.get(keyword)
+        except Exception:  # pydicom converts when asked; malformed bytes fail in as many ways as there are types
+            raw = self.dataset.get_item(keyword)
+            value = raw.value.decode("ascii", "replace") if raw is not None and isinstance(raw.value, bytes) else ""
+        return "" if value is None else str(value).strip(" \t\r\n\0")
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Within it, whatever is raised becomes this file's InputError."""
+        return reading(self.path)
+
+    def pixel_values(self, count: int) -> bytes:
+        """The first `count` bytes of native Pixel Data; fewer where the file ends before."""
+        with self.path.open("rb") as file, self.reading():
+            stream = _inflating(file, self.path)[1] if self.transfer_syntax.is_deflated else file
+            stream.seek(self.pixel_offset or 0)
+            return stream.read(count)
 
 
 def read_header(path: Path) -> Header:
-    """Read one file's header; its pixels stay where they are.
+    """Read one file's header; its pixels stay where they are, and what is deflated is inflated no further.
 
     Files without preamble or file meta are read where what follows looks like DICOM.
 
     Raises:
-        NotDicom: not a DICOM file, empty, unreadable or malformed beyond its first attributes.
+        NotDicom: not a DICOM file, empty, unreadable, cut short or malformed beyond its first attributes.
+        InputError: expands beyond all measure.
     """
-    try:
-        with path.open("rb") as file:
-            dataset = _parse(file, path)
-            syntax = _transfer_syntax(dataset)
-            offset, length = (None, 0) if syntax.is_deflated else _pixel_element(file, syntax)
-        identity = _raw_copy(dataset)
-        _ = dataset.get("SOPClassUID"), dataset.get("Modality")
-    except RecontourError:
-        raise
-    except OSError as error:
-        raise NotDicom(f"Cannot be read: {error.strerror}", where=path.name) from error
-    except Exception as error:  # a parser that is fed arbitrary bytes raises whatever its parts do
-        raise NotDicom("Not a DICOM file, or malformed", where=path.name) from error
-    if "SOPClassUID" not in dataset and "Modality" not in dataset:
-        raise NotDicom("Holds no SOP Class UID and no Modality", where=path.name)
-    return Header(path, dataset, syntax, offset, length, identity)
+    with reading(path), path.open("rb") as file:
+        dataset, stream = _parse(file, path)
+        syntax = _transfer_syntax(dataset)
+        offset, length, found = _pixel_element(stream, syntax)
+        _refuse_cut(dataset, path)
+        if "SOPClassUID" not in dataset and "Modality" not in dataset:
+            raise NotDicom("Holds no SOP Class UID and no Modality", where=path.name)
+        return Header(path, dataset, syntax, offset, length, _raw_copy(dataset), found)
 
 
-def _parse(file: BinaryIO, path: Path) -> Dataset:
-    start = file.read(132)
+def _parse(file: BinaryIO, path: Path) -> tuple[Dataset, BinaryIO]:
+    """The dataset before its pixels, and the stream that stands there."""
+    start = file.read(1024)
     file.seek(0)
     if not start:
         raise NotDicom("Empty file", where=path.name)
-    if start[128:] == b"DICM":
-        return pydicom.dcmread(file, stop_before_pixels=True)
+    claims = start[128:_META_BEGINS] == b"DICM"
     # Without a preamble nothing says "DICOM": the first tag must be of a group that begins such files.
-    if start[:2] not in _FIRST_GROUPS or len(start) < 16:
-        raise NotDicom("Not a DICOM file", where=path.name)
-    return pydicom.dcmread(file, stop_before_pixels=True, force=True)
+    if not claims and (start[:2] not in _FIRST_GROUPS or len(start) < 16):
+        raise NotDicom(NEVER_CLAIMED, where=path.name)
+    if claims and DeflatedExplicitVRLittleEndian.encode() in start:
+        meta, stream = _inflating(file, path)
+        if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+            dataset = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag in _PIXELS)
+            return FileDataset(str(path), dataset, None, meta, is_implicit_VR=False, is_little_endian=True), stream
+        file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=True, force=not claims), file
+
+
+def _inflating(file: BinaryIO, path: Path) -> tuple[FileMetaDataset, BinaryIO]:
+    """The file meta of a deflated file, and the rest of it as it was before it was deflated."""
+    file.seek(_META_BEGINS)
+    meta = FileMetaDataset(read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2))
+    return meta, cast(BinaryIO, Inflating(file, path.name))
 
 
 def _transfer_syntax(dataset: Dataset) -> UID:
@@ -95,19 +134,26 @@ def _transfer_syntax(dataset: Dataset) -> UID:
     return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
-def _pixel_element(file: BinaryIO, syntax: UID) -> tuple[int | None, int]:
-    """Offset and length of native Pixel Data's values, with the file standing at the element."""
-    if syntax.is_compressed:
-        return None, 0
+def _pixel_element(file: BinaryIO, syntax: UID) -> tuple[int | None, int, bool]:
+    """Offset and length of native Pixel Data's values, and whether there are any, with the file standing at the element."""
     order: Literal["little", "big"] = "little" if syntax.is_little_endian else "big"
     at = file.tell()
     lead = file.read(12)
-    tag = (int.from_bytes(lead[0:2], order), int.from_bytes(lead[2:4], order))
-    if len(lead) < 8 or tag != (0x7FE0, 0x0010):
-        return None, 0
+    tag = (int.from_bytes(lead[0:2], order) << 16) + int.from_bytes(lead[2:4], order)
+    if len(lead) < 8 or tag not in _PIXELS:
+        return None, 0, False
+    if tag != _PIXEL_DATA or (syntax.is_compressed and not syntax.is_deflated):
+        return None, 0, True
     if syntax.is_implicit_VR:
-        return at + 8, int.from_bytes(lead[4:8], order)
-    return at + 12, int.from_bytes(lead[8:12], order)
+        return at + 8, int.from_bytes(lead[4:8], order), True
+    return at + 12, int.from_bytes(lead[8:12], order), True
+
+
+def _refuse_cut(dataset: Dataset, path: Path) -> None:
+    """A file that ends within its last attribute was cut: what it says of itself is not all there."""
+    last = dataset.get_item([*dataset.keys()][-1]) if len(dataset) else None
+    if isinstance(last, RawDataElement) and isinstance(last.value, bytes) and len(last.value) < last.length < 0xFFFFFFFF:
+        raise NotDicom("Cut short within its header", where=path.name, remedy="Send it again")
 
 
 def _raw_copy(dataset: Dataset) -> Dataset:

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patient.errors import DuplicateSlices, InputError, MixedSeries, PixelDataError, UnsupportedGeometry
+from patient.errors import DuplicateSlices, MixedSeries, PixelDataError, UnsupportedGeometry
 from patient.read.headers import Header
-from patient.read.index import SeriesEntry, scan
+from patient.read.index import IMAGES, SeriesEntry, scan
 from patient.read.phases import one_phase
 from patient.read.pixels import AIR, read_pixels
 from patient.read.planes import Plane, planes_of
 from patient.read.stack import stacked
-from patient.series import ImageSeries, Instance
+from patient.read.whole import lacking, remarks
+from patient.series import ImageSeries, Instance, Pixels
 from patient.slices import on_grid
-
-IMAGES = ("CT", "MR", "PT")
 
 
 def open_folder(
@@ -31,20 +31,8 @@ def open_folder(
     Raises:
         InputError: none, or several that cannot all be meant; or as `open_image`.
     """
-    index = scan(folder)
-    wanted = [entry for entry in index.series if series_uid in (None, entry.uid)]
-    for modality in IMAGES:
-        entries = [entry for entry in wanted if entry.modality == modality]
-        if len(entries) > 1:
-            raise MixedSeries(
-                f"{len(entries)} {modality} series where one is asked for: {', '.join(entry.uid for entry in entries)}",
-                where=folder.name,
-                remedy="Name the series, or give its folder",
-            )
-        if entries:
-            return open_image(entries[0], phase=phase, drawn_on=drawn_on)
-    broken = f"; unreadable: {len(index.problems)} files, as {index.problems[0].error}" if index.problems else ""
-    raise InputError(f"No CT, MR or PET image found{broken}", where=folder.name)
+    entry = scan(folder).one(*IMAGES, uid=series_uid or "", where=folder.name)
+    return open_image(entry, phase=phase, drawn_on=drawn_on)
 
 
 def open_image(entry: SeriesEntry, *, phase: str = "", drawn_on: frozenset[str] = frozenset()) -> ImageSeries:
@@ -71,10 +59,11 @@ def open_image(entry: SeriesEntry, *, phase: str = "", drawn_on: frozenset[str] 
     headers = _distinct(upright)
     left_out = {"localizers": len(entry.headers) - len(upright), "repeated copies of files": len(upright) - len(headers)}
     notes = [f"{count} {what} left out" for what, count in left_out.items() if count]
+    notes += remarks(entry)
     if not headers[0].text("SeriesInstanceUID"):
         notes.append("Has no Series Instance UID: one was made up, which no other system will know")
     planes = [plane for header in headers for plane in planes_of(header)]
-    _all_alike(planes)
+    notes += _all_alike(planes)
     planes, said = one_phase(planes, phase, drawn_on)
     stack = stacked(planes, entry.frame_of_reference, entry.uid)
     if stack.geometry.slices is not None:
@@ -90,11 +79,14 @@ def open_image(entry: SeriesEntry, *, phase: str = "", drawn_on: frozenset[str] 
     )
     first, is_ct = stack.planes[0].header, entry.modality == "CT"
 
-    def pixels() -> NDArray[Any]:
-        return on_grid(read_pixels(stack.planes, is_ct=is_ct), stack.geometry, AIR if is_ct else None)
+    def pixels() -> Pixels:
+        read = read_pixels(stack.planes, is_ct=is_ct)
+        return replace(read, array=on_grid(read.array, stack.geometry, AIR if is_ct else None))
 
     notes += [*said, *stack.notes]
-    return ImageSeries(instances, stack.geometry, first.dataset, first.identity, entry.uid, pixels, tuple(notes))
+    return ImageSeries(
+        instances, stack.geometry, first.dataset, first.identity, entry.uid, pixels, tuple(notes), lacking(entry)
+    )
 
 
 def _triple(vector: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -130,7 +122,7 @@ def _distinct(headers: Sequence[Header]) -> list[Header]:
 
 
 _ALIKE: tuple[tuple[str, Callable[[Plane], str]], ...] = (
-    ("two patients", lambda p: p.header.text("PatientID") + "\n" + p.header.text("PatientName")),
+    ("two patients", lambda p: p.header.text("PatientID") + "\n" + _plain_name(p)),
     ("two studies", lambda p: p.header.text("StudyInstanceUID")),
     ("two frames of reference", lambda p: p.header.text("FrameOfReferenceUID")),
     ("pictures of two sizes", lambda p: f"{p.rows} x {p.columns}"),
@@ -138,8 +130,13 @@ _ALIKE: tuple[tuple[str, Callable[[Plane], str]], ...] = (
 )
 
 
-def _all_alike(planes: Sequence[Plane]) -> None:
-    """Raises MixedSeries, naming two files but never what their headers say of the patient."""
+def _plain_name(plane: Plane) -> str:
+    """A name as people mean it: without case, padding, empty components and the kinds of space between its parts."""
+    return " ".join(re.split(r"[\s^=,_]+", plane.header.text("PatientName").casefold())).strip()
+
+
+def _all_alike(planes: Sequence[Plane]) -> tuple[str, ...]:
+    """Notes on what differs without a meaning. Raises MixedSeries, naming two files but never what their headers say."""
     if not planes:
         raise PixelDataError("No plane with pixels")
     first = planes[0]
@@ -152,6 +149,8 @@ def _all_alike(planes: Sequence[Plane]) -> None:
             raise _mixed("One series holds planes of two orientations", first, plane)
         if not np.allclose(plane.spacing, first.spacing, rtol=1e-3, atol=1e-4):
             raise _mixed(f"One series holds two pixel spacings, {first.spacing} and {plane.spacing} mm", first, plane)
+    written = len({plane.header.text("PatientName") for plane in planes})
+    return (f"The patient's name is written in {written} ways, which differ by case or padding",) if written > 1 else ()
 
 
 def _mixed(what: str, first: Plane, other: Plane) -> MixedSeries:

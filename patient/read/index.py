@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
-from patient.errors import InputError, NotDicom
-from patient.read.headers import Header, read_header
+from patient.errors import InputError, MixedSeries, NotDicom, printable
+from patient.read.headers import NEVER_CLAIMED, Header, read_header
+from patient.read.reading import reading
 
 THREADS = 8
 """Opening files waits for disks and shares more than it computes."""
 
 
+IMAGES = ("CT", "MR", "PT")
+_IDENTITY_BYTES = 64 * 1024
+"""Of a file that cannot be read, in which its series is looked for."""
+
+
 @dataclass(frozen=True)
 class Problem:
-    """A file that could not be used, and why; files that never claimed to be DICOM are no problem."""
+    """A file or folder that could not be used, and why; files that never claimed to be DICOM are no problem.
+
+    `series_uid` and `modality` are what the bytes of an unreadable file still tell; empty where they do not.
+    """
 
     path: Path
     error: InputError
+    series_uid: str = ""
+    modality: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +48,14 @@ class SeriesEntry:
         uid: Series Instance UID; where the files have none, one made from what they share.
         headers: in order of file name.
         references: SOP, series and frame of reference UIDs that its objects point to (of RTSTRUCT, RTDOSE, RTPLAN, REG).
+        unreadable: files that belong to it, or may, and could not be read: a slice of it may be missing.
     """
 
     uid: str
     modality: str
     headers: tuple[Header, ...] = field(repr=False)
     references: frozenset[str] = field(default=frozenset(), repr=False)
+    unreadable: tuple[Problem, ...] = field(default=(), repr=False)
 
     @property
     def study_uid(self) -> str:
@@ -57,6 +72,18 @@ class SeriesEntry:
     @property
     def paths(self) -> tuple[Path, ...]:
         return tuple(header.path for header in self.headers)
+
+    @property
+    def told(self) -> str:
+        """What a person tells it by, without a word of the patient: UID, number, slices, when and how it was made."""
+        first = self.headers[0]
+        said = (
+            ("series", first.text("SeriesNumber")),
+            ("acquired", f"{first.text('AcquisitionDate')} {first.text('AcquisitionTime').partition('.')[0]}".strip()),
+            ("kernel", first.text("ConvolutionKernel")),
+        )
+        words = [f"{what} {value}" for what, value in said if value]
+        return f"{self.uid} ({', '.join([*words, f'{len(self.headers)} files'])})"
 
 
 @dataclass(frozen=True)
@@ -95,11 +122,38 @@ class Index:
         """The series of these modalities."""
         return tuple(entry for entry in self.series if entry.modality in modalities)
 
+    def one(self, *modalities: str, uid: str = "", where: str = "") -> SeriesEntry:
+        """The one series that is meant: of the first modality that is there, or of a given UID.
+
+        Args:
+            modalities: that may be meant, the preferred one first.
+            uid: Series Instance UID; empty where there shall be no more than one.
+            where: the folder's name, for messages.
+
+        Raises:
+            MixedSeries: several, each named.
+            InputError: none.
+        """
+        found = [entry for entry in self.of(*modalities) if uid in ("", entry.uid)]
+        found = next(filter(None, ([e for e in found if e.modality == modality] for modality in modalities)), [])
+        if len(found) > 1:
+            raise MixedSeries(
+                f"{len(found)} {found[0].modality} series where one is asked for: {'; '.join(e.told for e in found)}",
+                where=where,
+                remedy="Name one by its UID (--series), or give a folder that holds it alone",
+            )
+        if not found:
+            broken = f"; {len(self.problems)} unreadable, as {self.problems[0].error}" if self.problems else ""
+            raise InputError(f"No {' or '.join(modalities)}{f' series {uid}' if uid else ''} found{broken}", where=where)
+        return found[0]
+
 
 def scan(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Index:
     """Everything DICOM below `folder`, by header, in threads. Links are followed only to files; nothing is written.
 
-    Files that are not DICOM are left out; those that claim to be and cannot be read are `problems`.
+    Files that are not DICOM are left out; those that claim to be and cannot be read are `problems`, as are folders that
+    cannot be listed. What cannot be read is also named by the image that it may be a slice of: by its UID where its bytes
+    tell, else by its folder.
 
     Args:
         folder: a folder, or one file.
@@ -108,71 +162,152 @@ def scan(folder: Path, progress: Callable[[int, int], None] = lambda done, total
     Raises:
         InputError: the folder is not there.
     """
-    if not folder.exists():
-        raise InputError("No such file or folder", where=folder.name)
-    paths = [folder] if folder.is_file() else list(_files(folder))
-    headers: list[Header] = []
     problems: list[Problem] = []
+    paths = list(_files(folder, problems))
+    objects: list[_Object] = []
+    strangers: list[Problem] = []
     with ThreadPoolExecutor(THREADS) as threads:
-        for done, (path, read) in enumerate(zip(paths, threads.map(_attempt, paths), strict=True), start=1):
-            if isinstance(read, Header):
-                headers.append(read)
-            elif read.what != NEVER_CLAIMED:
-                problems.append(Problem(path, read))
+        for done, read in enumerate(threads.map(_attempt, paths), start=1):
+            if isinstance(read, _Object):
+                objects.append(read)
+            elif isinstance(read, Problem):
+                (strangers if read.error.what == NEVER_CLAIMED else problems).append(read)
             progress(done, len(paths))
-    groups: dict[tuple[str, str], list[Header]] = defaultdict(list)
-    for header in headers:
-        groups[_series_uid(header), header.text("Modality")].append(header)
+    groups: dict[tuple[str, str], list[_Object]] = defaultdict(list)
+    for one in objects:
+        groups[_series_uid(one.header), one.header.text("Modality")].append(one)
     series = [_entry(uid, modality, group) for (uid, modality), group in sorted(groups.items())]
-    return Index(tuple(series), tuple(problems))
+    problems += _among_slices(strangers, series)
+    known = {entry.uid for entry in series}
+    return Index(tuple(_with_unreadable(entry, problems, known) for entry in series), tuple(problems))
 
 
-NEVER_CLAIMED = "Not a DICOM file"
+@dataclass(frozen=True, eq=False)
+class _Object:
+    header: Header
+    references: frozenset[str]
 
 
-def _attempt(path: Path) -> Header | NotDicom:
+def _attempt(path: Path) -> _Object | Problem | None:
+    """What a file holds, or why it cannot be told; None where it is no file."""
     try:
-        return read_header(path)
-    except NotDicom as error:
-        return error
+        with reading(path):
+            if not path.is_file():
+                return None
+            header = read_header(path)
+        with header.reading():
+            _refuse_without_pixels(header)
+            pointers = header.text("Modality") in _POINTERS
+            return _Object(header, frozenset(_references(header.dataset)) if pointers else frozenset())
+    except InputError as error:
+        return Problem(path, error, *_identity_in_bytes(path))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for root, folders, names in os.walk(folder):
+_IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "4", "4.1", "128", "130"))
+"""SOP classes of CT, MR and PET, single-frame and enhanced."""
+
+
+def _refuse_without_pixels(header: Header) -> None:
+    """A slice that ends before its pixels may end before it says which series it is of."""
+    sop_class = header.text("SOPClassUID")
+    is_image = sop_class in _IMAGE_CLASSES or (not sop_class and header.text("Modality") in IMAGES)
+    if is_image and not header.has_pixels:
+        raise NotDicom("Is an image without pixels: cut short", where=header.path.name, remedy="Send it again")
+
+
+def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
+    """Every name below a folder that may be a file's; folders that cannot be listed become problems."""
+    try:
+        if not folder.exists():
+            raise InputError("No such file or folder", where=folder.name)
+        alone = folder.is_file()
+    except OSError as error:
+        raise InputError(f"Cannot be looked into: {error.strerror}", where=folder.name) from error
+    if alone:
+        yield folder
+        return
+
+    def unlisted(error: OSError) -> None:
+        path = Path(os.fsdecode(error.filename or folder))
+        problems.append(Problem(path, InputError(f"Folder cannot be listed: {error.strerror}", where=path.name)))
+
+    for root, folders, names in os.walk(folder, onerror=unlisted):
         folders.sort()
-        for name in sorted(names):
-            path = Path(root, name)
-            if path.is_file() and name != "DICOMDIR" and not name.startswith("."):
-                yield path
+        yield from (Path(root, name) for name in sorted(names) if name != "DICOMDIR" and not name.startswith("."))
+
+
+_UID_IN_BYTES = re.compile(rb"(?:\x20\x00\x0e\x00|\x00\x20\x00\x0e)(?:UI..|..\x00\x00)([0-9.]{1,64})", re.DOTALL)
+_MODALITY_IN_BYTES = re.compile(rb"(?:\x08\x00\x60\x00|\x00\x08\x00\x60)(?:CS..|..\x00\x00)([A-Z]{2,16})", re.DOTALL)
+"""Series Instance UID and Modality, little or big endian, their VR explicit or implicit: tag, VR and length, value."""
+
+
+def _identity_in_bytes(path: Path) -> tuple[str, str]:
+    """Series Instance UID and Modality of a file that cannot be parsed, as far as its bytes tell."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(_IDENTITY_BYTES)
+    except OSError:
+        return "", ""
+    found = (pattern.search(start) for pattern in (_UID_IN_BYTES, _MODALITY_IN_BYTES))
+    uid, modality = (match[1].decode("ascii") if match is not None else "" for match in found)
+    return uid, modality
+
+
+def _among_slices(strangers: Iterable[Problem], series: Iterable[SeriesEntry]) -> list[Problem]:
+    """Files that do not begin like DICOM, and lie among an image's slices under a name like theirs: slices, destroyed."""
+    slices = {(path.parent, _digits_left_out(path)) for entry in series if entry.modality in IMAGES for path in entry.paths}
+    return [
+        replace(one, error=NotDicom("Not DICOM, and named like the slices beside it", where=one.path.name))
+        for one in strangers
+        if (one.path.parent, _digits_left_out(one.path)) in slices
+    ]
+
+
+def _digits_left_out(path: Path) -> str:
+    return re.sub(r"\d+", "#", path.name)
+
+
+def _with_unreadable(entry: SeriesEntry, problems: Iterable[Problem], known: Container[str]) -> SeriesEntry:
+    """An image with the files that may be slices of it: by UID, or of none of the known series and in one folder with it."""
+    if entry.modality not in IMAGES:
+        return entry
+    folders = {path.parent for path in entry.paths}
+    mine = [
+        problem
+        for problem in problems
+        if problem.series_uid == entry.uid
+        or (problem.series_uid not in known and problem.modality in ("", entry.modality) and problem.path.parent in folders)
+    ]
+    return replace(entry, unreadable=tuple(mine))
 
 
 def _series_uid(header: Header) -> str:
     """The series' UID; without one, files of one study, frame and folder are taken for a series of their own."""
     said = header.text("SeriesInstanceUID")
     shared = [header.text(k) for k in ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "Modality")]
-    return said or generate_uid(entropy_srcs=[*shared, str(header.path.parent)])
+    return said or generate_uid(entropy_srcs=[*shared, printable(header.path.parent)])
 
 
-def _entry(uid: str, modality: str, headers: Iterable[Header]) -> SeriesEntry:
-    ordered = tuple(sorted(headers, key=lambda header: header.path))
-    pointed_to: set[str] = set()
-    if modality in _POINTERS:
-        pointed_to.update(*(_references(header.dataset) for header in ordered))
-    return SeriesEntry(uid, modality, ordered, frozenset(pointed_to))
+def _entry(uid: str, modality: str, objects: Iterable[_Object]) -> SeriesEntry:
+    ordered = sorted(objects, key=lambda one: one.header.path)
+    pointed_to = frozenset[str]().union(*(one.references for one in ordered))
+    return SeriesEntry(uid, modality, tuple(one.header for one in ordered), pointed_to)
 
 
 _POINTERS = frozenset({"RTSTRUCT", "RTDOSE", "RTPLAN", "REG"})
 _POINTING = ("ReferencedSOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ReferencedFrameOfReferenceUID")
-_NOT_FOLLOWED = "ROIContourSequence"
+_NOT_FOLLOWED = 0x30060039
 
 
 def _references(dataset: Dataset, depth: int = 0) -> set[str]:
-    """UIDs that a dataset's sequences point to. Loops are not walked: their planes are listed once for the whole set."""
-    found: set[str] = set()
-    for element in dataset:
-        if element.VR == "SQ" and element.keyword != _NOT_FOLLOWED:
-            for item in element.value:
+    """UIDs that a dataset's sequences point to; nothing else is converted.
+
+    Loops (ROI Contour Sequence) are not walked: their planes are listed once for the whole set.
+    """
+    found = {str(uid) for keyword in _POINTING if depth and (uid := dataset.get(keyword))}
+    for tag in dataset.keys():  # noqa: SIM118 - iterating a Dataset converts every element
+        vr = dataset.get_item(tag).VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "")
+        if vr == "SQ" and tag != _NOT_FOLLOWED:
+            for item in dataset[tag].value or ():
                 found |= _references(item, depth + 1)
-        elif depth and element.keyword in _POINTING and element.value:
-            found.add(str(element.value))
     return found

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 
 from patient.errors import PixelDataError, UnsupportedGeometry
+from patient.read.attributes import Attributes
 from patient.read.headers import Header
 
 RIGHT_ANGLE = 1e-3
@@ -19,7 +18,10 @@ RIGHT_ANGLE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Plane:
-    """One plane. `axes` are the unit vectors of increasing row index and of increasing column index (LPS)."""
+    """One plane. `axes` are the unit vectors of increasing row index and of increasing column index (LPS).
+
+    `slope`, `intercept` and `unit` (Rescale Type) say what its stored values mean; None and empty where the header does not.
+    """
 
     header: Header = field(repr=False)
     frame: int | None
@@ -28,8 +30,9 @@ class Plane:
     spacing: tuple[float, float]
     rows: int
     columns: int
-    slope: float
-    intercept: float
+    slope: float | None
+    intercept: float | None
+    unit: str = ""
 
     @property
     def normal(self) -> NDArray[np.float64]:
@@ -49,17 +52,29 @@ def planes_of(header: Header) -> Iterator[Plane]:
         UnsupportedGeometry: position, orientation or spacing is missing or makes no sense.
         PixelDataError: the file has no pixels.
     """
-    dataset = header.dataset
-    if not dataset.get("Rows") or not dataset.get("Columns"):
-        raise PixelDataError("Has no pixels", where=header.path.name)
-    if "PerFrameFunctionalGroupsSequence" not in dataset:
-        if int(dataset.get("NumberOfFrames") or 1) > 1:
-            raise UnsupportedGeometry("Several frames without a place for each", where=header.path.name)
-        yield plane_of(header, None, (dataset,))
-        return
-    shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
-    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence, start=1):
-        yield plane_of(header, number, (frame, *shared))
+    with header.reading():
+        attributes = Attributes.of(header)
+        if whole_number(header, "Rows") <= 0 or whole_number(header, "Columns") <= 0:
+            raise PixelDataError("Has no pixels", where=header.path.name)
+        frames = attributes.items("PerFrameFunctionalGroupsSequence")
+        if not frames:
+            if whole_number(header, "NumberOfFrames", 1) > 1:
+                raise UnsupportedGeometry("Several frames without a place for each", where=header.path.name)
+            yield plane_of(header, None, (attributes,))
+            return
+        shared = attributes.items("SharedFunctionalGroupsSequence")[:1]
+        for number, frame in enumerate(frames, start=1):
+            yield plane_of(header, number, (frame, *shared))
+
+
+def whole_number(header: Header, keyword: str, default: int = 0) -> int:
+    """A whole number of a header; the default where it is absent or empty.
+
+    Raises:
+        InputError: it is malformed.
+    """
+    said = Attributes.of(header).integer(keyword)
+    return default if said is None else said
 
 
 _GROUPS = {
@@ -68,34 +83,32 @@ _GROUPS = {
     "PixelSpacing": "PixelMeasuresSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
 }
 
 
-def _value(keyword: str, places: tuple[Dataset, ...]) -> Any:
+def _holder(keyword: str, places: Sequence[Attributes]) -> Attributes:
+    """The first of the places, or of their functional groups, that has the attribute; the last place where none has."""
     for place in places:
-        for holder in (place, *(place.get(_GROUPS[keyword]) or [])):
-            if (value := holder.get(keyword)) not in (None, ""):
-                return value
-    return None
+        for holder in (place, *place.items(_GROUPS[keyword])):
+            if holder.has(keyword):
+                return holder
+    return places[-1]
 
 
-def _numbers(keyword: str, count: int, header: Header, places: tuple[Dataset, ...]) -> NDArray[np.float64]:
-    value = _value(keyword, places)
-    try:
-        numbers = np.array([float(v) for v in value], dtype=np.float64)
-    except (TypeError, ValueError):
-        numbers = np.empty(0)
-    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+def _numbers(keyword: str, count: int, places: Sequence[Attributes]) -> NDArray[np.float64]:
+    holder = _holder(keyword, places)
+    if not (numbers := holder.numbers(keyword, count)):
         raise UnsupportedGeometry(
-            f"{keyword} is missing or malformed",
-            where=header.path.name,
+            f"{keyword} is missing",
+            where=holder.where,
             why="Its voxels cannot be placed in the patient",
             remedy="Export the series again",
         )
-    return numbers
+    return np.array(numbers)
 
 
-def plane_of(header: Header, frame: int | None, places: tuple[Dataset, ...]) -> Plane:
+def plane_of(header: Header, frame: int | None, places: Sequence[Attributes]) -> Plane:
     """The plane that a header describes.
 
     Args:
@@ -104,10 +117,11 @@ def plane_of(header: Header, frame: int | None, places: tuple[Dataset, ...]) -> 
 
     Raises:
         UnsupportedGeometry: position, orientation or spacing is missing or makes no sense.
+        InputError: an attribute is malformed.
     """
-    position = _numbers("ImagePositionPatient", 3, header, places)
-    cosines = _numbers("ImageOrientationPatient", 6, header, places).reshape(2, 3)
-    down, across = (float(v) for v in _numbers("PixelSpacing", 2, header, places))
+    position = _numbers("ImagePositionPatient", 3, places)
+    cosines = _numbers("ImageOrientationPatient", 6, places).reshape(2, 3)
+    down, across = (float(v) for v in _numbers("PixelSpacing", 2, places))
     lengths = np.linalg.norm(cosines, axis=1)
     if np.abs(lengths - 1).max() > 0.01 or abs(cosines[0] @ cosines[1]) > RIGHT_ANGLE or min(down, across) <= 0:
         raise UnsupportedGeometry(
@@ -118,15 +132,15 @@ def plane_of(header: Header, frame: int | None, places: tuple[Dataset, ...]) -> 
     along_row = cosines[0] / lengths[0]
     along_column = cosines[1] - (cosines[1] @ along_row) * along_row
     axes = np.array([along_column / np.linalg.norm(along_column), along_row])
-    slope, intercept = _value("RescaleSlope", places), _value("RescaleIntercept", places)
     return Plane(
         header,
         frame,
         position,
         axes,
         (down, across),
-        int(header.dataset.Rows),
-        int(header.dataset.Columns),
-        1.0 if slope is None else float(slope),
-        0.0 if intercept is None else float(intercept),
+        whole_number(header, "Rows"),
+        whole_number(header, "Columns"),
+        _holder("RescaleSlope", places).number("RescaleSlope"),
+        _holder("RescaleIntercept", places).number("RescaleIntercept"),
+        _holder("RescaleType", places).text("RescaleType").upper(),
     )

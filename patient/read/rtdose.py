@@ -25,7 +25,7 @@ from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.attributes import Attributes
 from patient.read.headers import Header, read_header
-from patient.read.pixels import stored_values
+from patient.read.pixels import stored
 from patient.read.planes import Plane, plane_of
 from patient.volume import Volume
 
@@ -54,7 +54,7 @@ def read_dose(path: Path) -> Dose:
     kind, scaling = _kind(dose), _scaling(dose)
     if not dose.integer("Rows") or not dose.integer("Columns"):
         raise PixelDataError("Has no dose grid: no pixels", where=path.name)
-    plane = plane_of(header, None, (header.dataset,))
+    plane = plane_of(header, None, (Attributes.of(header),))
     offsets = _offsets(dose, plane)
     gray = _gray(header, scaling, kind)
     if offsets[0] > offsets[-1]:
@@ -231,21 +231,29 @@ def _offsets(dose: Attributes, plane: Plane) -> NDArray[np.float64]:
 
 def _gray(header: Header, scaling: float, kind: str) -> NDArray[np.float32]:
     try:
-        stored = stored_values(header)
+        read = stored(header)
     except RecontourError:
         raise
     except Exception as error:  # decoders raise whatever they do on malformed sizes
         raise PixelDataError("Its pixels cannot be decoded", where=header.path.name) from error
-    if kind != "ERROR" and stored.dtype.kind == "i" and int(stored.min()) < 0:
+    if read.beyond:
+        raise PixelDataError(
+            f"{read.beyond} values need more bits than Bits Stored says",
+            where=header.path.name,
+            why="Dose would be cut off where it is highest",
+            remedy="Export the dose again",
+        )
+    values = read.values
+    if kind != "ERROR" and values.dtype.kind == "i" and int(values.min()) < 0:
         raise PixelDataError(
             f"A {kind} dose holds negative numbers",
             where=header.path.name,
             why="It may be a difference of doses, or unsigned numbers declared as signed",
             remedy="Export the dose itself",
         )
-    gray = np.empty(stored.shape, dtype=np.float32)
-    for frame, values in zip(gray, stored, strict=True):
-        frame[:] = values * scaling
+    gray = np.empty(values.shape, dtype=np.float32)
+    for frame, numbers in zip(gray, values, strict=True):
+        frame[:] = numbers * scaling
     return gray
 
 

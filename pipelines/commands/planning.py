@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from patient.errors import InputError
+from patient.read.index import SeriesEntry, scan
+from patient.read.whole import lacking
 from pipelines.terminal import (
     DONE,
     LOOK,
@@ -35,6 +37,7 @@ def contour(
     phase: Annotated[
         str, typer.Option(help="Which of several images of one series (a 4D CT), by the value that the refusal names.")
     ] = "",
+    series: Annotated[str, typer.Option(help="Series Instance UID of the CT that is meant, of several in the folder.")] = "",
     as_json: Json = False,
 ) -> int:
     """Contour one patient, now."""
@@ -55,11 +58,11 @@ def contour(
 
             result = contour_array(image, made, template, update)
         else:
-            entry = _one_series(image)
+            entry = scan(image).one("CT", uid=series, where=image.name)
             result = contour_case(
                 CaseRequest(
                     case=out.resolve().name,
-                    files=tuple(str(p) for p in entry.paths),
+                    files=_files(entry),
                     series_uid=entry.uid,
                     folder=str(made),
                     template=template,
@@ -139,21 +142,10 @@ def _needs_a_ct(deep: bool, ct: Path | None) -> None:
         raise InputError("--deep compares masks on the CT", remedy="Give --ct")
 
 
-def _one_series(folder: Path) -> Any:
-    """The one CT series of a folder."""
-    from patient.errors import MixedSeries
-    from patient.read.index import scan
-
-    index = scan(folder)
-    entries = index.of("CT")
-    if len(entries) > 1:
-        raise MixedSeries(
-            f"{len(entries)} CT series where one is asked for", where=folder.name, remedy="Give the folder of one of them"
-        )
-    if not entries:
-        more = f"; unreadable: {len(index.problems)} files, as {index.problems[0].error}" if index.problems else ""
-        raise InputError(f"No CT found{more}", where=folder.name)
-    return entries[0]
+def _files(entry: SeriesEntry) -> tuple[str, ...]:
+    """A series' files, with those that cannot be read and may be slices of it."""
+    missed = tuple(problem.path for problem in entry.unreadable) if lacking(entry) else ()
+    return tuple(str(path) for path in (*entry.paths, *missed))
 
 
 def _show_case(result: Any, out: Path) -> None:
