@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from adaptive.accumulate import Accumulated, TodayDose
+from adaptive.accumulate import Accumulated
+from adaptive.day_dose import TodayDose
 from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
 from adaptive.largest import largest_first
 from adaptive.lattice import lattice

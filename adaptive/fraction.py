@@ -14,19 +14,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from adaptive.accumulate import (
-    Accumulated,
-    DayDose,
-    TodayDose,
-    accumulated,
-    mapped,
-    placed,
-    recomputed,
-    today_half_width,
-)
+from adaptive.accumulate import Accumulated, accumulated
 from adaptive.alignment import Alignment, aligned
 from adaptive.change import Change
 from adaptive.compare import Compared, compared, couch_of, drift_of, residual_of, setup_of
+from adaptive.day_dose import DayDose, TodayDose, mapped, placed, recomputed, today_half_width
 from adaptive.decision import Decision, PlannedStructure, decide
 from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
 from adaptive.intensity import corrected, in_pixels, seen_by_both

@@ -224,8 +224,8 @@ def rebuilt(of: Propagated, known: Sequence[Propagated], stage: Stage) -> Propag
             flags = (*flags, Flag("recipe_differs", words))
     basis = f"{of.name} = {of.asked.recipe} ({of.asked.source})"
     trust = stage.alignment.trust
-    for name, one in found.items():
-        trust &= one.trust.about(name) if one.trust.doubts != stage.alignment.reasons else one.trust
+    for one in found.values():
+        trust &= one.trust
     return _finished(replace(of, made=Made.REBUILT, whole=made, basis=basis, trust=trust, flags=flags), stage)
 
 

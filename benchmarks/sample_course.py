@@ -21,8 +21,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.accumulate import Accumulated, DayDose, accumulated, mapped
+from adaptive.accumulate import Accumulated, accumulated
 from adaptive.change import Ground, structure_change
+from adaptive.day_dose import DayDose, mapped
 from adaptive.decision import Measured
 from adaptive.dvh import dvh, dvh_band
 from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from adaptive.accumulate import Band, DayDose
+from adaptive.day_dose import Band, DayDose
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.trust import UNRECORDED, Estimated, Trust

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adaptive.accumulate import DayDose
 from adaptive.alignment_file import AlignmentFile
+from adaptive.day_dose import DayDose
 from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt
 from adaptive.policy import load_policy
 from adaptive.propagate import Propagated

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from adaptive.accumulate import DayDose
 from adaptive.alignment import Alignment, RigidAnswer
+from adaptive.day_dose import DayDose
 from adaptive.decision import Verdict as Recommendation
 from adaptive.fraction import Fraction
 from adaptive.measurement import Measured, Measurement

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive.accumulate import DAILY, DRIFT, Accumulated, Band, DayDose, accumulated, mapped, placed, recomputed, steepness
+from adaptive.accumulate import DAILY, DRIFT, Accumulated, accumulated
+from adaptive.day_dose import Band, DayDose, mapped, placed, recomputed, steepness
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry

@@ -13,7 +13,8 @@ from patient.trust import GIVEN, Estimated, Trust
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
-from adaptive.accumulate import Accumulated, Band, DayDose, Summed
+from adaptive.accumulate import Accumulated, Summed
+from adaptive.day_dose import Band, DayDose
 from adaptive.course import Point
 from adaptive.decision import RuleResult, State, Verdict
 from adaptive.measurement import Figure, Measurement

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from adaptive.accumulate import recomputed
+from adaptive.day_dose import recomputed
 from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceError  # noqa: A004
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose

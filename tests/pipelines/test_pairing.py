@@ -1,13 +1,16 @@
 """Which image is a fraction of which plan: by patient, references and dates."""
 
+import shutil
 from pathlib import Path
 
 import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from patient.read.index import scan
 from pipelines.numbering import Counting
 from pipelines.pairing import PairedFraction, Pairing, acquired, pair
+from tests.pipelines.fractions import changed
 from tests.planning import identity, image, plan, registration
 
 CONE_BEAM = "CBCT"
@@ -42,6 +45,19 @@ def test_a_plan_and_its_fractions_are_found_in_order_with_every_object_of_the_pl
     for f in course:
         assert f.plan is not None
         assert [p.name for p in f.plan.paths] == ["plan.dcm", "plan-structures.dcm", "plan-dose.dcm"]
+
+
+def test_a_dose_that_this_software_accumulated_belongs_to_no_plan_and_is_no_dose_of_today(tmp_path):
+    _planned(tmp_path)
+    today = _fraction(tmp_path, 9)
+    before = _fractions(pair(scan(tmp_path)))
+    (dose,) = tmp_path.rglob("plan-dose.dcm")
+    for name, more in (("sum", {}), ("of today", {"FrameOfReferenceUID": str(today.frame)})):
+        ours = shutil.copy(dose, tmp_path / f"{name}.dcm")
+        said = {"SOPInstanceUID": generate_uid(), "SeriesInstanceUID": generate_uid()}
+        changed(ours, Manufacturer="recontour", ManufacturerModelName="recontour", **said, **more)
+    (fraction,), (one,) = _fractions(pair(scan(tmp_path))), before
+    assert (fraction.plan.doses, fraction.recomputed) == (one.plan.doses, ()) != ((), ())
 
 
 def test_a_ct_that_no_plan_was_made_on_is_to_be_contoured_as_ever(tmp_path):
