@@ -4,55 +4,64 @@ import json
 import os
 import subprocess
 import sys
-import time
+import threading
 from pathlib import Path
 
 import pytest
 from distributed import Client
 
+from patient.errors import OutOfResources
 from pipelines.configuration import Configuration
-from pipelines.night import run_night
+from pipelines.ledger import Ledger, State
+from pipelines.night import read_nights, run_night
 from tests.making import phantom, write_ct
+from tests.scenarios.waiting import Clock, hangs, until
 
 HOME = Path(__file__).parents[2]
 RECONTOUR = str(Path(sys.executable).with_name("recontour"))
-QUIET = Configuration(settle_minutes=0, time_limit=6.0)
+QUIET = Configuration(settle_minutes=0, time_limit=60.0)
+LONG = "3600s"
+
+
+class Cluster:
+    """A scheduler and workers, each a process of its own as a clinic would start them."""
+
+    def __init__(self, folder: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(HOME), "DASK_TEMPORARY_DIRECTORY": str(folder / "scratch")}
+        self.how = {"env": environment, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "cwd": folder}
+        self.file = folder / "scheduler.json"
+        address = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(self.file))
+        self.scheduler = self._start("scheduler", "--port", "0", *address)
+        until(lambda: _address(self.file) is not None, self.scheduler)
+        self.address, self.workers = str(_address(self.file)), list[subprocess.Popen[bytes]]()
+
+    def add_workers(self, count: int, *how: str) -> None:
+        address = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(self.file))
+        self.workers.append(self._start("worker", "--nworkers", str(count), "--nthreads", "1", *address, *how))
+        with Client(self.address, timeout=LONG) as client:
+            until(lambda: len(client.scheduler_info(n_workers=-1)["workers"]) == count, self.workers[-1])
+
+    def _start(self, *what: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-m", "dask", *what], **self.how)
+
+    def stop(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.terminate()
+            process.wait()
 
 
 @pytest.fixture
-def scheduler(tmp_path):
-    """Address of a scheduler with two workers, each a process of its own as a clinic would start them."""
-    environment = {**os.environ, "PYTHONPATH": str(HOME), "DASK_TEMPORARY_DIRECTORY": str(tmp_path / "scratch")}
-    file = tmp_path / "scheduler.json"
-    quiet = {"env": environment, "stderr": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "cwd": tmp_path}
-    dask = [sys.executable, "-m", "dask"]
-    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", file]
-    worker = [
-        "worker",
-        "--scheduler-file",
-        file,
-        "--nworkers",
-        "2",
-        "--nthreads",
-        "1",
-        "--no-dashboard",
-        "--host",
-        "127.0.0.1",
-    ]
-    started = [subprocess.Popen([*dask, *map(str, what)], **quiet) for what in (scheduler, worker)]
-    try:
-        deadline = time.monotonic() + 60
-        while (address := _address(file)) is None and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert address is not None
-        with Client(address, timeout="30s") as client:
-            client.wait_for_workers(2, timeout=60)
-        yield address
-    finally:
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            process.wait(timeout=30)
+def cluster(tmp_path):
+    started = Cluster(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def scheduler(cluster):
+    """Address of a scheduler with two workers."""
+    cluster.add_workers(2)
+    return cluster.address
 
 
 def _address(file):
@@ -73,21 +82,22 @@ def test_a_night_on_a_clusters_workers_publishes_its_cases_and_leaves_the_cluste
     inbox, out = _inbox(tmp_path / "in", ["a", "b"]), tmp_path / "out"
     command = [RECONTOUR, "nightly", inbox, "-o", out, "--scheduler", scheduler, "--settle-minutes", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, env=environment)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
     assert done.returncode == 3, done.stderr
     for case in json.loads(done.stdout)["cases"]:
         assert (out / case["folder"] / "rtstruct.dcm").is_file()
     assert not any((out / ".work").iterdir())
-    with Client(scheduler, timeout="10s") as client:
+    with Client(scheduler, timeout=LONG) as client:
         assert len(client.scheduler_info(n_workers=-1)["workers"]) == 2
 
 
 def test_on_a_clusters_workers_too_one_bad_case_does_not_stop_the_others(scheduler, tmp_path):
     inbox, out = _inbox(tmp_path / "in", ["good", "raise", "hang", "die", "more"]), tmp_path / "out"
-    record = run_night(inbox, out, QUIET, scheduler=scheduler, function="tests.scenarios.trivial:by_rows")
+    clock = hangs(out, published=3)
+    record = run_night(inbox, out, QUIET, scheduler=scheduler, function="tests.scenarios.trivial:by_rows", now=clock)
     assert sorted(c.state for c in record.cases) == ["done", "done", "failed", "failed", "failed"]
     reasons = " ".join(r for c in record.cases for r in c.reasons)
-    assert "longer than 6 s" in reasons
+    assert "longer than 60 s" in reasons
     assert "unexpected RuntimeError" in reasons
 
 
@@ -95,6 +105,48 @@ def test_on_a_clusters_workers_too_one_bad_case_does_not_stop_the_others(schedul
 def test_an_address_where_no_scheduler_answers_is_a_wrong_call(tmp_path, address):
     inbox = _inbox(tmp_path / "in", ["a"])
     command = [RECONTOUR, "nightly", inbox, "-o", tmp_path / "out", "--scheduler", address, "--settle-minutes", "0"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60)
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert f"No Dask scheduler answers at {address}" in done.stderr
+
+
+def _nothing_was_tried(out: Path, why: str) -> None:
+    """Whatever was under way is ready, did not count, and is on the page with the reason."""
+    with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
+        assert {(job.state, job.attempts) for job in ledger.jobs()} == {(State.READY, 0)}
+    record = read_nights(out)[-1]
+    assert {case.state for case in record.cases} == {"ready"}
+    assert any(why in problem for problem in record.problems)
+    assert not any((out / ".work").iterdir())
+
+
+def test_a_scheduler_without_workers_is_told_and_ends_the_night_in_order(cluster, tmp_path):
+    inbox, out = _inbox(tmp_path / "in", ["a", "b"]), tmp_path / "out"
+    with pytest.raises(OutOfResources, match="no worker"):
+        run_night(inbox, out, QUIET, scheduler=cluster.address, now=Clock(lambda: True))
+    _nothing_was_tried(out, "no worker")
+
+
+def test_the_last_worker_that_dies_ends_the_night_in_order(cluster, tmp_path):
+    inbox, out = _inbox(tmp_path / "in", ["die", "more"]), tmp_path / "out"
+    cluster.add_workers(1, "--no-nanny")
+    clock = Clock(lambda: cluster.workers[0].poll() is not None)
+    with pytest.raises(OutOfResources, match="no worker"):
+        run_night(inbox, out, QUIET, scheduler=cluster.address, function="tests.scenarios.trivial:die", now=clock)
+    _nothing_was_tried(out, "no worker")
+
+
+def test_a_scheduler_that_dies_ends_the_night_in_order(cluster, tmp_path):
+    inbox, out = _inbox(tmp_path / "in", ["a", "b"]), tmp_path / "out"
+    cluster.add_workers(1)
+
+    def kill() -> None:
+        until(lambda: any((out / ".work").glob("*/hangs")), cluster.scheduler)
+        cluster.scheduler.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(OutOfResources, match="scheduler is gone"):
+        run_night(inbox, out, QUIET, scheduler=cluster.address, function="tests.scenarios.trivial:waits")
+    killer.join()
+    _nothing_was_tried(out, "scheduler is gone")

@@ -33,6 +33,17 @@ def slow(request: CaseRequest) -> CaseResult:
     return succeed(request)
 
 
+def waits(request: FractionFiles | CaseRequest) -> CaseResult:
+    """Hangs until it is stopped, and says that it does."""
+    (Path(request.folder) / "hangs").touch()
+    while True:
+        time.sleep(1)
+
+
+def die(request: CaseRequest) -> CaseResult:
+    os._exit(9)
+
+
 def by_rows(request: CaseRequest) -> CaseResult:
     """What happens depends on the image's folder: its name says."""
     what = Path(request.files[0]).parent.name
@@ -41,7 +52,7 @@ def by_rows(request: CaseRequest) -> CaseResult:
     if what == "refuse":
         raise IncompleteSeries("two planes are missing", where="x.dcm")
     if what == "hang":
-        time.sleep(600)
+        waits(request)
     if what == "die":
         os._exit(9)
     if what == "eat":
@@ -64,8 +75,8 @@ def fraction(request: FractionFiles | CaseRequest) -> object:
     from pipelines.course_case import read_fraction
     from tests.fractions import fraction_result, write_case
 
-    pause = float(os.environ.get("TRIVIAL_PAUSE", "0"))
-    time.sleep(pause)
+    if os.environ.get("TRIVIAL_HANGS_AT") == str(request.number):
+        waits(request)
     earlier = [read_fraction(Path(folder)) for folder in request.earlier]
     result = fraction_result(
         request.case,
