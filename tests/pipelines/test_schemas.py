@@ -54,7 +54,7 @@ def test_the_result_of_a_real_case_follows_its_schema_and_says_its_version(tmp_p
     contour_case(CaseRequest(case="c", files=files, series_uid=uid, folder=str(tmp_path / "made")))
     text = (tmp_path / "made" / "result.json").read_text()
     _follows_its_schema(text, "result")
-    assert json.loads(text)["schema"] == "1.0"
+    assert json.loads(text)["schema"] == "1.1"
 
 
 def test_a_course_and_its_fractions_follow_their_schemas(tmp_path):
