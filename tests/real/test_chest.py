@@ -2,11 +2,13 @@ import numpy as np
 import pytest
 
 from contour.anatomy import AnatomyEngine
+from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Context, Finding
 from contour.evaluate import Agreement, compare
 from patient.outline import mask_of_united_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
+from patient.volume import Field, Volume
 
 pytestmark = pytest.mark.real
 
@@ -47,3 +49,18 @@ def test_lungs_are_whole_where_tumour_parts_them_and_hold_no_bowel(real_data, pa
         )
         assert abs(ours[-1] - theirs[-1]) <= 2
         assert abs(ours[0] - theirs[0]) <= 3
+
+
+@pytest.mark.parametrize("patient", CLINIC)
+def test_a_lung_without_its_apex_is_flagged_and_a_whole_one_is_not(real_data, patient):
+    image = open_folder(real_data / patient / "CT")
+    grid = image.geometry
+    fields = {a.name: a.field for a in AnatomyEngine().contour(image.load(), ["Lung_L", "Lung_R"], Context())}
+    extents = {name: Extent.of(field, grid) for name, field in fields.items()}
+    assert not [f for name, extent in extents.items() for f in abrupt_ends(name, extent)]
+    assert not list(uneven_pairs(extents))
+    mask = fields["Lung_R"].mask().placed_in(grid).array
+    last = np.flatnonzero(mask.any(axis=(1, 2)))[-1]
+    mask[last - int(30 / grid.spacing[0]) :] = False
+    short = Extent.of(Field.of_mask(Volume(mask, grid)), grid)
+    assert [name for name, _ in uneven_pairs({**extents, "Lung_R": short})] == ["Lung_R"]
