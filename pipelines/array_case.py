@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
@@ -17,31 +16,11 @@ from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Absent, Context, Flag
 from contour.hounsfield import must_be_hounsfield
 from contour.template import EXISTING, Wanted, load_template
-from patient.errors import InputError
 from patient.geometry import Geometry
-from patient.volume import Field, Volume
+from patient.volume import Field
 from pipelines.case import installed_engines, reasons_of, state_of
+from pipelines.image_file import read_image
 from pipelines.result import CaseResult, FlagRecord, State, StructureRecord, Verdict
-
-
-def read_image(path: Path) -> Volume[Any]:
-    """A NIfTI, NRRD or MetaImage file in HU, LPS.
-
-    Raises:
-        InputError: not readable, or not three-dimensional.
-    """
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise InputError("The image cannot be read", where=path.name) from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError("The image is not a volume of one value a voxel", where=path.name)
-    nx, ny, nz = image.GetSize()
-    dx, dy, dz = image.GetSpacing()
-    x, y, z = image.GetOrigin()
-    columns = np.asarray(image.GetDirection()).reshape(3, 3)
-    i, j, k = ((float(c[0]), float(c[1]), float(c[2])) for c in columns.T)
-    return Volume(sitk.GetArrayFromImage(image), Geometry((nz, ny, nx), (dz, dy, dx), (x, y, z), (k, j, i)))
 
 
 def contour_array(path: Path, folder: Path, template_name: str, progress: Callable[[float, str], None]) -> CaseResult:

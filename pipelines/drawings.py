@@ -22,7 +22,7 @@ from patient.read.images import open_image
 from patient.read.index import SeriesEntry, scan
 from patient.read.rtstruct import read_structure_set, referenced_image
 from patient.volume import Mask, Volume
-from pipelines.array_case import read_image
+from pipelines.image_file import read_image
 from pipelines.job_key import case_name, patient_key
 
 IMAGE_FILES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")

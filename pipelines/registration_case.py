@@ -20,7 +20,7 @@ from patient.read.images import open_image
 from patient.read.index import scan
 from patient.series import ImageSeries
 from patient.volume import Mask, Volume
-from pipelines.array_case import read_image
+from pipelines.image_file import read_image
 from pipelines.registration_result import RegistrationResult, result_of
 from pipelines.result import VERSION
 from registration.couch import CouchCorrection, couch_correction

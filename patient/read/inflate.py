@@ -13,27 +13,30 @@ ALWAYS = 64 * MIB
 """Bytes that anything may expand to: an image of air is almost nothing when it is compressed."""
 RATIO = 100
 """Times its own size that a larger one may expand to. Images reach 2 to 10, contours as text 5."""
+DEFLATE = 1032
+"""Times its own size that deflate can expand to at all, as a picture of one number does."""
 MOST = 4096 * MIB
 _CHUNK = 64 * 1024
 
 
-def most_expanded(compressed: int) -> int:
+def most_expanded(compressed: int, ratio: int = RATIO) -> int:
     """Bytes that so many compressed ones may expand to."""
-    return min(MOST, max(ALWAYS, RATIO * compressed))
+    return min(MOST, max(ALWAYS, ratio * compressed))
 
 
-def refuse_expansion(expanded: int, compressed: int, name: str) -> None:
+def refuse_expansion(expanded: int, compressed: int, name: str, ratio: int = RATIO) -> None:
     """Refuse to expand what would fill the memory.
 
     Args:
         expanded: bytes it would expand to, or has so far.
         compressed: bytes of its file.
         name: of the file.
+        ratio: of large files; higher where what is held is mostly one number.
 
     Raises:
         InputError: more than `most_expanded`.
     """
-    if expanded > (most := most_expanded(compressed)):
+    if expanded > (most := most_expanded(compressed, ratio)):
         raise InputError(
             f"Expands to more than {most // MIB} MiB from {compressed / MIB:.1f} MiB",
             where=name,
