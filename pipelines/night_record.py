@@ -40,6 +40,13 @@ class ImageLabel(Record):
     body_part: str = ""
     files: int = 0
 
+    @property
+    def words(self) -> str:
+        """On one line; empty where nothing is known."""
+        patient = f"patient {self.patient}" if self.patient else ""
+        series = f"series {self.series}" if self.series is not None else ""
+        return ", ".join(word for word in (patient, self.acquired, series, self.station, self.body_part) if word)
+
 
 class CaseLine(Record):
     """One case of a night. Links are made from these names: they hold ids alone."""
@@ -131,6 +138,15 @@ def read_nights(outbox: Path) -> list[NightRecord]:
     if not isinstance(said, list):
         raise ValueError("no list of nights")
     return [NightRecord.model_validate(night) for night in said]
+
+
+def labels(outbox: Path) -> dict[str, ImageLabel]:
+    """What people tell each case by, as the newest night that met it says; nothing where their file is damaged."""
+    try:
+        nights = read_nights(outbox)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {line.case: line.label for night in nights for line in (*night.cases, *night.series) if line.case}
 
 
 def remembered(outbox: Path, ledger: Ledger) -> list[NightRecord]:

@@ -63,6 +63,7 @@ def status(
     from pipelines.keeping import check_outbox, close_cases, restore_ledger, retry_cases
     from pipelines.ledger import Ledger
     from pipelines.ledger_file import BACKUP, LEDGER
+    from pipelines.night_record import ImageLabel, labels
 
     if not any((outbox / name).is_file() for name in (LEDGER, BACKUP)):
         raise InputError("No ledger there", where=outbox.name, remedy="Give the outbox of a night")
@@ -77,12 +78,14 @@ def status(
     close_cases(outbox, close or ())
     with Ledger(outbox / LEDGER, read_only=True) as ledger:
         jobs = [(job, ledger.last_output(job.image)[0]) for job in ledger.jobs()]
+    told = labels(outbox)
     if as_json:
         print(
             json.dumps(
                 [
                     {
                         "case": job.case,
+                        "label": told.get(job.case, ImageLabel()).model_dump(),
                         "state": job.state,
                         "reasons": job.reasons,
                         "attempts": job.attempts,
@@ -93,7 +96,7 @@ def status(
             )
         )
     else:
-        show_lines([(job.case, job.state, job.reasons) for job, _ in jobs])
+        show_lines([(f"{job.case}\n{told.get(job.case, ImageLabel()).words}", job.state, job.reasons) for job, _ in jobs])
     return DONE
 
 

@@ -14,7 +14,7 @@ from pipelines import night
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger
 from pipelines.night import run_night
-from pipelines.night_record import read_nights
+from pipelines.night_record import labels, read_nights
 from pipelines.work import run_case
 from tests.making import phantom, write_ct
 from tests.planning import identity, image, plan
@@ -195,6 +195,8 @@ def test_refused_cases_of_one_day_can_be_told_apart_by_what_the_site_allows(tmp_
     assert {t for t in told if t[1] != 3} == {("P1", 1, "simulator", "CHEST"), ("P2", 2, "simulator", "CHEST")}
     assert next(t for t in told if t[1] == 3)[2].startswith("station ")
     assert "P2" in (tmp_path / "out" / "index.html").read_text()
+    words = {label.words for label in labels(tmp_path / "out").values()}
+    assert "patient P1, 2026-01-01, series 1, simulator, CHEST" in words
 
 
 def test_every_series_of_an_inbox_is_on_the_page_with_what_was_done_with_it_and_why(tmp_path):
