@@ -30,7 +30,8 @@ from benchmarks.record import ROOT, record
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger, State
 from pipelines.ledger_file import LEDGER
-from pipelines.night import read_nights, run_night
+from pipelines.night import run_night
+from pipelines.night_record import read_nights
 from tests.planning import identity, image
 
 CASES = int(os.environ.get("RECONTOUR_CHAOS_CASES", "1000"))

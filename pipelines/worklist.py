@@ -73,6 +73,8 @@ class Worklist:
         job = self.ledger.job(image)
         if job is not None and job.state is State.FAILED and not job.closed:
             self.lines[image] = CaseLine(case=job.case, state=job.state, reasons=(*job.reasons, _until_when(job)))
+        elif job is not None and job.state not in FINISHED:
+            self.lines[image] = CaseLine(case=job.case, state=job.state, reasons=job.reasons)
         else:
             self._left.add(image)
             self.unchanged += 1

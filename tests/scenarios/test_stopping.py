@@ -11,7 +11,8 @@ import pytest
 from pipelines.configuration import Configuration
 from pipelines.keeping import close_cases, retry_cases
 from pipelines.ledger import Ledger, State
-from pipelines.night import read_nights, run_night
+from pipelines.night import run_night
+from pipelines.night_record import read_nights
 from tests.making import phantom, write_ct
 from tests.planning import identity, image, plan
 from tests.scenarios.waiting import until
