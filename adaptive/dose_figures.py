@@ -83,7 +83,7 @@ def dose_figures(
         registration: trust in today's.
     """
     here, there = grids
-    at_plan = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0]}
+    at_plan = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0], "slices": here.slices}
     at_today = {"frame_of_reference": there.frame_of_reference, "plane_spacing": there.spacing[0]}
 
     total, days = summed.dose.judged
@@ -91,7 +91,7 @@ def dose_figures(
 
     def dvhs(one: Propagated) -> StructureDose | str:
         try:
-            cells = lattice(one.structure, plane_spacing=here.spacing[0])
+            cells = lattice(one.structure, plane_spacing=here.spacing[0], slices=here.slices)
             planned = dvh(one.structure, plan, **at_plan, cells=cells)
             band = dvh_band(Structure(one.name, drawn=one.loops), today[0].whole, today[1], **at_today)
             so_far = dvh_band(one.structure, total.dose, total.half_width, **at_plan, cells=cells)

@@ -17,7 +17,7 @@ from adaptive.histogram import BIN, Dvh, DvhBand, Metric
 from adaptive.lattice import End, Lattice, lattice
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
-from patient.geometry import Geometry
+from patient.geometry import Geometry, Slices
 from patient.structures import Structure
 from patient.volume import Volume
 
@@ -33,6 +33,7 @@ def dvh(
     *,
     frame_of_reference: str,
     plane_spacing: float | None = None,
+    slices: Slices | None = None,
     end: End = End.HALF_SLAB,
     resolution: float | None = None,
     cells: Lattice | None = None,
@@ -42,6 +43,7 @@ def dvh(
     Args:
         frame_of_reference: of the image the structure was drawn on; must be the dose's.
         plane_spacing: mm between that image's planes; needed for a structure on one plane, else read off its contours.
+        slices: of that image, where they are unevenly spaced.
         resolution: mm, edge of a cell; chosen by the structure's size if not given.
         cells: the structure's, as `lattice` gives them with the same arguments, where several doses are asked for.
 
@@ -50,7 +52,7 @@ def dvh(
         InputError: an uncertainty (Dose Type ERROR) instead of a dose; one contour and no plane spacing.
     """
     _admit(structure, dose, frame_of_reference)
-    cells = cells or lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
+    cells = cells or lattice(structure, plane_spacing=plane_spacing, slices=slices, end=end, resolution=resolution)
     return _sampled(structure.name, cells, end, dose.volume.geometry, [dose.volume.array])[0]
 
 
@@ -61,6 +63,7 @@ def dvh_band(
     *,
     frame_of_reference: str,
     plane_spacing: float | None = None,
+    slices: Slices | None = None,
     end: End = End.HALF_SLAB,
     resolution: float | None = None,
     cells: Lattice | None = None,
@@ -84,7 +87,7 @@ def dvh_band(
         raise FrameMismatch("A dose and its error are on different grids", where=dose.sop_instance_uid)
     if float(np.nanmin(error.array, initial=0.0)) < 0:
         raise InputError("A dose's error holds negative numbers", why="It is half the width of an interval")
-    cells = cells or lattice(structure, plane_spacing=plane_spacing, end=end, resolution=resolution)
+    cells = cells or lattice(structure, plane_spacing=plane_spacing, slices=slices, end=end, resolution=resolution)
     return DvhBand(*_sampled(structure.name, cells, end, dose.volume.geometry, [dose.volume.array, error.array], _band))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patient.errors import InputError
-from patient.geometry import Box, Geometry, Triple
+from patient.geometry import Box, Geometry, Slices, Triple
 from patient.outline import mask_of_loops
 from patient.structures import Loop, Structure
 
@@ -88,12 +88,18 @@ class Lattice:
 
 
 def lattice(
-    structure: Structure, *, plane_spacing: float | None = None, end: End = End.HALF_SLAB, resolution: float | None = None
+    structure: Structure,
+    *,
+    plane_spacing: float | None = None,
+    slices: Slices | None = None,
+    end: End = End.HALF_SLAB,
+    resolution: float | None = None,
 ) -> Lattice:
     """A structure in cells on its own planes, of whatever orientation and spacing.
 
     Args:
         plane_spacing: mm between the planes of the image it was drawn on; without it the least distance of two contours.
+        slices: of that image, where they are unevenly spaced.
         resolution: mm, edge of a cell; chosen for some 250 000 cells if not given.
 
     Returns:
@@ -111,7 +117,7 @@ def lattice(
     planes = _planes(loops, np.asarray(axes[0]))
     positions = np.array([position for position, _ in planes])
     if structure.drawn is None and structure.field is not None:
-        plane_spacing = structure.field.geometry.spacing[0]
+        plane_spacing, slices = structure.field.geometry.spacing[0], structure.field.geometry.slices
     steps = np.diff(positions)
     if plane_spacing is None and not len(steps):
         raise InputError(
@@ -120,9 +126,9 @@ def lattice(
             remedy="Give the plane spacing of the image it was drawn on",
         )
     spacing = float(steps.min()) if plane_spacing is None else plane_spacing
-    half = np.where(steps > GAP * spacing, spacing, steps) / 2
-    beyond = spacing / 2 if end is End.HALF_SLAB else 0.0
-    below, above = np.concatenate(([beyond], half)), np.concatenate((half, [beyond]))
+    below, above, gaps = _halves(positions, spacing) if slices is None else _uneven(positions, slices, axes[0])
+    if end is End.LAST_PLANE:
+        below[0] = above[-1] = 0.0
     edge = resolution or _edge(areas, spacing)
     flat = [[loop.points @ np.asarray(axes[1:]).T for loop in on] for _, on in planes]
     corner, far = (end([end(points, axis=0) for on in flat for points in on], axis=0) for end in (np.min, np.max))
@@ -135,7 +141,24 @@ def lattice(
         points = positions[some][plane, None] * np.asarray(axes[0]) + across @ np.asarray(axes[1:])
         depths = (-float(below[some].mean()), float(above[some].mean()))
         slabs += [_layers(points, plane, depth, np.asarray(axes[0]), edge) for depth in depths if depth]
-    return Lattice(tuple(slabs), spacing, edge, int((steps > GAP * spacing).sum()))
+    return Lattice(tuple(slabs), spacing, edge, gaps)
+
+
+def _halves(positions: Points, spacing: float) -> tuple[Points, Points, int]:
+    """mm that each plane stands for, below and above it; and gaps."""
+    steps = np.diff(positions)
+    half = np.where(steps > GAP * spacing, spacing, steps) / 2
+    below, above = np.concatenate(([spacing / 2], half)), np.concatenate((half, [spacing / 2]))
+    return below, above, int((steps > GAP * spacing).sum())
+
+
+def _uneven(positions: Points, slices: Slices, normal: Triple) -> tuple[Points, Points, int]:
+    """As `_halves`, half the way to the image's next slice."""
+    places = np.sort(np.asarray(slices.positions) @ np.asarray(normal))
+    own = np.abs(places - positions[:, None]).argmin(axis=1)
+    steps = np.diff(places)
+    below, above = (np.concatenate(ends) / 2 for ends in (([steps[0]], steps), (steps, [steps[-1]])))
+    return below[own], above[own], int((np.diff(own) > 1).sum())
 
 
 def _together(most: int, below: Points, above: Points) -> Iterator[NDArray[np.intp]]:

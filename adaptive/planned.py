@@ -15,6 +15,7 @@ from scipy import ndimage
 
 from patient.geometry import Box, Geometry
 from patient.outline import mask_of_loops
+from patient.slices import SliceStack
 from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Volume
 
@@ -69,6 +70,9 @@ def surface_of(structure: Structure, image: Geometry) -> Surface | None:
     loops = [loop for loop in structure.loops if len(loop.points) >= 3 and loop.kind.startswith("CLOSED")]
     if not loops:
         return None
+    stack = SliceStack.of(image) if image.slices is not None else None
+    if stack is not None:
+        loops, image = stack.loops(loops), stack.geometry
     grid = _lattice(loops, image)
     filled = mask_of_loops(loops, grid)
     inside = np.zeros(grid.shape, dtype=bool)
@@ -83,7 +87,8 @@ def surface_of(structure: Structure, image: Geometry) -> Surface | None:
     _close(distance, used)
     gaps = int((~used[first : last + 1]).sum())
     box = Box((first - 1, 0, 0), (last + 2, *grid.shape[1:]))
-    return Surface(Field(_halved(Volume(distance, grid).cropped(box)), Level.DISTANCE), gaps)
+    field = Volume(distance, grid).cropped(box)
+    return Surface(Field(_halved(field if stack is None else stack.back(field)), Level.DISTANCE), gaps)
 
 
 def _lattice(loops: list[Loop], image: Geometry) -> Geometry:

@@ -27,7 +27,7 @@ from adaptive.tissue import Registered, as_it_shrank, as_one_piece
 from contour.derive import derive
 from contour.engine import Finding, Flag
 from contour.recipe import ingredients, parse
-from patient.geometry import Box, Geometry
+from patient.geometry import Box, Geometry, Slices
 from patient.outline import loops_of_field
 from patient.structures import Loop, Structure
 from patient.trust import Trust
@@ -117,13 +117,14 @@ class Propagated:
 
     @cached_property
     def loops(self) -> tuple[Loop, ...]:
-        """Of `whole`, on today's planes; none without it."""
-        return loops_of_field(self.whole) if self.whole is not None else ()
+        """Of `whole`, on the planes of today's grid; none without it."""
+        return loops_of_field(_drawn_on(self.whole, None)) if self.whole is not None else ()
 
     @property
     def drawn(self) -> tuple[Loop, ...] | None:
         """Loops of `field` where they are the same as those of `whole`; None for whoever draws them to make them anew."""
-        return self.loops if self.field is not None and self.field is self.whole else None
+        same = self.field is not None and self.field is self.whole and self.field.geometry.slices is None
+        return self.loops if same else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +372,8 @@ def _finished(of: Propagated, stage: Stage) -> Propagated:
 
 
 def _within(whole: Field, today: Geometry) -> Field | None:
-    """What of a field lies in the image."""
+    """What of a field lies in the image, to be drawn on the image's own slices."""
+    whole = _drawn_on(whole, today.slices)
     box = today.box_of(whole.geometry)
     inner = box.padded(0, today.shape)
     if inner == box:
@@ -381,6 +383,13 @@ def _within(whole: Field, today: Geometry) -> Field | None:
         if inner.empty
         else _cropped(Field(whole.volume.cropped(whole.geometry.box_of(today.cropped(inner))), whole.level))
     )
+
+
+def _drawn_on(field: Field, slices: Slices | None) -> Field:
+    """A field whose contours go to these slices, or to the planes of its grid."""
+    if field.geometry.slices == slices:
+        return field
+    return Field(Volume(field.volume.array, replace(field.geometry, slices=slices)), field.level)
 
 
 def _apart(one: Field, other: Field, stage: Stage) -> Disagreement | None:

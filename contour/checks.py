@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import cc3d
 import numpy as np
+from numpy.typing import NDArray
 
 from contour.engine import Finding, Flag
 from contour.template import Wanted
@@ -85,10 +86,25 @@ def cut_sides(field: Field, whole: Geometry) -> list[str]:
     sides: list[str] = []
     for name, direction in _DIRECTIONS.items():
         axis, along = whole.nearest_axis(direction)
-        at = (whole.shape[axis] - 1 if along > 0 else 0) - box.start[axis]
-        if 0 <= at < mask.array.shape[axis] and np.take(mask.array, at, axis=axis).any():
+        ends = _ends(whole, axis, along)[box.slices[0]]
+        places = np.arange(box.start[axis], box.stop[axis])
+        if axis == 0:
+            reached = (places == ends) & mask.array.any(axis=(1, 2))
+        else:
+            beyond = places >= ends[:, None] if along > 0 else places <= ends[:, None]
+            reached = beyond & mask.array.any(axis=3 - axis)
+        if reached.any():
             sides.append(name)
     return sides
+
+
+def _ends(whole: Geometry, axis: int, along: int) -> NDArray[np.float64]:
+    """By plane the last voxel that the image shows along an axis; a tilted gantry's slices end elsewhere in each plane."""
+    if axis == 0 or whole.slices is None:
+        return np.full(whole.shape[0], whole.shape[axis] - 1.0 if along > 0 else 0.0)
+    at = whole.slices.on(whole)
+    first = np.interp(np.arange(whole.shape[0]), at[:, 0], at[:, axis])
+    return np.floor(first + whole.slices.shape[axis - 1] - 1) if along > 0 else np.ceil(first)
 
 
 _DIRECTIONS = {

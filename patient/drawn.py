@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from patient.geometry import Geometry
 from patient.outline import mask_of_loops
+from patient.slices import SliceStack
 from patient.structures import Loop
-from patient.volume import Field, Level, Volume
+from patient.volume import Field, Level, Mask, Volume
 
 NEAR = 2.0
 """Pixels from the loops up to which the distance is true; beyond, it is right to half a pixel."""
@@ -27,7 +28,7 @@ def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
     """The signed distance in each plane to the loops drawn on it; inside are the voxels that `mask_of_loops` gives.
 
     Args:
-        loops: on planes of `grid`.
+        loops: on planes of `grid`, or on its slices where it has its own.
         grid: any grid with those planes.
 
     Returns:
@@ -36,6 +37,10 @@ def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
     Raises:
         FrameMismatch: a loop lies on no plane of the grid, or across its planes.
     """
+    if grid.slices is not None:
+        stack = SliceStack.of(grid)
+        drawn = field_of_loops(stack.loops(loops), stack.geometry)
+        return None if drawn is None else _signed(stack.back(drawn.volume), mask_of_loops(loops, grid), grid)
     mask = mask_of_loops(loops, grid)
     if not mask.array.any():
         return None
@@ -48,6 +53,15 @@ def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
         if segments:
             _measure(values[k], inside[k], np.concatenate(segments), part)
     return Field(Volume(values, part), Level.DISTANCE)
+
+
+def _signed(distance: Volume[np.float32], mask: Mask, grid: Geometry) -> Field | None:
+    """What of a field lies in a grid, negative inside a mask; None where that holds nothing."""
+    if not mask.array.any():
+        return None
+    part = distance.cropped(distance.geometry.box_of(grid).padded(0, distance.array.shape))
+    size = np.maximum(np.abs(part.array), np.float32(LEAST * min(part.geometry.spacing[1:])))
+    return Field(Volume(np.where(mask.placed_in(part.geometry).array, -size, size), part.geometry), Level.DISTANCE)
 
 
 def _segments(loops: Sequence[Loop], part: Geometry) -> list[list[NDArray[np.float64]]]:

@@ -14,13 +14,15 @@ from itertools import pairwise
 from typing import cast
 
 import contourpy
+import edt
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from patient.errors import FrameMismatch
-from patient.geometry import Box, Geometry
+from patient.geometry import MEETS, Box, Geometry
 from patient.parallel import each
+from patient.slices import SliceStack, neighbours
 from patient.structures import Loop
 from patient.volume import Field, Level, Mask, Volume
 
@@ -44,9 +46,13 @@ def loops_of_mask(mask: Mask) -> tuple[Loop, ...]:
     Diagonal neighbours are separate parts; pixels at the border of the array are closed there.
 
     Args:
-        mask: bool `[z, y, x]`, usually cropped to its own box.
+        mask: bool `[z, y, x]`, usually cropped to its own box. On slices the nearest plane is drawn.
     """
-    return _loops(lambda k: _inset_plane(mask.array[k]), mask.geometry, 0.0)
+    return _loops(lambda place: _inset_plane(mask.array[_nearest(place, mask.array)]), mask.geometry, 0.0)
+
+
+def _nearest(place: float, array: NDArray[np.bool_]) -> int:
+    return int(np.clip(np.rint(place), 0, len(array) - 1))
 
 
 def _inset_plane(mask: NDArray[np.bool_]) -> Points | None:
@@ -62,11 +68,21 @@ def loops_of_field(field: Field) -> tuple[Loop, ...]:
     """Loops of a field's surface on the planes of its grid, finer than its pixels.
 
     Args:
-        field: cropped with a voxel of margin; where the surface leaves the array it is closed half a voxel outside.
+        field: cropped with a voxel of margin; where the surface leaves the array it is closed half a voxel outside. On
+            slices of the grid's own: linear between its planes.
     """
     sign, level = np.float32(1.0 if field.level is Level.PROBABILITY else -1.0), np.float32(field.level.value)
     tolerance = SMOOTH_MM / min(field.geometry.spacing[1:])
-    return _loops(lambda k: _mirrored_plane(sign * (field.volume.array[k] - level)), field.geometry, tolerance)
+    return _loops(lambda place: _mirrored_plane(sign * (_plane(field, place) - level)), field.geometry, tolerance)
+
+
+def _plane(field: Field, place: float) -> NDArray[np.float32]:
+    """Values of a field at a place among its planes, linear between two of them."""
+    array = field.volume.array
+    if abs(place - round(place)) < MEETS:
+        return array[round(place)]
+    below, above, share = neighbours(np.arange(len(array), dtype=np.float64), place)
+    return (1 - np.float32(share)) * array[below] + np.float32(share) * array[above]
 
 
 def _mirrored_plane(values: NDArray[np.float32]) -> Points | None:
@@ -80,20 +96,28 @@ def _mirrored_plane(values: NDArray[np.float32]) -> Points | None:
     return plane
 
 
-def _loops(plane_of: Callable[[int], Points | None], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
-    """Zero level of framed planes (None where they hold nothing), kept within `tolerance` pixels."""
+def _loops(plane_of: Callable[[float], Points | None], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
+    """Zero level of framed planes (None where they hold nothing), kept within `tolerance` pixels; on the image's slices."""
 
-    def on(k: int) -> list[Loop]:
+    def on(place: float) -> list[Loop]:
         loops: list[Loop] = []
-        values = plane_of(k)
+        values = plane_of(place)
         for outer, holes in _polygons(values, tolerance) if values is not None else ():
             ring = _keyholed(outer, holes) if holes else outer
-            kji = np.full((len(ring), 3), float(k))
+            kji = np.full((len(ring), 3), float(place))
             kji[:, 1:] = ring[:, ::-1] - 1.0
             loops.append(Loop(geometry.points(kji)))
         return loops
 
-    return tuple(loop for loops in each(on, range(geometry.shape[0])) for loop in loops)
+    return tuple(loop for loops in each(on, _places(geometry)) for loop in loops)
+
+
+def _places(geometry: Geometry) -> Sequence[float]:
+    """Where the image's slices lie among the planes of a grid."""
+    if geometry.slices is None:
+        return range(geometry.shape[0])
+    at = geometry.indices(geometry.slices.positions)[:, 0]
+    return [float(place) for place in at if -0.5 < place < geometry.shape[0] - 0.5]
 
 
 _NO_MASK = np.asarray(False)
@@ -185,7 +209,7 @@ def mask_of_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:
     Exact duplicates of a loop count once; points and open lines enclose nothing. What is outside the grid is cut off.
 
     Args:
-        loops: on planes of `grid`.
+        loops: on planes of `grid`; on its slices where it has such: each then stands for half the way to its neighbours.
         grid: any grid with those planes.
 
     Returns:
@@ -214,6 +238,14 @@ class _Edges:
 
 def _filled(loops: Sequence[Loop], grid: Geometry, *, unite: bool) -> Mask:
     nothing = Volume(np.zeros((1, 1, 1), dtype=bool), grid.cropped(Box((0, 0, 0), (1, 1, 1))))
+    if grid.slices is not None:
+        stack = SliceStack.of(grid)
+        drawn = stack.back(_signed(_filled(stack.loops(loops), stack.geometry, unite=unite)))
+        inside = Volume(drawn.array < 0, drawn.geometry)
+        box = inside.geometry.box_of(grid).padded(0, inside.array.shape)
+        if box.empty or (held := Box.of(inside.array[box.slices])).empty:
+            return nothing
+        return inside.cropped(box).cropped(held)
     edges = _edges(loops, grid)
     if edges is None:
         return nothing
@@ -240,6 +272,18 @@ def _filled(loops: Sequence[Loop], grid: Geometry, *, unite: bool) -> Mask:
     np.add.accumulate(crossings, axis=2, out=crossings)
     inside = crossings[:, :, :ni] != 0 if unite else (crossings[:, :, :ni] & 1).astype(bool)
     return Volume(inside, grid.cropped(box))
+
+
+def _signed(mask: Mask) -> Volume[np.float32]:
+    """Distance in each plane to the nearest pixel of the other kind, negative inside; a pixel wider than the mask."""
+    planes, rows, columns = mask.array.shape
+    part = mask.geometry.cropped(Box((0, -1, -1), (planes, rows + 1, columns + 1)))
+    array = np.pad(mask.array, ((0, 0), (1, 1), (1, 1)))
+    values = np.empty(array.shape, np.float32)
+    for plane, out in zip(array, values, strict=True):
+        inside = edt.edt(plane, anisotropy=part.spacing[1:])
+        out[...] = edt.edt(~plane, anisotropy=part.spacing[1:]) - inside if plane.any() else np.inf
+    return Volume(values, part)
 
 
 def _edges(loops: Sequence[Loop], grid: Geometry) -> _Edges | None:

@@ -14,6 +14,8 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from contour.checks import centroid, check, sure_enough
 from contour.clean import clean
 from contour.derive import derive
@@ -26,11 +28,12 @@ from contour.stored import stored_engines
 from contour.template import EXISTING, Template, Wanted, load_template
 from patient.conformance.check import check_file
 from patient.errors import InputError, NotDicom, OutputRefused
+from patient.geometry import Geometry
 from patient.read.images import open_image
 from patient.read.index import Problem, SeriesEntry, scan
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
-from patient.structures import Structure, StructureSet
+from patient.structures import Loop, Structure, StructureSet
 from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set
 from pipelines.clock import Clock
@@ -49,6 +52,7 @@ from pipelines.result import (
     Verdict,
 )
 
+SAME_SLICE_MM = 0.1
 Progress = Callable[[float, str], None]
 
 
@@ -237,7 +241,7 @@ class _Made:
                     color=structure.color,
                     engine="as read",
                     loops=len(loops),
-                    planes=len({round(float(lo.points[0, 2]), 2) for lo in loops if len(lo.points)}),
+                    planes=_slices(loops, self.image.geometry),
                 )
             )
 
@@ -389,12 +393,18 @@ class _Made:
                 source=wanted.source,
                 volume_cc=round(float(mask.sum()) * self.image.geometry.voxel_cc, 2),
                 centroid_mm=(round(centre[0], 1), round(centre[1], 1), round(centre[2], 1)),
-                planes=int(mask.any(axis=(1, 2)).sum()),
+                planes=_slices(structure.loops, self.image.geometry),
                 loops=len(structure.loops),
                 confidence=confidence,
                 flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in flags),
             )
         )
+
+
+def _slices(loops: Sequence[Loop], grid: Geometry) -> int:
+    """How many slices of the image loops lie on."""
+    heights = np.array([loop.points[0] for loop in loops if len(loop.points)]).reshape(-1, 3) @ np.asarray(grid.axes[0])
+    return len(np.unique(np.rint(heights / SAME_SLICE_MM)))
 
 
 def _plain(text: str) -> str:

@@ -54,6 +54,13 @@ def second_opinions(path: Path, image_folder: Path, image: ImageSeries) -> list[
             why="It takes rows for columns where the two differ",
             remedy="Leave --deep out",
         )
+    if image.geometry.slices is not None:
+        raise InputError(
+            "rt-utils is no second opinion here: slices are unevenly spaced, or the gantry was tilted",
+            where=image_folder.name,
+            why="It counts pixels on the image's own slices, and masks are compared on an even grid",
+            remedy="Leave --deep out",
+        )
     try:
         other = RTStructBuilder.create_from(dicom_series_path=str(image_folder), rt_struct_path=str(path))
     except Exception as error:

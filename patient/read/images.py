@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patient.errors import DuplicateSlices, MixedSeries, PixelDataError, UnsupportedGeometry
+from patient.errors import DuplicateSlices, MixedSeries, PixelDataError
 from patient.read.headers import Header
 from patient.read.index import IMAGES, SeriesEntry, scan
 from patient.read.phases import one_phase
@@ -66,13 +66,6 @@ def open_image(entry: SeriesEntry, *, phase: str = "", drawn_on: frozenset[str] 
     notes += _all_alike(planes)
     planes, said = one_phase(planes, phase, drawn_on)
     stack = stacked(planes, entry.frame_of_reference, entry.uid)
-    if stack.geometry.slices is not None:
-        raise UnsupportedGeometry(
-            "; ".join(stack.notes),
-            where=stack.planes[0].name,
-            why="Margins and distances would be wrong",
-            remedy="Reformat it to even, upright slices",
-        )
     instances = tuple(
         Instance(p.header.path, p.header.text("SOPClassUID"), p.header.text("SOPInstanceUID"), _triple(p.position), p.frame)
         for p in stack.planes

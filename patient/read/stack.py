@@ -31,6 +31,8 @@ ROUNDED = 0.35
 """Rounding of more than this part of a step could hide a missing slice."""
 BLOCK = 3
 """So many equal steps in a row were meant; fewer that are a whole multiple of their neighbours are gaps."""
+WHOLE = 0.1
+"""A step is a whole multiple of another within this, and within rounding."""
 LARGEST_STEP = 4.0
 """A single step larger than so many of its neighbours is a gap, whole multiple or not."""
 FINEST = 4
@@ -174,14 +176,15 @@ def _runs(steps: Floats, tolerance: float) -> list[slice]:
 
 def _refuse_gaps(planes: Sequence[Plane], steps: Floats) -> None:
     """Raises IncompleteSeries where slices are missing between others."""
-    runs = _runs(steps, _rounding(planes, float(steps.min())))
+    rounding = _rounding(planes, float(steps.min()))
+    runs = _runs(steps, rounding)
     sizes = [float(steps[run].mean()) for run in runs]
     numbers = [plane.header.text("InstanceNumber") for plane in planes]
     gaps: list[tuple[int, float]] = []
     for n, run in enumerate(runs):
         beside = min(sizes[max(0, n - 1) : n] + sizes[n + 1 : n + 2], default=sizes[n])
         ratio = sizes[n] / beside
-        whole = ratio > 1.5 and abs(ratio - round(ratio)) < 0.1
+        whole = ratio > 1.5 and abs(ratio - round(ratio)) < WHOLE + 2 * rounding / beside
         few = run.stop - run.start < BLOCK
         if (few and (whole or ratio > LARGEST_STEP)) or (whole and _leaps(numbers[run.start : run.stop + 1], round(ratio))):
             gaps += [(k, beside) for k in range(run.start, run.stop)]

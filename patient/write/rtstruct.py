@@ -167,10 +167,9 @@ class _Drawing:
 
     def __init__(self, image: ImageSeries) -> None:
         self._geometry = image.geometry
-        normal = np.asarray(image.geometry.axes[0])
-        own = np.array([instance.position for instance in image.instances]) @ normal
-        regular = image.geometry.points([(k, 0, 0) for k in range(len(own))]) @ normal
-        self._shift = np.outer(own - regular, normal)
+        own = image.geometry.indices([instance.position for instance in image.instances])[:, 0]
+        self._places = own if image.geometry.slices is not None else np.arange(len(own), dtype=np.float64)
+        self._own = own
         self._keys = [f"{i.sop_instance_uid}#{i.frame or ''}" for i in image.instances]
         named = list(zip(self._keys, image.instances, strict=True))
         self._items = image_items({key: (i.sop_class_uid, i.frame) for key, i in named})
@@ -203,10 +202,11 @@ class _Drawing:
         points = np.concatenate([loop.points for loop in loops])
         firsts = np.cumsum(lengths) - np.asarray(lengths)
         places = self._geometry.indices(points[firsts])[:, 0]
-        planes = np.rint(places).astype(int)
-        if np.abs(places - planes).max() > 0.01 or planes.min() < 0 or planes.max() >= len(self._keys):
+        planes = np.searchsorted((self._places[:-1] + self._places[1:]) / 2, places)
+        if np.abs(places - self._places[planes]).max() > 0.01:
             raise FrameMismatch(f"A loop of {name} lies on no plane of the image")
-        data = digits(points + np.repeat(self._shift[planes], lengths, axis=0), lengths)
+        shift = (self._own[planes] - places)[:, None] * self._geometry.steps[0]
+        data = digits(points + np.repeat(shift, lengths, axis=0), lengths)
         return [(loop.kind, self._items[self._keys[k]], text) for loop, k, text in zip(loops, planes, data, strict=True)]
 
 

@@ -82,12 +82,12 @@ def _from(k0, **attributes):
         (_from(6, PatientID="T2"), errors.MixedSeries),
         (_from(6, PixelSpacing=[1.6, 1.5]), errors.MixedSeries),
         (_from(6, ImageOrientationPatient=[0, 1, 0, 1, 0, 0]), errors.MixedSeries),
-        (_shift((0, 0.25, 0)), errors.UnsupportedGeometry),
+        (_shift((0, 3.0, 0)), errors.UnsupportedGeometry),
         (_from(0, ImageOrientationPatient=[1, 0, 0, 0.1, 1, 0]), errors.UnsupportedGeometry),
         (lambda k, d: d.__delattr__("ImagePositionPatient"), errors.UnsupportedGeometry),
         (
-            lambda k, d: setattr(d, "ImagePositionPatient", [0, 0, k * 2.5 + (3.6 if k > 5 else 0)]),
-            errors.UnsupportedGeometry,
+            lambda k, d: setattr(d, "ImagePositionPatient", [0, 0, k * 2.5 + (10.2 if k > 5 else 0)]),
+            errors.IncompleteSeries,
         ),
     ],
 )
