@@ -99,7 +99,8 @@ def _where(error: BaseException | None) -> str:
     if error is None:
         return ""
     before = _where(error.__cause__ or error.__context__)
-    return f"{before}{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}\n"
+    frames = (f"{frame.filename}:{frame.lineno} in {frame.name}\n" for frame in traceback.extract_tb(error.__traceback__))
+    return f"{before}{''.join(frames)}{type(error).__name__}\n"
 
 
 @contextmanager
