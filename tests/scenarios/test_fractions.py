@@ -256,11 +256,11 @@ def test_files_that_are_touched_but_not_changed_make_nothing_anew(inbox, tmp_pat
 def test_a_day_whose_image_is_changing_goes_on_counting_for_those_after_it(inbox, tmp_path):
     out = tmp_path / "out"
     _night(inbox, out)
+    _fraction(inbox, 12)
+    for path in inbox.rglob("*.dcm"):
+        os.utime(path, (0, 0))
     (path, *_) = (inbox / "P1" / "fraction7").iterdir()
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
-    _fraction(inbox, 12)
-    for path in (inbox / "P1" / "fraction12").iterdir():
-        os.utime(path, (0, 0))
     record = _night(inbox, out, QUIET.model_copy(update={"settle_minutes": 1000.0}))
     assert {c.fraction: c.state for c in record.cases if c.state != "held"} == {4: "review"}
     assert max(_earlier(out).values()) == 3
