@@ -6,14 +6,15 @@ import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import TypeAdapter
 
 from adaptive.alignment import Alignment, RigidAnswer
 from adaptive.undone import undone
+from patient.errors import InputError
 from patient.geometry import Geometry
+from patient.read.npz import read_arrays
 from registration.quality import RegistrationQuality
 from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed
 
@@ -36,12 +37,11 @@ class AlignmentFile:
     def load(self) -> Alignment | None:
         """The alignment; None where there is none of these inputs, or the file is cut short."""
         try:
-            with np.load(self.path, allow_pickle=False) as file:
-                said = json.loads(str(file["said"]))
-                if said["form"] != FORM or said["digest"] != self.digest:
-                    return None
-                arrays = {name: file[name] for name in file.files if name != "said"}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            arrays = read_arrays(self.path)
+            said = json.loads(str(arrays.pop("said")))
+            if said["form"] != FORM or said["digest"] != self.digest:
+                return None
+        except (InputError, ValueError, KeyError):
             return None
         rigid, plan_from_today = _read(said["rigid"], arrays), _read(said["plan_from_today"], arrays)
         assert isinstance(rigid, Rigid)

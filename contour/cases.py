@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from patient.errors import InputError
+from patient.read.npz import read_arrays
+
 MOST_STRUCTURES = 32
 
 
@@ -65,13 +68,14 @@ def read_case(path: Path) -> TrainingCase:
     """What `write_case` wrote.
 
     Raises:
-        OSError, ValueError, KeyError: no such file, or not one of these.
+        InputError: no such file, not one of these, or it would fill the memory.
     """
-    with np.load(path, allow_pickle=False) as held:
-        spacing = tuple(float(s) for s in held["spacing"])
-        return TrainingCase(
-            path.stem, held["hu"], held["labels"], tuple(str(k) for k in held["known"]), (spacing[0], spacing[1], spacing[2])
-        )
+    held = read_arrays(path)
+    try:
+        z, y, x = (float(s) for s in held["spacing"])
+        return TrainingCase(path.stem, held["hu"], held["labels"], tuple(str(k) for k in held["known"]), (z, y, x))
+    except (KeyError, ValueError, TypeError) as error:
+        raise InputError("Is no case to train on", where=path.name) from error
 
 
 def read_cases(folder: Path) -> list[TrainingCase]:

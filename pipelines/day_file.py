@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from pydantic import TypeAdapter
 from adaptive.day_dose import Band, DayDose
 from patient.errors import InputError
 from patient.geometry import Geometry
+from patient.read.npz import read_arrays
 from patient.trust import UNRECORDED, Estimated, Trust
 from patient.volume import Volume
 
@@ -56,19 +56,19 @@ def read_day(folder: Path, dose_uid: str) -> DayDose:
         InputError: not there, not readable, of a form to come, or of another plan's dose.
     """
     try:
-        with np.load(folder / NAME, allow_pickle=False) as file:
-            said = json.loads(str(file["said"]))
-            arrays = [
-                file[name].astype(np.float32) * np.float32(s)
-                for name, s in zip(("dose", "half_width"), said["steps"], strict=True)
-            ]
-            grid = _GRID.validate_python(said["grid"])
-            if said["form"] not in (1, FORM):
-                raise ValueError(f"form {said['form']}")
-            recorded = said["form"] == FORM
-            shown = np.unpackbits(file["shown"], count=arrays[0].size) if recorded else np.ones(arrays[0].size)
-            trust = Trust(tuple(said["doubts"])) if recorded else UNRECORDED
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        file = read_arrays(folder / NAME)
+        said = json.loads(str(file["said"]))
+        arrays = [
+            file[name].astype(np.float32) * np.float32(s)
+            for name, s in zip(("dose", "half_width"), said["steps"], strict=True)
+        ]
+        grid = _GRID.validate_python(said["grid"])
+        if said["form"] not in (1, FORM):
+            raise ValueError(f"form {said['form']}")
+        recorded = said["form"] == FORM
+        shown = np.unpackbits(file["shown"], count=arrays[0].size) if recorded else np.ones(arrays[0].size)
+        trust = Trust(tuple(said["doubts"])) if recorded else UNRECORDED
+    except (InputError, ValueError, KeyError) as error:
         raise InputError("An earlier fraction's dose cannot be read", where=f"{folder.name}/{NAME}") from error
     if said["dose_uid"] != dose_uid:
         raise InputError(

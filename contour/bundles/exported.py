@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contour.bundles.about import ABOUT, Described, ExportedAbout, Intensities, channels_of, read_about, safe_name
-from patient.errors import ModelError
+from patient.errors import InputError, ModelError
+from patient.read.inflate import refuse_expansion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -126,8 +127,10 @@ def _must_only_compute(path: Path) -> None:
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            code = [archive.read(name).decode() for name in archive.namelist() if "/code/" in name and name.endswith(".py")]
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
+            members = [m for m in archive.infolist() if "/code/" in m.filename and m.filename.endswith(".py")]
+            refuse_expansion(sum(member.file_size for member in members), path.stat().st_size, path.name)
+            code = [archive.read(member).decode() for member in members]
+    except (InputError, OSError, zipfile.BadZipFile, UnicodeDecodeError, RuntimeError) as error:
         raise ModelError("Not a TorchScript file, or one cut short", where=path.name) from error
     if not code:
         raise ModelError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from patient.errors import PixelDataError
+from patient.read.codestream import coded_sizes
 from patient.read.headers import Header
 from patient.read.inflate import refuse_expansion
 from patient.read.planes import Plane, whole_number
@@ -243,13 +244,19 @@ def _overlay_in_pixels(dataset: pydicom.Dataset) -> bool:
 
 
 def _decoded(header: Header, shape: tuple[int, int, int]) -> NDArray[Any]:
+    """By pydicom's decoders, which take memory for the size that the compressed picture says."""
     try:
         if header.transfer_syntax.is_deflated:
             raise NotImplementedError("deflated, and not of 8, 16 or 32 bits")
         dataset = pydicom.dcmread(header.path, force=True)
         dataset.file_meta.TransferSyntaxUID = header.transfer_syntax
+        for size in coded_sizes(dataset, shape[0]):
+            if size is not None and size != (*shape[1:], 1):
+                raise PixelDataError(f"Pixel data is {size}, the header says {(*shape[1:], 1)}", where=header.path.name)
         dataset.pixel_array_options(correct_unused_bits=False)
         values = dataset.pixel_array
+    except PixelDataError:
+        raise
     except Exception as error:  # decoders raise whatever their C libraries do
         name = header.transfer_syntax.name
         raise PixelDataError(

@@ -25,3 +25,9 @@ def test_one_of_other_inputs_or_cut_short_is_as_good_as_none(tmp_path):
     assert AlignmentFile(path, "other").load() is None
     path.write_bytes(path.read_bytes()[:300])
     assert AlignmentFile(path, "same").load() is None
+
+
+def test_one_that_would_fill_the_memory_is_as_good_as_none(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, said=np.array("{}"), a0=np.zeros(80 << 20, np.uint8))
+    assert AlignmentFile(path, "same").load() is None
