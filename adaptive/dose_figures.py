@@ -11,7 +11,7 @@ from adaptive.accumulate import Accumulated
 from adaptive.day_dose import TodayDose
 from adaptive.dvh import Dvh, DvhBand, Metric, dvh, dvh_band
 from adaptive.largest import largest_first
-from adaptive.lattice import lattice
+from adaptive.lattice import HALF_SLICE, End, lattice
 from adaptive.measurement import Figure, Measurement
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy
@@ -70,6 +70,7 @@ def dose_figures(
     policy: Policy,
     *,
     registration: Trust,
+    end: End = HALF_SLICE,
 ) -> DoseFigures:
     """Every structure's DVHs and figures.
 
@@ -81,17 +82,23 @@ def dose_figures(
         grids: of the plan's image and of today's.
         policy: which figures are wanted.
         registration: trust in today's.
+        end: what lies beyond a structure's end contours.
     """
     here, there = grids
-    at_plan = {"frame_of_reference": here.frame_of_reference, "plane_spacing": here.spacing[0], "slices": here.slices}
-    at_today = {"frame_of_reference": there.frame_of_reference, "plane_spacing": there.spacing[0]}
+    at_plan = {
+        "frame_of_reference": here.frame_of_reference,
+        "plane_spacing": here.spacing[0],
+        "slices": here.slices,
+        "end": end,
+    }
+    at_today = {"frame_of_reference": there.frame_of_reference, "plane_spacing": there.spacing[0], "end": end}
 
     total, days = summed.dose.judged
     share = replace(total.dose, volume=total.shown)
 
     def dvhs(one: Propagated) -> StructureDose | str:
         try:
-            cells = lattice(one.structure, plane_spacing=here.spacing[0], slices=here.slices)
+            cells = lattice(one.structure, plane_spacing=here.spacing[0], slices=here.slices, end=end)
             planned = dvh(one.structure, plan, **at_plan, cells=cells)
             band = dvh_band(Structure(one.name, drawn=one.loops), today[0].whole, today[1], **at_today)
             so_far = dvh_band(one.structure, total.dose, total.half_width, **at_plan, cells=cells)

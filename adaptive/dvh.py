@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from adaptive.between import PIECE, Floats, between
 from adaptive.histogram import BIN, Dvh, DvhBand, Metric
-from adaptive.lattice import End, Lattice, lattice
+from adaptive.lattice import HALF_SLICE, End, Lattice, lattice
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry, Slices
@@ -23,6 +23,8 @@ from patient.volume import Volume
 
 __all__ = ["BIN", "Dvh", "DvhBand", "End", "Metric", "dvh", "dvh_band"]
 
+SMALL_CC = 2.0
+"""Below this the rule for a structure's ends can be a large part of its volume, and is said."""
 _ON_THE_EDGE = 1e-6
 """Voxels; so far beyond the outermost centres is rounding."""
 
@@ -34,7 +36,7 @@ def dvh(
     frame_of_reference: str,
     plane_spacing: float | None = None,
     slices: Slices | None = None,
-    end: End = End.HALF_SLAB,
+    end: End = HALF_SLICE,
     resolution: float | None = None,
     cells: Lattice | None = None,
 ) -> Dvh:
@@ -44,6 +46,7 @@ def dvh(
         frame_of_reference: of the image the structure was drawn on; must be the dose's.
         plane_spacing: mm between that image's planes; needed for a structure on one plane, else read off its contours.
         slices: of that image, where they are unevenly spaced.
+        end: what lies beyond the end contours.
         resolution: mm, edge of a cell; chosen by the structure's size if not given.
         cells: the structure's, as `lattice` gives them with the same arguments, where several doses are asked for.
 
@@ -64,7 +67,7 @@ def dvh_band(
     frame_of_reference: str,
     plane_spacing: float | None = None,
     slices: Slices | None = None,
-    end: End = End.HALF_SLAB,
+    end: End = HALF_SLICE,
     resolution: float | None = None,
     cells: Lattice | None = None,
 ) -> DvhBand:
@@ -174,6 +177,11 @@ class _Collected:
             notes.append(f"{100 * (1 - covered):.2g} % of its volume lies where the dose is not known, and is left out")
         if cells.gaps:
             notes.append(f"Contours are missing at {cells.gaps} places between its planes: nothing is filled in there")
+        if 0 < volume_cc < SMALL_CC:
+            notes.append(
+                f"Its volume depends on what lies beyond its end contours: {cells.between_cc:.2f} cc with nothing there, "
+                f"{cells.half_cc:.2f} cc with half a slice; here {volume_cc:.2f} cc, {end}"
+            )
         low, high, mean = (self.low, self.high, self.dose_cc / known) if known else (None, None, None)
         return Dvh(
             name, volume_cc, covered, self.cc, low, high, mean, cells.resolution, cells.spacing, end, notes=tuple(notes)

@@ -23,6 +23,7 @@ from adaptive.decision import Decision, PlannedStructure, decide
 from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
 from adaptive.intensity import corrected, in_pixels, seen_by_both
 from adaptive.largest import largest_first
+from adaptive.lattice import HALF_SLICE, End
 from adaptive.measurement import Measured, Measurement
 from adaptive.planned import surface_of
 from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
@@ -51,6 +52,7 @@ class PlanSide:
         dose: of all fractions, on a grid of this image; None where there is none.
         fractions: planned; needed with a dose.
         prescriptions: Gy by the structure's name.
+        end: what its planning system takes to lie beyond a structure's end contours.
     """
 
     image: Volume[Any]
@@ -59,6 +61,7 @@ class PlanSide:
     dose: Dose | None = None
     fractions: int | None = None
     prescriptions: Mapping[str, float] = field(default_factory=dict)
+    end: End = HALF_SLICE
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,5 +337,6 @@ def _dose(
         grids,
         policy,
         registration=alignment.trust,
+        end=plan.end,
     )
     return DoseSide(here, day, summed, figures.structures), figures.measurements, figures.notes

@@ -9,7 +9,7 @@ from dataclasses import field as attribute
 import numpy as np
 from numpy.typing import NDArray
 
-from adaptive.lattice import End
+from adaptive.lattice import HALF_SLICE, End
 from patient.errors import PolicyError
 
 BIN = 0.01
@@ -44,7 +44,7 @@ class Dvh:
     mean: float | None
     resolution: float
     plane_spacing: float
-    end: End = End.HALF_SLAB
+    end: End = HALF_SLICE
     holes: str = HOLES
     notes: tuple[str, ...] = ()
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +43,32 @@ CELL_BY_CELL = Geometry((1, 1, 1), (1.0, 1.0, 1.0), axes=((1.0, 0.0, 0.0), (0.0,
 """A grid whose points are its own indices."""
 
 
-class End(Enum):
-    """How far a structure reaches beyond its first and last contour."""
+@dataclass(frozen=True)
+class End:
+    """How far a structure reaches beyond its first and last contour.
 
-    HALF_SLAB = "half a plane spacing beyond the end contours"
-    LAST_PLANE = "nothing beyond the end contours"
+    Args:
+        slices: part of the slice spacing; 0.5 is right on average of whatever is cut by slices (Cavalieri), 0 is what
+            Eclipse's own tables come nearest to.
+        most: mm, at most; None for no limit.
+    """
+
+    slices: float = 0.5
+    most: float | None = None
+
+    def beyond(self, spacing: float) -> float:
+        """mm beyond either end contour."""
+        return self.slices * spacing if self.most is None else min(self.slices * spacing, self.most)
+
+    def __str__(self) -> str:
+        if not self.slices or self.most == 0:
+            return "nothing beyond the end contours"
+        part = "half a slice spacing" if self.slices == 0.5 else f"{self.slices:g} of a slice spacing"
+        limit = "" if self.most is None else f", {self.most:g} mm at most,"
+        return f"{part}{limit} beyond the end contours"
+
+
+HALF_SLICE, NOTHING_BEYOND = End(), End(0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +99,16 @@ class Lattice:
         spacing: mm between its planes.
         resolution: mm, edge of a cell.
         gaps: places between its planes where contours are missing.
+        between_cc: volume between its first and last contour, with nothing beyond them.
+        half_cc: volume with half a slice spacing beyond them.
     """
 
     slabs: tuple[Slab, ...]
     spacing: float = 0.0
     resolution: float = 0.0
     gaps: int = 0
+    between_cc: float = 0.0
+    half_cc: float = 0.0
 
 
 def lattice(
@@ -92,7 +116,7 @@ def lattice(
     *,
     plane_spacing: float | None = None,
     slices: Slices | None = None,
-    end: End = End.HALF_SLAB,
+    end: End = HALF_SLICE,
     resolution: float | None = None,
 ) -> Lattice:
     """A structure in cells on its own planes, of whatever orientation and spacing.
@@ -100,6 +124,7 @@ def lattice(
     Args:
         plane_spacing: mm between the planes of the image it was drawn on; without it the least distance of two contours.
         slices: of that image, where they are unevenly spaced.
+        end: what lies beyond the end contours; a contour alone stands for its slice whatever is said.
         resolution: mm, edge of a cell; chosen for some 250 000 cells if not given.
 
     Returns:
@@ -127,21 +152,27 @@ def lattice(
         )
     spacing = float(steps.min()) if plane_spacing is None else plane_spacing
     below, above, gaps = _halves(positions, spacing) if slices is None else _uneven(positions, slices, axes[0])
-    if end is End.LAST_PLANE:
-        below[0] = above[-1] = 0.0
+    halves = below[0], above[-1]
+    if len(planes) > 1:
+        below[0], above[-1] = (end.beyond(2 * half) for half in halves)
     edge = resolution or _edge(areas, spacing)
     flat = [[loop.points @ np.asarray(axes[1:]).T for loop in on] for _, on in planes]
     corner, far = (end([end(points, axis=0) for on in flat for points in on], axis=0) for end in (np.min, np.max))
     most = max(1, int(TOGETHER / np.prod((far - corner) / edge + 2)))
     corners = corner - edge * (np.arange(len(planes))[:, None] * PHASE % 1)
     slabs: list[Slab] = []
+    pixels = np.zeros(len(planes))
     for some in _together(most, below, above):
         plane, cells = _cells([flat[k] for k in some], corners[some] / edge, edge)
+        pixels[some] = np.bincount(plane, minlength=len(some))
         across = (cells + 0.5) * edge + corners[some][plane]
         points = positions[some][plane, None] * np.asarray(axes[0]) + across @ np.asarray(axes[1:])
         depths = (-float(below[some].mean()), float(above[some].mean()))
         slabs += [_layers(points, plane, depth, np.asarray(axes[0]), edge) for depth in depths if depth]
-    return Lattice(tuple(slabs), spacing, edge, gaps)
+    first, last = pixels[[0, -1]] * edge * edge / 1000
+    between = sum(slab.cc for slab in slabs) - first * below[0] - last * above[-1]
+    half_cc = between + first * halves[0] + last * halves[1]
+    return Lattice(tuple(slabs), spacing, edge, gaps, between, half_cc)
 
 
 def _halves(positions: Points, spacing: float) -> tuple[Points, Points, int]:

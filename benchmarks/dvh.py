@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.dvh import Dvh, End, dvh
+from adaptive.dvh import Dvh, dvh
+from adaptive.lattice import HALF_SLICE, NOTHING_BEYOND
 from benchmarks.record import DATA, main, record
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
@@ -117,7 +118,7 @@ def whole() -> None:
         began = time.perf_counter()
         found = dvh(structure, dose, frame_of_reference=structures.frame_of_reference)
         seconds = time.perf_counter() - began
-        bare = dvh(structure, dose, frame_of_reference=structures.frame_of_reference, end=End.LAST_PLANE)
+        bare = dvh(structure, dose, frame_of_reference=structures.frame_of_reference, end=NOTHING_BEYOND)
         figures[structure.name] = {
             "eclipse_cc": volume,
             "ours": {**of(found, reference), "resolution_mm": round(found.resolution, 2), "s": round(seconds, 2)},
@@ -129,7 +130,7 @@ def whole() -> None:
         "dvh",
         {
             "on": "a prostate plan on a phantom: share of Eclipse's bins between 0.5 and 99.5 % of volume within 1 % of it",
-            "rules": f"cells on the contours' planes, trilinear dose, {End.HALF_SLAB.value}; only where dose is known",
+            "rules": f"cells on the contours' planes, trilinear dose, {HALF_SLICE}; only where dose is known",
             "structures": figures,
         },
     )

@@ -190,13 +190,13 @@ def _least(field: Distance, places: Points, kernel: Kernel, step: Points, band: 
         if n % 8 == 0:
             active = active[least[active] > -band]
     active = active[(least[active] > -band) & (least[active] < band + kernel.pitch)]
-    _searched(field, places[:, active], kernel, step, least_of := least[active], best[active])
-    least[active] = least_of
+    best = _searched(field, places[:, active], kernel, step, least[active], best[active])
+    least[active] = _smoothly(field, places[:, active] - (kernel.offsets(best) / step).T)
     return least
 
 
-def _searched(field: Distance, places: Points, kernel: Kernel, step: Points, least: Distance, best: Points) -> None:
-    """Lower `least` by moving each place's best point of the kernel, in steps that halve."""
+def _searched(field: Distance, places: Points, kernel: Kernel, step: Points, least: Distance, best: Points) -> Points:
+    """Each place's best point of the kernel, from where it is least among few on, in steps that halve."""
     stride = kernel.pitch / kernel.largest
     for _ in range(ROUNDS):
         for move in (*np.eye(3), *-np.eye(3)):
@@ -206,10 +206,16 @@ def _searched(field: Distance, places: Points, kernel: Kernel, step: Points, lea
             lower = found < least
             least[lower], best[lower] = found[lower], tried[lower]
         stride /= 2
+    return best
 
 
 def _at(field: Distance, places: Points) -> Distance:
     return ndimage.map_coordinates(field, places, order=1, mode="nearest", output=np.float32)
+
+
+def _smoothly(field: Distance, places: Points) -> Distance:
+    """By cubic splines: a distance bends, and what is linear between nodes lies above it."""
+    return ndimage.map_coordinates(field, places, order=3, mode="nearest", output=np.float32)
 
 
 @dataclass(frozen=True, eq=False)

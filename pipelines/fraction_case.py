@@ -15,11 +15,13 @@ from pathlib import Path
 from adaptive.alignment_file import AlignmentFile
 from adaptive.day_dose import DayDose
 from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt
+from adaptive.lattice import End
 from adaptive.policy import load_policy
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy
 from contour.template import Template, load_template
 from patient.conformance.check import check_file
+from patient.conformance.profile import Profile, load_profile
 from patient.errors import InputError, OutputRefused
 from patient.geometry import Geometry
 from patient.plan import Plan
@@ -80,7 +82,7 @@ class FractionRequest:
         earlier_numbers: what they are counted as, as a night knows it; empty for the numbers that they were given.
         kept: folder in which steps are kept for a next try; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
-        profile: planning system whose limits the gate applies.
+        profile: planning system whose limits the gate applies, and whose rule for a DVH's ends.
         seed: the same gives the same.
     """
 
@@ -101,6 +103,10 @@ class FractionRequest:
     predecessor: str = ""
     profile: str = "standard"
     seed: int = 0
+
+
+def _end(profile: Profile) -> End:
+    return End(profile.dvh.beyond_slices, profile.dvh.at_most)
 
 
 def adapt_case(
@@ -132,7 +138,13 @@ def adapt_case(
         number, number_from = _number(request, earlier)
         fractions, fractions_from = _fractions(request, plan.plan)
         plan_side = PlanSide(
-            plan.image.load(), plan.structures.structures, plan.isocentre, plan.dose, fractions, plan.prescriptions()
+            plan.image.load(),
+            plan.structures.structures,
+            plan.isocentre,
+            plan.dose,
+            fractions,
+            plan.prescriptions(),
+            _end(load_profile(request.profile)),
         )
         digest = _digest((*plan.files, *files, *([Path(request.dose)] if request.dose else [])))
     today_side = TodaySide(

@@ -255,7 +255,7 @@ def _dvhs(made: Fraction) -> tuple[DvhRecord, ...]:
                 planned_covered=one.planned.covered,
                 today_covered=now.covered,
                 resolution_mm=now.resolution,
-                end=now.end.value,
+                end=str(now.end),
                 holes=now.holes,
                 notes=tuple(dict.fromkeys((*one.planned.notes, *now.notes))),
             )

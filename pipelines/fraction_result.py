@@ -302,6 +302,7 @@ class DvhRecord(_Figures):
     today_covered: float
     resolution_mm: float
     end: str
+    """What was taken to lie beyond the end contours, by the profile of the planning system."""
     holes: str
     notes: tuple[str, ...] = ()
 

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from patient.settings import Shipped, parsed
+
+
+class DvhRule(BaseModel):
+    """What a system takes to lie beyond a structure's first and last contour when it makes a DVH."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beyond_slices: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Part of the slice spacing: 0 for nothing, 0.5 for half a slice."""
+    at_most: Annotated[float, Field(ge=0)] | None = None
+    """mm; without it there is no limit."""
+    source: str = "nearest to Eclipse's own tables of two plans; other systems not measured"
 
 
 class Profile(BaseModel):
@@ -25,6 +38,7 @@ class Profile(BaseModel):
     """Points in one loop."""
     xor_allowed: bool
     """Whether it reads CLOSEDPLANAR_XOR."""
+    dvh: DvhRule = DvhRule()
     source: str
 
     @field_validator("name_pattern")

@@ -157,9 +157,16 @@ def _dvhs(made: Fraction) -> Iterator[tuple[bytes, str, str]]:
     figure.savefig(out, format="png")
     caption = (
         f"Dashed: as planned. Full: today's structures in today's dose ({made.dose.today.basis}), as if every fraction were "
-        "like today's; shaded: where they may lie for the registration's error (95 %). Dotted: not trusted."
+        "like today's; shaded: where they may lie for the registration's error (95 %). Dotted: not trusted. "
+        f"Counted: {_ends(made)}."
     )
     yield out.getvalue(), "Dose-volume histograms as planned and today", caption
+
+
+def _ends(made: Fraction) -> str:
+    """What DVHs take to lie beyond the end contours."""
+    figures = made.dose.figures if made.dose is not None else ()
+    return "; ".join(dict.fromkeys(str(one.planned.end) for one in figures if one.planned is not None)) or "no structure"
 
 
 def _draw(axes: Any, one: StructureDose, colour: list[float]) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from adaptive.dvh import BIN, DvhBand, Metric, dvh, dvh_band
-from adaptive.lattice import End, lattice
+from adaptive.lattice import HALF_SLICE, NOTHING_BEYOND, End, lattice
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError, PolicyError
 from patient.geometry import Geometry
@@ -98,10 +98,29 @@ def test_a_small_sphere_on_thick_slices_keeps_its_figures_within_a_hundredth():
 
 
 def test_the_end_rule_says_what_lies_beyond_the_end_contours():
-    slab, plane = (_dvh(_cylinder(), _linear((0, 0, 1.0)), end=end) for end in End)
+    slab, plane = (_dvh(_cylinder(), _linear((0, 0, 1.0)), end=end) for end in (HALF_SLICE, NOTHING_BEYOND))
     assert plane.volume_cc / slab.volume_cc == pytest.approx(20 / 22, rel=1e-3)
     assert slab.maximum - plane.maximum == pytest.approx(1.0, abs=0.02)
-    assert (slab.end, plane.end) == (End.HALF_SLAB, End.LAST_PLANE)
+    assert (slab.end, plane.end) == (HALF_SLICE, NOTHING_BEYOND)
+
+
+@pytest.mark.parametrize(
+    ("end", "planes"),
+    [(End(0.25), 10.5), (End(0.5, most=0.4), 10.4), (End(0.5, most=9.0), 11), (End(1.0), 12), (End(0.0), 10)],
+)
+def test_what_lies_beyond_the_ends_is_a_part_of_a_slice_with_a_limit_in_mm(end, planes):
+    found = _dvh(_cylinder(), _linear((0, 0, 0)), end=end)
+    assert found.volume_cc == pytest.approx(np.pi * 15**2 * 2 * planes / 1000, rel=1e-3)
+    assert found.end == end
+
+
+def test_a_small_structure_says_how_much_its_volume_depends_on_its_ends():
+    small, large = (_dvh(_cylinder(radius, 4, 3.0), _linear((0, 0, 0)), end=NOTHING_BEYOND) for radius in (5.0, 15.0))
+    assert small.volume_cc == pytest.approx(np.pi * 25 * 9 / 1000, rel=5e-3)
+    said = next(note for note in small.notes if "beyond its end contours" in note)
+    assert "0.71 cc with nothing" in said
+    assert "0.94 cc with half a slice" in said
+    assert not large.notes
 
 
 def test_a_nested_loop_is_a_hole():
@@ -125,7 +144,9 @@ def test_one_contour_alone_needs_the_thickness_of_its_plane():
     alone = _structure(_disc(10.0, 0.0))
     with pytest.raises(InputError, match="one plane"):
         _dvh(alone, _linear((0, 0, 0)))
-    assert _dvh(alone, _linear((0, 0, 0)), plane_spacing=3.0).volume_cc == pytest.approx(np.pi * 0.3, rel=2e-3)
+    for end in (HALF_SLICE, NOTHING_BEYOND):
+        found = _dvh(alone, _linear((0, 0, 0)), plane_spacing=3.0, end=end)
+        assert found.volume_cc == pytest.approx(np.pi * 0.3, rel=2e-3), "it stands for its slice"
 
 
 def test_a_field_has_the_dvh_of_its_loops():
