@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.dataset import Dataset
 from pydicom.uid import DeformableSpatialRegistrationStorage, SpatialRegistrationStorage
 
 from patient.errors import FrameMismatch, InputError, NotDicom, ReferenceError, UnsupportedGeometry  # noqa: A004
 from patient.geometry import Box, Geometry
+from patient.read.attributes import Attributes
 from patient.read.headers import Header, read_header
 from patient.series import ImageSeries
 from registration.transforms import Affine, Displacement, Rigid, Space, Transform, composed
@@ -78,16 +79,17 @@ def read_registration(path: Path) -> tuple[RegistrationItem, ...]:
         UnsupportedGeometry: a matrix that is called rigid scales, shears or mirrors; or one that cannot be inverted.
     """
     header = _header(path, SpatialRegistrationStorage, "a Spatial Registration")
-    series_of = _series_of(header.dataset)
-    out = []
-    for number, item in enumerate(_items(header.dataset, "RegistrationSequence"), 1):
-        where = f"{path.name}, item {number}"
-        images = _images(item)
-        matrix, kind = _matrix(_only(item, "MatrixRegistrationSequence", where), where)
-        series = frozenset(series_of[uid] for uid in images if uid in series_of)
-        source = str(item.get("FrameOfReferenceUID") or "")
-        out.append(RegistrationItem(source, images, series, header.text("FrameOfReferenceUID"), matrix, kind))
-    return tuple(out)
+    with header.reading():
+        said = Attributes.of(header)
+        series_of, registered = _series_of(said), said.text("FrameOfReferenceUID")
+        return tuple(_registration_item(item, series_of, registered) for item in said.items("RegistrationSequence"))
+
+
+def _registration_item(item: Attributes, series_of: dict[str, str], registered: str) -> RegistrationItem:
+    images = _images(item)
+    matrix, kind = _matrix(_only(item, "MatrixRegistrationSequence"))
+    series = frozenset(series_of[uid] for uid in images if uid in series_of)
+    return RegistrationItem(item.text("FrameOfReferenceUID"), images, series, registered, matrix, kind)
 
 
 def rigid_between(path: Path, fixed: Image, moving: Image) -> Rigid:
@@ -134,19 +136,24 @@ def read_deformable(path: Path, fixed: Image, moving: Image) -> Transform:
         UnsupportedGeometry: a grid that is no grid, undefined nodes among defined ones, or a matrix that cannot be inverted.
     """
     header = _header(path, DeformableSpatialRegistrationStorage, "a Deformable Spatial Registration")
-    dataset, a, b = header.dataset, _side(fixed), _side(moving)
-    series_of = _series_of(dataset)
-    registered = header.text("FrameOfReferenceUID")
+    with header.reading():
+        item, a, b = _meant(Attributes.of(header), path.name, _side(fixed), _side(moving))
+        return _deformation(item, a.space, b.space, header)
+
+
+def _meant(said: Attributes, where: str, a: Side, b: Side) -> tuple[Attributes, Side, Side]:
+    """The item that takes points of the fixed image's frame of reference to the moving image's."""
+    series_of, registered = _series_of(said), said.text("FrameOfReferenceUID")
     found = []
-    for item in _items(dataset, "DeformableRegistrationSequence"):
+    for item in said.items("DeformableRegistrationSequence"):
         images = _images(item)
         series = frozenset(series_of[uid] for uid in images if uid in series_of)
-        if str(item.get("SourceFrameOfReferenceUID") or "") == b.space.frame_of_reference:
+        if item.text("SourceFrameOfReferenceUID") == b.space.frame_of_reference:
             found.append((item, images, series))
     if not registered or registered != a.space.frame_of_reference or not found:
         raise FrameMismatch(
             "The object does not take points of the fixed image's frame of reference to the moving image's",
-            where=path.name,
+            where=where,
             why=f"It is registered to {registered or '(none)'}; a deformation cannot be turned round unseen",
             remedy="Read it with the images exchanged, and invert it",
         )
@@ -155,9 +162,9 @@ def read_deformable(path: Path, fixed: Image, moving: Image) -> Transform:
         chosen = [item for item, _, _ in found]
     if len(chosen) != 1:
         raise ReferenceError(
-            f"{len(chosen)} of {len(found)} items of the moving image's frame of reference may be meant", where=path.name
+            f"{len(chosen)} of {len(found)} items of the moving image's frame of reference may be meant", where=where
         )
-    return _deformation(chosen[0], a.space, b.space, header)
+    return chosen[0], a, b
 
 
 def _registered_from(
@@ -211,75 +218,74 @@ def _header(path: Path, sop_class: str, what: str) -> Header:
     return header
 
 
-def _items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    return list(dataset.get(keyword) or [])
-
-
-def _only(dataset: Dataset, keyword: str, where: str) -> Dataset:
-    items = _items(dataset, keyword)
+def _only(said: Attributes, keyword: str) -> Attributes:
+    items = said.items(keyword)
     if len(items) != 1:
-        raise InputError(f"{keyword} has {len(items)} items where one is asked for", where=where)
+        raise InputError(f"{keyword} has {len(items)} items where one is asked for", where=said.where)
     return items[0]
 
 
-def _images(item: Dataset) -> frozenset[str]:
-    return frozenset(str(i.get("ReferencedSOPInstanceUID", "")) for i in _items(item, "ReferencedImageSequence")) - {""}
+def _images(item: Attributes) -> frozenset[str]:
+    return frozenset(image.text("ReferencedSOPInstanceUID") for image in item.items("ReferencedImageSequence")) - {""}
 
 
-def _series_of(dataset: Dataset) -> dict[str, str]:
+def _series_of(said: Attributes) -> dict[str, str]:
     """Series of each instance, by the Common Instance Reference Module (C.12.2)."""
     out = {}
-    for study in (dataset, *_items(dataset, "StudiesContainingOtherReferencedInstancesSequence")):
-        for series in _items(study, "ReferencedSeriesSequence"):
-            for instance in _items(series, "ReferencedInstanceSequence"):
-                out[str(instance.get("ReferencedSOPInstanceUID", ""))] = str(series.get("SeriesInstanceUID", ""))
+    for study in (said, *said.items("StudiesContainingOtherReferencedInstancesSequence")):
+        for series in study.items("ReferencedSeriesSequence"):
+            for instance in series.items("ReferencedInstanceSequence"):
+                out[instance.text("ReferencedSOPInstanceUID")] = series.text("SeriesInstanceUID")
     return out
 
 
-def _matrix(registration: Dataset, where: str) -> tuple[NDArray[np.float64], str]:
+def _matrix(registration: Attributes) -> tuple[NDArray[np.float64], str]:
     """The product of a Matrix Sequence in its order, and the freest of its kinds."""
-    items = _items(registration, "MatrixSequence")
+    items = registration.items("MatrixSequence")
     if not items:
-        raise InputError("A registration has no matrix", where=where)
-    total, kinds = np.eye(4), []
-    for item in items:
-        matrix, kind = _one_matrix(item, where)
-        total = total @ matrix
-        kinds.append(kind)
-    return total, max(kinds, key=KINDS.index)
+        raise InputError("A registration has no matrix", where=registration.where)
+    parts = [_one_matrix(item) for item in items]
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = reduce(np.matmul, [matrix for matrix, _ in parts])
+    kind = max((kind for _, kind in parts), key=KINDS.index)
+    return _checked(total, "AFFINE", registration.where), kind
 
 
-def _one_matrix(item: Dataset, where: str) -> tuple[NDArray[np.float64], str]:
-    numbers = _numbers(item, "FrameOfReferenceTransformationMatrix", 16, where)
-    kind = str(item.get("FrameOfReferenceTransformationMatrixType") or "RIGID")
+def _one_matrix(item: Attributes) -> tuple[NDArray[np.float64], str]:
+    numbers = _numbers(item, "FrameOfReferenceTransformationMatrix", 16)
+    kind = item.text("FrameOfReferenceTransformationMatrixType") or "RIGID"
     if kind not in KINDS:
-        raise InputError(f"A matrix is of an unknown type, {kind}", where=where)
+        raise InputError(
+            f"Frame of Reference Transformation Matrix Type is none of {', '.join(KINDS)}",
+            where=item.where,
+            why="Nobody can tell what the matrix may do",
+        )
+    return _checked(numbers.reshape(4, 4), kind, item.where), kind
+
+
+def _checked(matrix: NDArray[np.float64], kind: str, where: str) -> NDArray[np.float64]:
+    """As its kind allows; what decimals took from a rotation is given back."""
     try:
-        made = (Rigid if kind == "RIGID" else Affine)(numbers.reshape(4, 4), _ANY, _ANY)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return (Rigid if kind == "RIGID" else Affine)(matrix, _ANY, _ANY).matrix
     except UnsupportedGeometry as error:
         raise UnsupportedGeometry(error.what, where=where, why=error.why, remedy=error.remedy) from error
-    return made.matrix, kind
 
 
-def _numbers(item: Dataset, keyword: str, count: int, where: str) -> NDArray[np.float64]:
-    try:
-        numbers = np.atleast_1d(np.array(item.get(keyword), dtype=np.float64))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InputError(f"{keyword} holds what is no number", where=where) from error
-    if numbers.shape != (count,) or not np.isfinite(numbers).all():
-        raise InputError(f"{keyword} is not {count} numbers", where=where)
-    return numbers
+def _numbers(item: Attributes, keyword: str, count: int) -> NDArray[np.float64]:
+    numbers = item.numbers(keyword, count)
+    if not numbers:
+        raise InputError(f"{keyword} is missing or empty: {count} numbers are asked for", where=item.where)
+    return np.array(numbers)
 
 
-def _deformation(item: Dataset, fixed: Space, moving: Space, header: Header) -> Transform:
+def _deformation(item: Attributes, fixed: Space, moving: Space, header: Header) -> Transform:
     """M_post (M_pre p + D(p)) as vectors in the fixed image, then matrices: M_pre (p + R_pre^-1 D(p)) is the same."""
-    where = header.path.name
-    before = _optional_matrix(item, "PreDeformationMatrixRegistrationSequence", fixed, fixed, where)
-    after = _optional_matrix(item, "PostDeformationMatrixRegistrationSequence", fixed, moving, where)
-    grids = _items(item, "DeformableRegistrationGridSequence")
-    if not grids:
+    before = _optional_matrix(item, "PreDeformationMatrixRegistrationSequence", fixed, fixed)
+    after = _optional_matrix(item, "PostDeformationMatrixRegistrationSequence", fixed, moving)
+    if not item.items("DeformableRegistrationGridSequence"):
         return composed(after, before)
-    vectors, grid = _grid(_only(item, "DeformableRegistrationGridSequence", where), fixed, header)
+    vectors, grid = _grid(_only(item, "DeformableRegistrationGridSequence"), fixed, header)
     still = np.array_equal(before.matrix, np.eye(4)) and np.array_equal(after.matrix, np.eye(4))
     if still:
         return Displacement(vectors, grid, fixed, moving)
@@ -287,20 +293,23 @@ def _deformation(item: Dataset, fixed: Space, moving: Space, header: Header) -> 
     return composed(composed(after, before), Displacement(turned, grid, fixed, fixed))
 
 
-def _optional_matrix(item: Dataset, keyword: str, source: Space, target: Space, where: str) -> Affine:
+def _optional_matrix(item: Attributes, keyword: str, source: Space, target: Space) -> Affine:
     """Identity where it is left out."""
-    if not _items(item, keyword):
+    if not item.items(keyword):
         return Rigid.identity(source, target)
-    matrix, kind = _one_matrix(_only(item, keyword, where), where)
+    matrix, kind = _one_matrix(_only(item, keyword))
     return (Rigid if kind == "RIGID" else Affine)(matrix, source, target)
 
 
-def _grid(item: Dataset, fixed: Space, header: Header) -> tuple[NDArray[np.float32], Geometry]:
-    where = header.path.name
-    row, column = _numbers(item, "ImageOrientationPatient", 6, where).reshape(2, 3)
-    origin = _numbers(item, "ImagePositionPatient", 3, where)
-    i, j, k = (int(n) for n in _numbers(item, "GridDimensions", 3, where))
-    di, dj, dk = (float(n) for n in _numbers(item, "GridResolution", 3, where))
+def _grid(item: Attributes, fixed: Space, header: Header) -> tuple[NDArray[np.float32], Geometry]:
+    where = item.where
+    row, column = _numbers(item, "ImageOrientationPatient", 6).reshape(2, 3)
+    origin = _numbers(item, "ImagePositionPatient", 3)
+    i, j, k = (int(n) for n in _numbers(item, "GridDimensions", 3))
+    di, dj, dk = (float(n) for n in _numbers(item, "GridResolution", 3))
+    data = item.raw("VectorGridData")
+    if min(i, j, k) < 1 or len(data) != 12 * i * j * k:
+        raise InputError(f"Vector Grid Data does not hold the vectors of {i} x {j} x {k} nodes", where=where)
     depth = np.cross(row, column)
     geometry = Geometry(
         shape=(k, j, i),
@@ -310,9 +319,6 @@ def _grid(item: Dataset, fixed: Space, header: Header) -> tuple[NDArray[np.float
         frame_of_reference=fixed.frame_of_reference,
         image=fixed.image,
     )
-    data = item.get("VectorGridData")
-    if not isinstance(data, bytes) or len(data) != 12 * i * j * k:
-        raise InputError(f"Vector Grid Data does not hold the vectors of {i} x {j} x {k} nodes", where=where)
     order = "<f4" if header.transfer_syntax.is_little_endian else ">f4"
     vectors = np.frombuffer(data, order).reshape(k, j, i, 3).astype(np.float32)
     defined = np.asarray(~np.isnan(vectors).any(axis=-1))

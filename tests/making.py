@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,3 +70,25 @@ def phantom(shape=(12, 40, 48)) -> np.ndarray:
     hu[((x - 0.45) / 0.4) ** 2 + ((y - 0.5) / 0.35) ** 2 < 1] = 40
     hu[((x - 0.3) / 0.1) ** 2 + ((y - 0.4) / 0.1) ** 2 + ((z - 0.6) / 0.3) ** 2 < 1] = 900
     return hu
+
+
+def spoiled(data: bytes, rng: random.Random) -> bytes:
+    """Bytes flipped, a piece cut out, the end cut off, a VR exchanged, a length made up."""
+    out = bytearray(data)
+    kind = rng.randrange(5)
+    at = rng.randrange(132, len(out) - 8)
+    if kind == 0:
+        for _ in range(rng.randrange(1, 12)):
+            out[rng.randrange(132, len(out))] ^= 1 << rng.randrange(8)
+    elif kind == 1:
+        del out[at : at + rng.randrange(1, 200)]
+    elif kind == 2:
+        del out[at:]
+    elif kind == 3:
+        vrs = [b"DS", b"IS", b"US", b"UI", b"LO", b"PN", b"SH", b"CS", b"DA"]
+        places = [i for i in range(132, len(out)) if bytes(out[i : i + 2]) in vrs]
+        spot = rng.choice(places or [at])
+        out[spot : spot + 2] = rng.choice([b"FD", b"US", b"SQ", b"AT", b"XX", b"UN", b"OB", b"DS", b"\x00\xff"])
+    else:
+        out[at : at + 4] = struct.pack("<I", rng.choice([0xFFFFFFFF, 0x7FFFFFFF, 1, 0]))
+    return bytes(out)

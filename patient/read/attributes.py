@@ -52,6 +52,13 @@ class Attributes:
         value = self._value(keyword)
         return "" if value is None else str(value).strip()
 
+    def raw(self, keyword: str) -> bytes:
+        """Bytes of an attribute that holds nothing else (OB, OW, OF); empty where absent."""
+        value = self._value(keyword)
+        if not isinstance(value, bytes | None):
+            raise self._malformed(keyword, "is not stored as bytes")
+        return value or b""
+
     def integer(self, keyword: str) -> int | None:
         """A whole number; None where absent or empty."""
         numbers = self._numbers(keyword)

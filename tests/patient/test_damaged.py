@@ -16,7 +16,7 @@ from patient.read.images import open_folder, open_image
 from patient.read.index import scan
 from patient.read.pixels import stored
 from patient.read.planes import planes_of
-from tests.making import phantom, write_ct
+from tests.making import phantom, spoiled, write_ct
 
 HU = phantom((4, 24, 28))
 
@@ -75,28 +75,6 @@ def test_a_file_that_ends_in_its_header_is_told_to_be_cut(tmp_path):
     assert problem.error.what == "Cut short within its header"
 
 
-def _spoiled(data: bytes, rng: random.Random) -> bytes:
-    """Bytes flipped, a piece cut out, the end cut off, a VR exchanged, a length made up."""
-    out = bytearray(data)
-    kind = rng.randrange(5)
-    at = rng.randrange(132, len(out) - 8)
-    if kind == 0:
-        for _ in range(rng.randrange(1, 12)):
-            out[rng.randrange(132, len(out))] ^= 1 << rng.randrange(8)
-    elif kind == 1:
-        del out[at : at + rng.randrange(1, 200)]
-    elif kind == 2:
-        del out[at:]
-    elif kind == 3:
-        vrs = [b"DS", b"IS", b"US", b"UI", b"LO", b"PN", b"SH", b"CS", b"DA"]
-        places = [i for i in range(132, len(out)) if bytes(out[i : i + 2]) in vrs]
-        spot = rng.choice(places or [at])
-        out[spot : spot + 2] = rng.choice([b"FD", b"US", b"SQ", b"AT", b"XX", b"UN", b"OB", b"DS", b"\x00\xff"])
-    else:
-        out[at : at + 4] = struct.pack("<I", rng.choice([0xFFFFFFFF, 0x7FFFFFFF, 1, 0]))
-    return bytes(out)
-
-
 @pytest.mark.parametrize("syntax", [None, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
 def test_whatever_is_done_to_a_header_it_is_read_or_refused(tmp_path, syntax):
     folder = write_ct(tmp_path / "ct", HU)
@@ -110,7 +88,7 @@ def test_whatever_is_done_to_a_header_it_is_read_or_refused(tmp_path, syntax):
     rng, read = random.Random(11), 0
     warnings.simplefilter("ignore")
     for _ in range(100):
-        path.write_bytes(_spoiled(whole[:header_bytes], rng) + whole[header_bytes:])
+        path.write_bytes(spoiled(whole[:header_bytes], rng) + whole[header_bytes:])
         index = scan(folder)
         assert len(index.of("CT")) + len(index.problems) > 0
         for entry in index.series:

@@ -169,3 +169,35 @@ def test_errors_travel_between_processes_whole():
     error = errors.MixedSeries("two", where="a, b", why="so", remedy="do")
     again = pickle.loads(pickle.dumps(error))
     assert (type(again), again.what, again.where, again.why, again.remedy) == (errors.MixedSeries, "two", "a, b", "so", "do")
+
+
+def _named(*names):
+    def change(k, d):
+        d.PatientName = names[k % len(names)]
+
+    return change
+
+
+@pytest.mark.parametrize("other", ["Test^Person ", "TEST^PERSON", "Test^Person^^^", "Test^ Person", "test person"])
+def test_one_patients_name_in_several_spellings_is_one_patient_and_noted(tmp_path, other):
+    image = open_folder(write_ct(tmp_path / "ct", HU, _named("Test^Person", other)))
+    assert (image.load().array == HU).all()
+    assert [note for note in image.notes if "name" in note] == (
+        [] if other == "Test^Person " else ["The patient's name is written in 2 ways, which differ by case or padding"]
+    )
+    assert not any("person" in note.casefold() for note in image.notes)
+
+
+@pytest.mark.parametrize("other", ["Test^Persona", "Person^Test", "", "Test^Person^Jr"])
+def test_another_name_is_another_patient_though_the_id_is_one(tmp_path, other):
+    with pytest.raises(errors.MixedSeries, match="two patients") as caught:
+        open_folder(write_ct(tmp_path / "ct", HU, _named("Test^Person", other)))
+    assert "Person" not in str(caught.value)
+
+
+def test_one_name_and_two_patient_ids_are_two_patients(tmp_path):
+    def change(k, d):
+        d.PatientID = "T1" if k % 2 else "T2"
+
+    with pytest.raises(errors.MixedSeries, match="two patients"):
+        open_folder(write_ct(tmp_path / "ct", HU, change))

@@ -1,8 +1,11 @@
 """REG: the file's matrix takes moving points to fixed. Deformable: the file's vectors take fixed points to moving."""
 
 import os
+import random
 import subprocess
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +21,7 @@ from patient.read.images import open_folder
 from registration.dicom import write_deformable, write_registration
 from registration.dicom_read import Side, read_deformable, read_registration, rigid_between
 from registration.transforms import Affine, Displacement, Rigid, Space, composed
-from tests.making import POSES, phantom, write_ct
+from tests.making import POSES, phantom, spoiled, write_ct
 
 REFEREES = Path(os.environ.get("RECONTOUR_REFEREES", Path(__file__).resolve().parents[3] / "shared" / "referees"))
 HU = phantom((6, 20, 24))
@@ -310,14 +313,48 @@ def test_decimals_are_given_back_but_scaling_is_not_rigid(images, reg):
 
 def test_broken_matrices_and_other_objects_are_refused(images, reg, tmp_path):
     f, m = _frames(*images)
-    with pytest.raises(InputError, match="16 numbers"):
+    with pytest.raises(InputError, match="holds 15 numbers where 16 are asked for") as caught:
         read_registration(_theirs(reg, f, _item([np.ones(15)], m)))
+    assert caught.value.where.startswith("reg.dcm, Registration Sequence item 1, ")
     with pytest.raises(InputError, match="no matrix"):
         read_registration(_theirs(reg, f, _item([], m)))
     with pytest.raises(NotDicom, match="CT"):
         read_registration(images[0].instances[0].path)
     with pytest.raises(NotDicom):
         read_deformable(reg, *images)
+
+
+def test_a_decimal_comma_in_a_matrix_is_refused_by_attribute_and_item(images, reg):
+    lead, found, values = reg.read_bytes().rpartition(b"\x06\x30\xc6\x00")
+    reg.write_bytes(lead + found + values.replace(b".", b",", 1))
+    with pytest.raises(InputError, match=r"Frame of Reference Transformation Matrix holds .*, which is no number") as caught:
+        read_registration(reg)
+    assert "Registration Sequence item" in caught.value.where
+    assert "Matrix Sequence item 1" in caught.value.where
+
+
+def test_matrices_whose_product_has_no_end_are_refused(images, reg):
+    f, m = _frames(*images)
+    huge = np.diag([1e200, 1e200, 1e200, 1.0])
+    item = _item([np.eye(4)] * 2, m, kind="AFFINE")
+    for part in item.MatrixRegistrationSequence[0].MatrixSequence:
+        part.FrameOfReferenceTransformationMatrix = [f"{v:g}" for v in huge.ravel()]
+    with pytest.raises(InputError, match="matrix"):
+        read_registration(_theirs(reg, f, item))
+
+
+def test_whatever_is_done_to_a_registration_it_is_read_or_refused(images, reg, tmp_path):
+    bent = tmp_path / "dreg.dcm"
+    write_deformable(bent, _bent(*images)[0], images[0].geometry, *images, version="1.2.3")
+    warnings.simplefilter("ignore")
+    rng, read = random.Random(5), 0
+    for path, reader in ((reg, rigid_between), (bent, read_deformable)):
+        whole = path.read_bytes()
+        for _ in range(150):
+            path.write_bytes(spoiled(whole, rng))
+            with suppress(InputError):
+                read += np.isfinite(reader(path, *images).points(POINTS, Space.of(images[0].geometry))).all()
+    assert read > 10
 
 
 # --- deformable
