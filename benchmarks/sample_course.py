@@ -35,7 +35,7 @@ from data_samples.planned import STRUCTURES, plan_patient
 from data_samples.truth import FractionTruth, read_truth
 from patient.trust import GIVEN
 from patient.volume import Field
-from pipelines.case import installed_engines
+from pipelines.engines import installed_engines
 from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
 from registration.transforms import inverted
 

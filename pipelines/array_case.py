@@ -18,7 +18,8 @@ from contour.hounsfield import must_be_hounsfield
 from contour.template import EXISTING, Wanted, load_template
 from patient.geometry import Geometry
 from patient.volume import Field
-from pipelines.case import installed_engines, reasons_of, state_of
+from pipelines.contouring import reasons_of, state_of
+from pipelines.engines import installed_engines
 from pipelines.image_file import read_image
 from pipelines.result import CaseResult, FlagRecord, State, StructureRecord, Verdict
 

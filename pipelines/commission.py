@@ -12,8 +12,8 @@ from typing import Any
 from contour.engine import Absent, Context, Engine
 from patient.errors import InputError
 from patient.volume import Mask, Volume
-from pipelines.case import installed_engines
 from pipelines.drawings import Drawing, Drawn, find_drawings
+from pipelines.engines import installed_engines
 from pipelines.evaluation import Pair, Rules, Shown, evaluate
 from pipelines.evaluation_result import EvaluationResult, MakerRecord
 

@@ -31,9 +31,9 @@ from patient.structures import Structure, StructureSet
 from patient.trust import Estimated
 from patient.write.rtdose import DOUBTED, Registration, accumulated_label, write_dose
 from patient.write.rtstruct import write_structure_set
-from pipelines.case import installed_engines
 from pipelines.clock import Clock
 from pipelines.day_file import read_day, write_day
+from pipelines.engines import installed_engines
 from pipelines.fraction_records import EarlierFraction, fraction_result
 from pipelines.fraction_result import FractionResult, OutputRecord
 from pipelines.numbering import rising

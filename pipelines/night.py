@@ -16,8 +16,9 @@ from patient.errors import Cancelled, InputError, OutOfResources
 from patient.read.index import Index, SeriesEntry, scan
 from patient.read.whole import lacking
 from pipelines.attempts import Attempts
-from pipelines.case import CaseRequest, installed_engines
+from pipelines.case import CaseRequest
 from pipelines.configuration import Configuration
+from pipelines.engines import installed_engines
 from pipelines.fractions import FractionsInOrder
 from pipelines.inbox import Inbox
 from pipelines.job_key import case_name, image_key, job_key, series_digest

@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from contour.engine import NoModel, NotConfident, NotInImage
 from contour.template import load_template
-from pipelines.case import reasons_of, state_of
+from pipelines.contouring import reasons_of, state_of
 from pipelines.result import CaseResult, FlagRecord, StructureRecord
 
 

@@ -15,7 +15,8 @@ from patient.geometry import Box
 from patient.read.index import scan
 from patient.volume import Field, Volume
 from pipelines.app import app, main
-from pipelines.case import CaseRequest, contour_case, installed_engines
+from pipelines.case import CaseRequest, contour_case
+from pipelines.engines import installed_engines
 from tests import models
 from tests.making import phantom, write_ct
 
