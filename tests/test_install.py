@@ -13,7 +13,7 @@ import pytest
 from tests.making import phantom, write_ct
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("patient", "registration", "contour", "adaptive", "pipelines", "data_samples")
+PACKAGES = ("patient", "registration", "contour", "adaptive", "pipelines", "data_samples", "recontour")
 NOT_SHIPPED = {".pyc", ".md"}
 
 
