@@ -106,6 +106,14 @@ class Decision:
     digest: str
     registration: Trust
 
+    def of_images(self, doubts: Sequence[str]) -> Decision:
+        """The same for images of which something may be missing or wrong: nothing is recommended but a person's look.
+
+        Args:
+            doubts: what may be missing or wrong, in sentences; none where nothing is.
+        """
+        return replace(self, verdict=Verdict.REVIEW, reasons=(*doubts, *self.reasons)) if doubts else self
+
 
 def decide(
     policy: Policy,

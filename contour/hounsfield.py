@@ -58,8 +58,12 @@ def no_hounsfield(hu: NDArray[Any]) -> str | None:
     return None
 
 
-def must_be_hounsfield(image: Volume[Any]) -> None:
+def must_be_hounsfield(image: Volume[Any], where: str = "") -> None:
     """Refuse an image that cannot be a CT in HU, before anything is made of it.
+
+    Args:
+        image: a CT.
+        where: which it is, for messages.
 
     Raises:
         PixelDataError: as `no_hounsfield` says.
@@ -67,6 +71,7 @@ def must_be_hounsfield(image: Volume[Any]) -> None:
     if (why := no_hounsfield(image.array)) is not None:
         raise PixelDataError(
             f"This is no CT that can be contoured: {why}",
+            where=where,
             why="Contours would be wrong without a sign of it",
             remedy="Look at Rescale Intercept and Slope, and export the CT in HU",
         )

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from adaptive.alignment_file import AlignmentFile
 from adaptive.day_dose import DayDose
@@ -19,6 +20,7 @@ from adaptive.lattice import End
 from adaptive.policy import load_policy
 from adaptive.propagate import Propagated
 from adaptive.rules import Policy
+from contour.hounsfield import must_be_hounsfield
 from contour.template import Template, load_template
 from patient.conformance.check import check_file
 from patient.conformance.profile import Profile, load_profile
@@ -29,6 +31,7 @@ from patient.read.index import scan
 from patient.series import ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.trust import Estimated
+from patient.volume import Volume
 from patient.write.rtdose import DOUBTED, Registration, accumulated_label, write_dose
 from patient.write.rtstruct import write_structure_set
 from pipelines.clock import Clock
@@ -133,12 +136,14 @@ def adapt_case(
         progress(0.01, "reading")
         plan = _plan_folder(Path(request.plan), Path(request.fraction), request.plan_choice)
         image, files = read_fraction_folder(Path(request.fraction), plan)
+        planned, plan = _planning_ct(plan, request)
+        today, image = image.loaded()
         today_dose = read_today_dose(Path(request.dose)) if request.dose else None
         earlier = _earlier(request, plan)
         number, number_from = _number(request, earlier)
         fractions, fractions_from = _fractions(request, plan.plan)
         plan_side = PlanSide(
-            plan.image.load(),
+            planned,
             plan.structures.structures,
             plan.isocentre,
             plan.dose,
@@ -148,7 +153,7 @@ def adapt_case(
         )
         digest = _digest((*plan.files, *files, *([Path(request.dose)] if request.dose else [])))
     today_side = TodaySide(
-        image.load(),
+        today,
         number,
         image.patient_position,
         today_dose,
@@ -171,6 +176,7 @@ def adapt_case(
         step=stepping.begin,
     )
     stepping.end()
+    made = replace(made, decision=made.decision.of_images(_doubts(plan, image)))
     with clock.step("write"):
         progress(0.85, "writing")
         outputs = _written(folder, made, plan, image, earlier, request)
@@ -241,6 +247,19 @@ def _plan_folder(plan: Path, fraction: Path, choice: str) -> PlanFolder:
             where=plan.name,
             remedy="Give the plan's folder first, then the fraction's",
         ) from error
+
+
+def _planning_ct(plan: PlanFolder, request: FractionRequest) -> tuple[Volume[Any], PlanFolder]:
+    """The planning CT, and the plan with what its pixels showed."""
+    volume, image = plan.image.loaded()
+    must_be_hounsfield(volume, Path(request.plan).name)
+    seen = [f"Plan's image: {note}" for note in image.notes if note not in plan.image.notes]
+    return volume, replace(plan, image=image, notes=(*plan.notes, *seen))
+
+
+def _doubts(plan: PlanFolder, image: ImageSeries) -> list[str]:
+    """Why one of the two images may not be all that was scanned, or not as it was."""
+    return [f"{which} image: {doubt}" for which, one in (("Plan's", plan.image), ("Today's", image)) for doubt in one.doubts]
 
 
 def policy_for(name: str, template: Template) -> Policy:

@@ -11,6 +11,7 @@ from adaptive.policy import load_policy
 from contour.template import load_template
 from patient.errors import RecontourError
 from patient.read.index import SeriesEntry
+from patient.read.whole import lacking
 from pipelines.configuration import Configuration
 from pipelines.course_case import course_folder, fraction_cases, is_told, write_course_of
 from pipelines.fraction_files import FractionFiles, PlanFiles
@@ -85,6 +86,9 @@ class FractionsInOrder:
                 night.worklist.leave(image_key(entry))
             else:
                 night.worklist.hold(entry, fraction.waits)
+            return None
+        if missed := _lacking(entry, plan):
+            night.worklist.hold(entry, "; ".join(missed))
             return None
         template, policy, digests = self._judged_by(entry)
         earlier = self._earlier(fraction, plan)
@@ -167,6 +171,11 @@ class FractionsInOrder:
             self.night.problems.append(f"The course {folder.name} could not be written: {said}")
         if (folder / "report.html").is_file():
             self.folder = str(folder.relative_to(outbox))
+
+
+def _lacking(entry: SeriesEntry, plan: PlanSet) -> list[str]:
+    """Why a fraction waits: what its image or its planning CT lacks."""
+    return [*lacking(entry), *(f"its planning CT: {missed}" for missed in lacking(plan.image))]
 
 
 def _names(paths: Sequence[Path]) -> tuple[str, ...]:

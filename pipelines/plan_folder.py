@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from patient.dose import Dose
-from patient.errors import InputError, MixedSeries, ReferenceError  # noqa: A004
+from patient.errors import InputError, ReferenceError  # noqa: A004
 from patient.geometry import Triple
 from patient.made_here import made_here
 from patient.plan import Plan
@@ -96,18 +96,13 @@ def read_fraction_folder(folder: Path, plan: PlanFolder) -> tuple[ImageSeries, t
         InputError: none or several, another patient's, the planning CT itself, or acquired before it.
     """
     index = scan(folder)
-    entries = [entry for entry in index.of("CT") if entry.uid != plan.image.series_uid]
-    if not entries and index.of("CT"):
+    others = replace(index, series=tuple(e for e in index.series if e.uid != plan.image.series_uid))
+    if not others.of("CT") and index.of("CT"):
         raise InputError("The fraction's image is the planning CT itself", where=folder.name)
-    if len(entries) > 1:
-        raise MixedSeries(
-            f"{len(entries)} CT series where one is asked for", where=folder.name, remedy="Give the folder of one fraction"
-        )
-    if not entries:
-        other = sorted({entry.modality for entry in index.series if entry.modality in ("MR", "PT")})
-        also = f"; {', '.join(other)} is not read as a fraction" if other else ""
-        raise InputError(f"No CT found{also}", where=folder.name)
-    image = open_image(entries[0])
+    if not others.of("CT") and (other := sorted({entry.modality for entry in others.of("MR", "PT")})):
+        raise InputError(f"No CT found; {', '.join(other)} is not read as a fraction", where=folder.name)
+    entry = others.one("CT", where=folder.name)
+    image = open_image(entry)
     if image.patient_id != plan.image.patient_id:
         raise InputError(
             "The fraction is of another patient than the plan: Patient ID differs",
@@ -123,7 +118,7 @@ def read_fraction_folder(folder: Path, plan: PlanFolder) -> tuple[ImageSeries, t
             why="A plan is not treated before it is made",
             remedy="Give a fraction of this plan, or the plan of that time",
         )
-    return image, entries[0].paths
+    return image, entry.paths
 
 
 def read_today_dose(path: Path) -> Dose:
@@ -193,10 +188,8 @@ def _ct(index: Index, structures: StructureSet, folder: Path) -> SeriesEntry:
                 why="Its contours would land elsewhere in the patient",
                 remedy="Export the structure set together with its CT",
             )
-        entries = tuple(named)
-    if len(entries) != 1:
-        raise MixedSeries(f"{len(entries) or 'No'} planning CT where one is asked for", where=folder.name)
-    return entries[0]
+        index = replace(index, series=tuple(named))
+    return index.one("CT", where=folder.name)
 
 
 def _admitted(structures: StructureSet, image: ImageSeries, path: Path) -> StructureSet:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patient.errors import InputError, MixedSeries, NotTrusted
 from patient.geometry import Geometry
 from patient.read.images import open_image
-from patient.read.index import scan
+from patient.read.index import IMAGES, scan
 from patient.series import ImageSeries
 from patient.volume import Mask, Volume
 from pipelines.image_file import read_image
@@ -66,13 +66,15 @@ def open_either(path: Path) -> Image:
         volume = read_image(path)
         return Image(Volume(volume.array, replace(volume.geometry, image=path.name)), None)
     index = scan(path)
-    entries = [entry for modality in ("CT", "MR", "PT") for entry in index.of(modality)]
-    if not entries:
-        raise InputError("No image found", where=path.name)
-    if len(entries) > 1:
-        raise MixedSeries(f"{len(entries)} images where one is asked for", where=path.name, remedy="Give the folder of one")
-    series = open_image(entries[0])
-    return Image(series.load(), series)
+    kinds = [modality for modality in IMAGES if index.of(modality)]
+    if len(kinds) > 1:
+        raise MixedSeries(
+            f"Images of {len(kinds)} kinds where one image is asked for: {', '.join(kinds)}",
+            where=path.name,
+            remedy="Give a folder that holds one alone",
+        )
+    volume, series = open_image(index.one(*(kinds or IMAGES), where=path.name)).loaded()
+    return Image(volume, series)
 
 
 def read_mask(path: Path, of: Image, name: str) -> Mask:

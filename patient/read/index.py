@@ -122,13 +122,14 @@ class Index:
         """The series of these modalities."""
         return tuple(entry for entry in self.series if entry.modality in modalities)
 
-    def one(self, *modalities: str, uid: str = "", where: str = "") -> SeriesEntry:
+    def one(self, *modalities: str, uid: str = "", where: str = "", choice: str = "") -> SeriesEntry:
         """The one series that is meant: of the first modality that is there, or of a given UID.
 
         Args:
             modalities: that may be meant, the preferred one first.
             uid: Series Instance UID; empty where there shall be no more than one.
             where: the folder's name, for messages.
+            choice: option of the command by which one can be named, for messages; empty where there is none.
 
         Raises:
             MixedSeries: several, each named.
@@ -140,7 +141,7 @@ class Index:
             raise MixedSeries(
                 f"{len(found)} {found[0].modality} series where one is asked for: {'; '.join(e.told for e in found)}",
                 where=where,
-                remedy="Name one by its UID (--series), or give a folder that holds it alone",
+                remedy=f"{f'Name one by its UID ({choice}), or give' if choice else 'Give'} a folder that holds it alone",
             )
         if not found:
             broken = f"; {len(self.problems)} unreadable, as {self.problems[0].error}" if self.problems else ""

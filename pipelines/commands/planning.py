@@ -58,7 +58,7 @@ def contour(
 
             result = contour_array(image, made, template, update)
         else:
-            entry = scan(image).one("CT", uid=series, where=image.name)
+            entry = scan(image).one("CT", uid=series, where=image.name, choice="--series")
             result = contour_case(
                 CaseRequest(
                     case=out.resolve().name,

@@ -11,7 +11,7 @@ import pytest
 from pydicom.uid import generate_uid
 
 from adaptive.day_dose import recomputed
-from patient.errors import FrameMismatch, InputError, MixedSeries, ReferenceError  # noqa: A004
+from patient.errors import FrameMismatch, InputError, MixedSeries, PixelDataError, ReferenceError  # noqa: A004
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
@@ -258,6 +258,29 @@ def test_a_fraction_from_before_trust_was_recorded_is_read_and_marked(done, pair
     assert "before it was recorded" in result.dose.doubts[0]
 
 
+def test_images_of_which_slices_are_missing_are_never_green(done, copy, pair, policy, tmp_path):
+    for folder, count in ((copy[0] / "CT", 38), (copy[1], 37)):
+        for path in folder.iterdir():
+            changed(path, ImagesInAcquisition=count)
+    request = FractionRequest("c", *map(str, copy), str(tmp_path / "case"), policy=str(policy))
+    (tmp_path / "case").mkdir()
+    result = adapt_case(request)
+    said = ("Plan's image: 36 of 38 slices are there (Images in Acquisition)",)
+    said = (*said, "Today's image: 36 of 37 slices are there (Images in Acquisition)")
+    assert (result.verdict, result.decision.verdict) == ("review", "review")
+    assert result.reasons[:2] == result.decision.reasons[:2] == said
+    assert not done[0].reasons[0].startswith("Plan's image")
+    assert said[0] in (tmp_path / "case" / "report.html").read_text().replace("&#39;", "'")
+
+
+def test_a_planning_ct_that_is_not_in_hu_is_refused(copy, policy, tmp_path):
+    for path in (copy[0] / "CT").iterdir():
+        changed(path, RescaleIntercept="2000", PixelRepresentation=1)
+    with pytest.raises(PixelDataError, match="no Hounsfield units") as caught:
+        adapt_case(FractionRequest("c", *map(str, copy), str(tmp_path / "case"), policy=str(policy)))
+    assert caught.value.where == copy[0].name
+
+
 def test_the_validators_find_no_error(done, pair, tmp_path):
     for ct, files in ((pair[1], ("rtstruct.dcm", "dreg.dcm")), (pair[0] / "CT", ("reg.dcm", "dose.dcm", "dose_error.dcm"))):
         assert errors_of([done[1] / name for name in files], ct, tmp_path) == ""
@@ -318,8 +341,9 @@ def test_two_images_in_a_fractions_folder_are_refused(copy):
     uid = generate_uid()
     for path in (copy[1] / "again").iterdir():
         changed(path, SeriesInstanceUID=uid, SOPInstanceUID=generate_uid())
-    with pytest.raises(MixedSeries):
+    with pytest.raises(MixedSeries, match=r"2 CT series where one is asked for: \S+ \(.*files\); \S+ \(") as caught:
         read_fraction_folder(copy[1], read_plan_folder(copy[0]))
+    assert "--series" not in str(caught.value)
 
 
 def test_two_plans_are_refused_unless_one_is_named(copy):

@@ -10,9 +10,11 @@ import pytest
 import SimpleITK as sitk  # noqa: N813
 from scipy import ndimage
 
+from patient.errors import InputError, MixedSeries
 from patient.geometry import Geometry
 from patient.read.images import open_folder
 from patient.volume import Volume
+from pipelines.registration_case import open_either
 from registration.dicom_read import read_deformable, rigid_between
 from registration.pulling import pulled
 from registration.transforms import Rigid, Space
@@ -154,3 +156,17 @@ def test_wrong_calls_exit_with_2_and_write_nothing(pair, tmp_path):
         assert done.returncode == 2, (arguments, done.stderr)
         assert "Traceback" not in done.stderr
         assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_several_images_is_refused_and_names_them(tmp_path):
+    for tag in ("a", "b"):
+        write_ct(tmp_path / "two" / tag, np.zeros((3, 8, 8), np.int16), tag=tag)
+    with pytest.raises(MixedSeries, match=r"2 CT series where one is asked for: \S+ \(.*files\); \S+ \("):
+        open_either(tmp_path / "two")
+    write_ct(tmp_path / "kinds" / "ct", np.zeros((3, 8, 8), np.int16))
+    write_ct(tmp_path / "kinds" / "mr", np.zeros((3, 8, 8), np.int16), lambda k, d: setattr(d, "Modality", "MR"), tag="mr")
+    with pytest.raises(MixedSeries, match="2 kinds where one image is asked for: CT, MR"):
+        open_either(tmp_path / "kinds")
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="No CT or MR or PT found"):
+        open_either(tmp_path / "none")

@@ -14,6 +14,7 @@ from patient.errors import PolicyError
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger, State
 from pipelines.night import run_night
+from tests.pipelines.fractions import changed
 from tests.planning import identity, image, plan
 from tests.scenarios.waiting import until
 
@@ -126,6 +127,33 @@ def test_a_late_image_between_two_fractions_changes_all_after_it_and_none_before
     course = _course(out)
     assert [f["number"] for f in course["fractions"] if f["counts"]] == [1, 2, 3]
     assert any("out of order" in note for note in course["notes"])
+
+
+@pytest.mark.parametrize(("series", "says"), [("fraction7", ""), ("ct5", "its planning CT: ")])
+def test_a_fraction_of_which_slices_are_missing_or_whose_planning_ct_lacks_some_waits(tmp_path, series, says):
+    out = tmp_path / "out"
+    _planned(tmp_path / "in")
+    _fraction(tmp_path / "in", 7)
+    (folder,) = (tmp_path / "in").glob(f"*/{series}")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        changed(path, ImagesInAcquisition=len(paths) + 2)
+    record = _night(tmp_path / "in", out)
+    said = f"{says}{len(paths)} of {len(paths) + 2} slices are there (Images in Acquisition)"
+    assert [(c.state, c.reasons) for c in record.cases] == [("held", (said,))]
+    for path in paths:
+        changed(path, ImagesInAcquisition=len(paths))
+    assert [c.state for c in _night(tmp_path / "in", out).cases] == ["review"]
+
+
+def test_a_fraction_with_a_slice_that_cannot_be_read_waits(tmp_path):
+    _planned(tmp_path / "in")
+    _fraction(tmp_path / "in", 7)
+    (folder,) = (tmp_path / "in").glob("*/fraction7")
+    last = sorted(path for path in folder.rglob("*") if path.is_file())[-1]
+    last.write_bytes(last.read_bytes()[:700])
+    (case,) = _night(tmp_path / "in", tmp_path / "out").cases
+    assert (case.state, "cannot be read" in case.reasons[0]) == ("held", True)
 
 
 def test_images_that_have_left_the_inbox_still_count(inbox, tmp_path):
