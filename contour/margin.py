@@ -29,6 +29,8 @@ TRUE = 1.25
 """Largest voxel edges around a surface within which distances are true; beyond, only their sign counts."""
 FINE, FINEST = 1.6, 1.0
 """mm; the surface is known between slices at least as closely, and of a small structure in every direction."""
+BENDS = 8.0
+"""mm; a usual radius of an organ's surface."""
 SMALL = 1_000_000
 """Voxels up to which a structure is small."""
 SLAB = 3_000_000
@@ -239,12 +241,13 @@ class _Surface:
     def apart(self, places: Points) -> Distance:
         """mm from places `[m, 3]`.
 
-        The distance to the nearest point is too large, the one along its normal too small, by about as much: both errors are
-        of second order in the distance between points.
+        Where the nearest point lies t aside of the true foot, the way to it is t²/2D too long and the way along its normal
+        about t²/2R too short (D the distance, R the surface's radius); weighted so that a sphere of `BENDS` gets D itself.
         """
         away, nearest = self.tree.query(places, workers=threads())
         along = np.abs(((places - self.points[nearest]) * self.normals[nearest]).sum(axis=1))
-        return (0.5 * (away + along)).astype(np.float32)
+        share = away / (away + BENDS)
+        return (share * away + (1 - share) * along).astype(np.float32)
 
 
 def _crossings(fine: Distance, step: Points, start: float = 0.0) -> tuple[Points, Points]:
