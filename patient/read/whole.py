@@ -12,6 +12,8 @@ from patient.read.headers import Header
 from patient.read.index import SeriesEntry
 from patient.read.planes import whole_number
 
+UNTOLD = "No header says how many slices the series has: whether all are there is not known"
+
 
 def lacking(entry: SeriesEntry) -> tuple[str, ...]:
     """Why slices are known to be missing, or may be, in sentences; empty where nothing says so.
@@ -23,6 +25,12 @@ def lacking(entry: SeriesEntry) -> tuple[str, ...]:
 
 
 def remarks(entry: SeriesEntry) -> tuple[str, ...]:
+    """What is not known of a series' slices, and what instance numbers say of it."""
+    untold = () if _is_multi_frame(entry.headers) or any(_expected(entry.headers)) else (UNTOLD,)
+    return (*untold, *_numbering(entry))
+
+
+def _numbering(entry: SeriesEntry) -> tuple[str, ...]:
     """What instance numbers say of slices that may be missing: nothing certain, as series are numbered from anywhere."""
     numbers = sorted({n for header in entry.headers if (n := _count(header, "InstanceNumber", least=0)) is not None})
     if len(numbers) < len(entry.headers) or len(numbers) < 2:
@@ -60,7 +68,7 @@ def _fewer_than_said(headers: Sequence[Header]) -> Iterator[str]:
 
 def _expected(headers: Sequence[Header]) -> Iterator[tuple[str, int, int]]:
     """What says how many there are, how many are there, and how many it says. Multi-frame files hold all of theirs."""
-    if any((_count(header, "NumberOfFrames") or 1) > 1 for header in headers):
+    if _is_multi_frame(headers):
         return
     distinct = {header.text("SOPInstanceUID") or str(header.path): header for header in headers}.values()
     if related := max((_count(header, "NumberOfSeriesRelatedInstances") or 0 for header in distinct), default=0):
@@ -71,6 +79,10 @@ def _expected(headers: Sequence[Header]) -> Iterator[tuple[str, int, int]]:
     for number, held in sorted(acquisitions.items()):
         if count := max(_count(header, "ImagesInAcquisition") or 0 for header in held):
             yield f"Images in Acquisition{f', acquisition {number}' if len(acquisitions) > 1 else ''}", len(held), count
+
+
+def _is_multi_frame(headers: Sequence[Header]) -> bool:
+    return any((_count(header, "NumberOfFrames") or 1) > 1 for header in headers)
 
 
 def _count(header: Header, keyword: str, least: int = 1) -> int | None:

@@ -12,6 +12,7 @@ from pydicom.uid import generate_uid
 
 from patient import errors
 from patient.read.images import open_folder
+from patient.read.whole import UNTOLD
 from patient.structures import Structure, StructureSet
 from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set
@@ -112,7 +113,7 @@ def test_one_acquisition_behind_the_other_is_read_and_the_join_is_noted(tmp_path
 
 def test_a_number_for_every_slice_is_no_join(tmp_path):
     image = open_folder(write_ct(tmp_path, HU, lambda k, d: setattr(d, "AcquisitionNumber", k)))
-    assert image.notes == ()
+    assert image.notes == (UNTOLD,)
 
 
 def test_contouring_a_series_of_phases_asks_for_one_and_contours_that_one_alone(tmp_path):

@@ -13,6 +13,7 @@ from patient.geometry import Geometry, Slices
 from patient.outline import loops_of_field, loops_of_mask, mask_of_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
+from patient.read.whole import UNTOLD
 from patient.structures import Loop, Structure, StructureSet
 from patient.volume import Field, Level, Volume
 from patient.write.rtstruct import write_structure_set
@@ -73,7 +74,7 @@ def test_slices_that_are_planes_of_the_grid_keep_their_pixels(tmp_path):
 
 def test_a_tilted_gantry_is_named_with_its_angle(tmp_path):
     image = open_folder(folder(tmp_path, BLOCKS[:12], cosine=np.cos(np.radians(20))))
-    assert image.notes == ("Gantry tilted by 20.0 degrees: resampled to 2.82 mm, drawn on the image's slices",)
+    assert image.notes == (UNTOLD, "Gantry tilted by 20.0 degrees: resampled to 2.82 mm, drawn on the image's slices")
     assert len(image.instances) == 12
 
 

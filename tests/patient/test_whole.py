@@ -10,8 +10,9 @@ import pytest
 from patient.errors import InputError, MixedSeries
 from patient.read.images import open_folder, open_image
 from patient.read.index import scan
-from patient.read.whole import lacking, remarks, told_whole
+from patient.read.whole import UNTOLD, lacking, remarks, told_whole
 from tests.making import phantom, write_ct
+from tests.pipelines.fractions import changed
 
 HU = phantom()
 
@@ -115,6 +116,14 @@ def test_fewer_slices_than_the_headers_say_are_told(tmp_path, keyword):
     assert open_folder(folder).doubts == (said,)
 
 
+def test_where_no_header_says_how_many_slices_there_are_this_is_said_and_no_doubt(ct_folder):
+    image = open_folder(ct_folder)
+    assert (UNTOLD in image.notes, image.doubts) == (True, ())
+    for path in _slices(ct_folder):
+        changed(path, NumberOfSeriesRelatedInstances=12)
+    assert UNTOLD not in open_folder(ct_folder).notes
+
+
 def test_images_of_each_acquisition_are_counted_by_themselves(tmp_path):
     def change(k, dataset):
         dataset.AcquisitionNumber, dataset.ImagesInAcquisition = (1, 5) if k < 5 else (2, 7)
@@ -139,7 +148,7 @@ def test_images_of_each_acquisition_are_counted_by_themselves(tmp_path):
 def test_instance_numbers_are_remarked_upon_and_no_more(tmp_path, number, said):
     folder = write_ct(tmp_path / "ct", HU, lambda k, d: setattr(d, "InstanceNumber", number(k)))
     entry = _entry(folder)
-    assert remarks(entry) == said
+    assert remarks(entry) == (UNTOLD, *said)
     image = open_image(entry)
     assert set(said) <= set(image.notes)
     assert not image.doubts
