@@ -160,6 +160,7 @@ def register_case(
         result = result_of(kind, None, RegistrationQuality(), verdict, None, time.perf_counter() - begun)
         (folder / "quality.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
         return result
+    quality = replace(registered.quality, notes=(*registered.quality.notes, *_doubts(fixed, moving)))
     transform = registered.moving_from_fixed
     progress(0.8, "writing")
     couch = _couch(registered, fixed)
@@ -176,7 +177,7 @@ def register_case(
             write_registration(folder / "reg.dcm", matrix, fixed.series, moving.series, version=VERSION, note=note)
         if kind is Kind.DEFORMABLE:
             write_deformable(folder / "dreg.dcm", transform, nodes, fixed.series, moving.series, version=VERSION, note=note)
-    result = result_of(kind, transform, registered.quality, registered.verdict, couch, time.perf_counter() - begun)
+    result = result_of(kind, transform, quality, registered.verdict, couch, time.perf_counter() - begun)
     progress(0.92, "drawing")
     write_registration_report(folder, result, fixed.volume, moving.volume, transform, warped)
     (folder / "quality.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
@@ -196,6 +197,12 @@ def register(fixed: Volume[Any], moving: Volume[Any], kind: Kind, context: Regis
         back = way_back(fixed, moving, context, fit.moving_from_fixed)
     context.progress(1.0, "proving")
     return judged(fit, fixed, moving, context, way_back=back)
+
+
+def _doubts(fixed: Image, moving: Image) -> list[str]:
+    """Why one of the two may not be all that was scanned, or not as it was."""
+    named = (("Fixed", fixed.series), ("Moving", moving.series))
+    return [f"{which} image: {doubt}" for which, one in named if one is not None for doubt in one.doubts]
 
 
 def _couch(registered: Registered, fixed: Image) -> CouchCorrection | None:

@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,11 +15,12 @@ from patient.errors import InputError, MixedSeries
 from patient.geometry import Geometry
 from patient.read.images import open_folder
 from patient.volume import Volume
-from pipelines.registration_case import open_either
+from pipelines.registration_case import Kind, open_either, register_case
 from registration.dicom_read import read_deformable, rigid_between
 from registration.pulling import pulled
 from registration.transforms import Rigid, Space
 from tests.making import write_ct
+from tests.pipelines.fractions import changed
 
 RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 GRID = Geometry((36, 72, 72), (3.0, 3.0, 3.0), origin=(-106.5, -106.5, -50.0), image="fixed", frame_of_reference="1.2.3")
@@ -170,3 +172,13 @@ def test_a_folder_of_several_images_is_refused_and_names_them(tmp_path):
     (tmp_path / "none").mkdir()
     with pytest.raises(InputError, match="No CT or MR or PT found"):
         open_either(tmp_path / "none")
+
+
+def test_an_image_that_lacks_slices_is_told_with_the_registration(pair, tmp_path):
+    _, fixed, moving = pair
+    short = shutil.copytree(moving, tmp_path / "short")
+    for path in short.iterdir():
+        changed(path, ImagesInAcquisition=40)
+    (tmp_path / "out").mkdir()
+    result = register_case(open_either(fixed), open_either(short), tmp_path / "out", Kind.RIGID)
+    assert result.quality.notes[-1] == "Moving image: 36 of 40 slices are there (Images in Acquisition)"
