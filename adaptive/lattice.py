@@ -1,8 +1,8 @@
 """A structure as small equal cells on its own planes, for whatever is averaged over its volume.
 
 Every contour stands for half the way to its neighbours: summed areas times spacing, which is unbiased wherever the planes
-happen to cut the structure (Cavalieri). A plane that was left out between two contours is a gap, not filled. Nested loops of
-a plane are holes (even-odd).
+happen to cut the structure (Cavalieri): also where it was drawn on every second slice (`patient.skipped`). Where contours of
+a structure are missing that has them on neighbouring slices there is a gap, not filled. Nested loops of a plane are holes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from patient.errors import InputError
 from patient.geometry import Box, Geometry, Slices, Triple
-from patient.outline import mask_of_loops
+from patient.outline import mask_of_region
+from patient.region import Region
+from patient.skipped import drawn_every
 from patient.structures import Loop, Structure
 
 Axes = tuple[Triple, Triple, Triple]
@@ -134,7 +136,7 @@ def lattice(
         InputError: one contour alone, and no plane spacing.
         FrameMismatch: loops that lie across each other's planes.
     """
-    loops = [loop for loop in structure.loops if len(loop.points) >= 3 and loop.kind.startswith("CLOSED")]
+    loops = structure.region.loops
     if not loops:
         return Lattice(())
     areas = _areas(loops)
@@ -178,9 +180,10 @@ def lattice(
 def _halves(positions: Points, spacing: float) -> tuple[Points, Points, int]:
     """mm that each plane stands for, below and above it; and gaps."""
     steps = np.diff(positions)
-    half = np.where(steps > GAP * spacing, spacing, steps) / 2
+    missing = steps > GAP * spacing * drawn_every(steps / spacing, spacing)
+    half = np.where(missing, spacing, steps) / 2
     below, above = np.concatenate(([spacing / 2], half)), np.concatenate((half, [spacing / 2]))
-    return below, above, int((steps > GAP * spacing).sum())
+    return below, above, int(missing.sum())
 
 
 def _uneven(positions: Points, slices: Slices, normal: Triple) -> tuple[Points, Points, int]:
@@ -218,7 +221,7 @@ def _cells(flat: Sequence[Sequence[Points]], corners: Points, edge: float) -> tu
     low = np.floor(np.min([loop.points.min(axis=0) for loop in in_cells], axis=0)).astype(int)
     high = np.ceil(np.max([loop.points.max(axis=0) for loop in in_cells], axis=0)).astype(int) + 1
     box = Box((int(low[0]), int(low[1]), int(low[2])), (int(high[0]), int(high[1]), int(high[2])))
-    mask = mask_of_loops(in_cells, CELL_BY_CELL.cropped(box))
+    mask = mask_of_region(Region(tuple(in_cells)), CELL_BY_CELL.cropped(box))
     found = np.stack(np.unravel_index(np.flatnonzero(mask.array), mask.array.shape), axis=-1)
     found += np.rint(np.asarray(mask.geometry.origin)).astype(np.intp)
     return found[:, 0], found[:, 1:]

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from patient.geometry import Box, Geometry
-from patient.outline import mask_of_loops
+from patient.outline import mask_of_region
+from patient.region import Region
 from patient.slices import SliceStack
 from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Volume
@@ -57,8 +58,8 @@ class Surface:
 def surface_of(structure: Structure, image: Geometry) -> Surface | None:
     """The surface of a structure that was drawn on an image; None where it encloses nothing.
 
-    Loops of a plane are holes where they nest (even-odd); channels of no width that join a hole with its outside count for
-    nothing.
+    Loops of a plane are holes where they nest and united where they cross; channels of no width that join a hole with its
+    outside count for nothing. Slices that were left out in drawing are interpolated (`patient.skipped`).
 
     Args:
         structure: by its loops.
@@ -67,14 +68,14 @@ def surface_of(structure: Structure, image: Geometry) -> Surface | None:
     Raises:
         FrameMismatch: a loop lies on no plane of the image.
     """
-    loops = [loop for loop in structure.loops if len(loop.points) >= 3 and loop.kind.startswith("CLOSED")]
+    loops = list(structure.region_on(image).loops)
     if not loops:
         return None
     stack = SliceStack.of(image) if image.slices is not None else None
     if stack is not None:
         loops, image = stack.loops(loops), stack.geometry
     grid = _lattice(loops, image)
-    filled = mask_of_loops(loops, grid)
+    filled = mask_of_region(Region(tuple(loops)), grid)
     inside = np.zeros(grid.shape, dtype=bool)
     inside[grid.box_of(filled.geometry).slices] = filled.array
     used = np.asarray(inside.any(axis=(1, 2)), dtype=bool)

@@ -11,9 +11,10 @@ import shapely
 from numpy.typing import NDArray
 
 from patient.geometry import Geometry
-from patient.outline import mask_of_loops
+from patient.outline import mask_of_region
+from patient.region import Region
 from patient.slices import SliceStack
-from patient.structures import Loop
+from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Mask, Volume
 
 NEAR = 2.0
@@ -24,12 +25,12 @@ LEAST = 0.1
 """Pixels by which a centre lies inside or outside at least, however close the loop: it must survive being drawn again."""
 
 
-def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
-    """The signed distance in each plane to the loops drawn on it; inside are the voxels that `mask_of_loops` gives.
+def field_of_structure(structure: Structure, grid: Geometry) -> Field | None:
+    """The signed distance in each slice to what was drawn on it; inside are the voxels that the structure's mask gives.
 
     Args:
-        loops: on planes of `grid`, or on its slices where it has its own.
-        grid: any grid with those planes.
+        structure: by its loops, on planes of `grid`, or on its slices where it has its own.
+        grid: of the image it was drawn on.
 
     Returns:
         mm, negative inside, cropped to the loops' box in `grid` with two voxels around; None where no voxel is inside.
@@ -37,11 +38,16 @@ def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
     Raises:
         FrameMismatch: a loop lies on no plane of the grid, or across its planes.
     """
-    if grid.slices is not None:
-        stack = SliceStack.of(grid)
-        drawn = field_of_loops(stack.loops(loops), stack.geometry)
-        return None if drawn is None else _signed(stack.back(drawn.volume), mask_of_loops(loops, grid), grid)
-    mask = mask_of_loops(loops, grid)
+    region = structure.region_on(grid)
+    if grid.slices is None:
+        return _field_of(region, grid)
+    stack = SliceStack.of(grid)
+    drawn = _field_of(Region(tuple(stack.loops(region.loops))), stack.geometry)
+    return None if drawn is None else _signed(stack.back(drawn.volume), mask_of_region(region, grid), grid)
+
+
+def _field_of(region: Region, grid: Geometry) -> Field | None:
+    mask = mask_of_region(region, grid)
     if not mask.array.any():
         return None
     box = grid.box_of(mask.geometry).padded(2, grid.shape)
@@ -49,9 +55,9 @@ def field_of_loops(loops: Sequence[Loop], grid: Geometry) -> Field | None:
     inside = mask.placed_in(part).array
     far = np.float32(FAR * max(part.spacing))
     values = np.where(inside, -far, far)
-    for k, segments in enumerate(_segments(loops, part)):
-        if segments:
-            _measure(values[k], inside[k], np.concatenate(segments), part)
+    for k, loops in by_slice(region.loops, part).items():
+        if 0 <= k < part.shape[0]:
+            values[k] = near_distance(loops, float(far), inside[k], part)
     return Field(Volume(values, part), Level.DISTANCE)
 
 
@@ -64,29 +70,25 @@ def _signed(distance: Volume[np.float32], mask: Mask, grid: Geometry) -> Field |
     return Field(Volume(np.where(mask.placed_in(part.geometry).array, -size, size), part.geometry), Level.DISTANCE)
 
 
-def _segments(loops: Sequence[Loop], part: Geometry) -> list[list[NDArray[np.float64]]]:
-    """By plane: edges `[n, 2, 2]` of its loops, start and end, (row, column) in mm from the first voxel."""
-    found: list[list[NDArray[np.float64]]] = [[] for _ in range(part.shape[0])]
+def by_slice(loops: Sequence[Loop], grid: Geometry) -> dict[int, list[Loop]]:
+    """Loops by the slice of the grid that they lie on."""
+    found: dict[int, list[Loop]] = {}
     for loop in loops:
-        if len(loop.points) < 3 or not loop.kind.startswith("CLOSED"):
-            continue
-        indices = part.indices(loop.points)
-        k = int(np.rint(indices[0, 0]))
-        if 0 <= k < part.shape[0]:
-            at = indices[:, 1:] * part.spacing[1:]
-            found[k].append(np.stack([at, np.roll(at, -1, axis=0)], axis=1))
+        found.setdefault(round(float(grid.indices(loop.points[0])[0])), []).append(loop)
     return found
 
 
-def _measure(values: NDArray[np.float32], inside: NDArray[np.bool_], edges: NDArray[np.float64], part: Geometry) -> None:
-    """Put the distances into the pixels of one plane: the true ones near its loops, those between pixels elsewhere."""
+def near_distance(loops: Sequence[Loop], most: float, inside: NDArray[np.bool_], part: Geometry) -> NDArray[np.float32]:
+    """Signed distance in a slice `[y, x]`: the true one near its loops, that between pixels elsewhere, at most `most` mm."""
+    at = [part.indices(loop.points)[:, 1:] * part.spacing[1:] for loop in loops]
+    edges = np.concatenate([np.stack([points, np.roll(points, -1, axis=0)], axis=1) for points in at])
     pixel = part.spacing[1:]
     from_here = edt.edt(inside, anisotropy=pixel) + edt.edt(~inside, anisotropy=pixel)
-    beyond = np.minimum(from_here - np.float32(0.5 * min(pixel)), np.abs(values))
-    values[:] = np.where(inside, -beyond, beyond)
+    beyond = np.minimum(from_here - np.float32(0.5 * min(pixel)), np.float32(most))
+    values = np.where(inside, -beyond, beyond)
     j, i = np.nonzero(from_here <= NEAR * max(pixel))
     if not len(j):
-        return
+        return values
     tree = shapely.STRtree(cast("NDArray[np.object_]", shapely.linestrings(edges)))
     centres = shapely.points(np.column_stack([j, i]) * np.asarray(pixel))
     of, distance = tree.query_nearest(centres, return_distance=True, all_matches=False)
@@ -94,3 +96,4 @@ def _measure(values: NDArray[np.float32], inside: NDArray[np.bool_], edges: NDAr
     mm[of[0]] = distance
     mm = np.maximum(mm, np.float32(LEAST * min(pixel)))
     values[j, i] = np.where(inside[j, i], -mm, mm)
+    return values

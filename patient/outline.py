@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from patient.errors import FrameMismatch
 from patient.geometry import MEETS, Box, Geometry
 from patient.parallel import each
+from patient.region import Region, region_of
 from patient.slices import SliceStack, neighbours
 from patient.structures import Loop
 from patient.volume import Field, Level, Mask, Volume
@@ -204,9 +205,9 @@ def _first_to_the_left(loop: Points, point: Points) -> tuple[int, Points]:
 
 
 def mask_of_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:
-    """The voxels of `grid` whose centre is inside, by the even-odd rule over the loops of a plane (nested loops are holes).
+    """The voxels of `grid` whose centre is inside the loops' region: nested loops are holes, crossing ones are united.
 
-    Exact duplicates of a loop count once; points and open lines enclose nothing. What is outside the grid is cut off.
+    Loops that are alike count once; points and open lines enclose nothing. What is outside the grid is cut off.
 
     Args:
         loops: on planes of `grid`; on its slices where it has such: each then stands for half the way to its neighbours.
@@ -218,7 +219,12 @@ def mask_of_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:
     Raises:
         FrameMismatch: a loop lies on no plane of the grid, or across its planes.
     """
-    return _filled(loops, grid, unite=False)
+    return mask_of_region(region_of(loops), grid)
+
+
+def mask_of_region(region: Region, grid: Geometry) -> Mask:
+    """As `mask_of_loops`, of loops that were compared already."""
+    return _filled(region.loops, grid, unite=False)
 
 
 def mask_of_united_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from pydicom.dataset import Dataset
 from patient.errors import FrameMismatch
 from patient.geometry import Geometry
 from patient.volume import Field, Mask, Volume
+
+if TYPE_CHECKING:
+    from patient.region import Region
 
 CLOSED_PLANAR = "CLOSED_PLANAR"
 
@@ -89,15 +93,37 @@ class Structure:
 
         return loops_of_field(self.field) if self.field is not None else ()
 
+    @cached_property
+    def region(self) -> Region:
+        """What its loops enclose on the slices they lie on."""
+        from patient.region import region_of
+
+        return region_of(self.loops)
+
+    def region_on(self, grid: Geometry) -> Region:
+        """What it encloses in its image: also on slices that were left out in drawing (`patient.skipped`)."""
+        from patient.skipped import completed
+
+        return completed(self.region, grid) if self.drawn is not None else self.region
+
+    def remarks(self, grid: Geometry) -> tuple[str, ...]:
+        """What is odd about how it was drawn, and changes its volume, in sentences."""
+        region = self.region_on(grid)
+        odd = [region.remark(grid.spacing[0])]
+        if region.interpolated:
+            odd.append(f"drawn on some slices only: {region.interpolated} slices between contours are interpolated")
+        return tuple(filter(None, odd))
+
     def mask(self, grid: Geometry) -> Mask:
         """The voxels of `grid` whose centre is inside, cropped to the structure's box in that grid.
 
-        Nested loops are holes (even-odd rule). An empty structure gives a mask of one False voxel.
+        Nested loops are holes, crossing ones are united, slices left out in drawing are interpolated. An empty structure
+        gives a mask of one False voxel.
 
         Raises:
             FrameMismatch: loops do not lie on the grid's planes, or the field is of another frame.
         """
-        from patient.outline import mask_of_loops
+        from patient.outline import mask_of_region
 
         if self.drawn is None and self.field is not None:
             own = self.field.mask()
@@ -107,7 +133,7 @@ class Structure:
                     return own
                 except FrameMismatch:
                     pass
-        return mask_of_loops(self.loops, grid)
+        return mask_of_region(self.region_on(grid), grid)
 
 
 @dataclass(frozen=True, eq=False)

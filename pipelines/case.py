@@ -14,13 +14,13 @@ from pathlib import Path
 from contour.engine import Context
 from contour.hounsfield import must_be_hounsfield
 from contour.template import Template, load_template
-from patient.conformance.check import check_file
-from patient.errors import InputError, NotDicom, OutputRefused
+from patient.conformance.gate import admit_names, passed
+from patient.errors import InputError, NotDicom
 from patient.read.images import open_image
 from patient.read.index import Problem, SeriesEntry, scan
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
-from patient.structures import StructureSet
+from patient.structures import Structure, StructureSet
 from patient.write.rtstruct import write_structure_set
 from pipelines.clock import Clock
 from pipelines.contouring import Contouring, reasons_of
@@ -81,6 +81,7 @@ def contour_case(
     """
     clock, folder = Clock(), Path(request.folder)
     template = load_template(request.template)
+    admit_names((Structure(wanted.name) for wanted in template.structures), request.profile)
     with clock.step("read"):
         progress(0.02, "reading")
         existing = read_structure_set(Path(request.existing)) if request.existing else None
@@ -106,13 +107,8 @@ def contour_case(
         before = [uid for uid in (existing.sop_instance_uid if existing else "", request.predecessor) if uid]
         uid = write_structure_set(path, result_set, image, version=VERSION, predecessors=before)
     with clock.step("gate"):
-        report = check_file(path, image=image, profile=request.profile)
-        if report.errors:
-            raise OutputRefused(
-                "; ".join(str(remark) for remark in report.errors[:5]),
-                why="The structure set would not import safely",
-                remedy="Nothing was published",
-            )
+        source = Path(request.existing) if existing else None
+        report = passed(path, image, request.profile, kept=existing, source=source)
     reasons = (*image.doubts, *reasons_of(made.records, existing.notes if existing else ()))
     result = CaseResult(
         case=request.case,

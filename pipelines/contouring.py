@@ -71,6 +71,7 @@ class Contouring:
                     engine="as read",
                     loops=len(loops),
                     planes=_slices(loops, self.image.geometry),
+                    flags=tuple(FlagRecord(code="drawn", detail=said) for said in structure.remarks(self.image.geometry)),
                 )
             )
 

@@ -22,9 +22,9 @@ from adaptive.propagate import Propagated
 from adaptive.rules import Policy
 from contour.hounsfield import must_be_hounsfield
 from contour.template import Template, load_template
-from patient.conformance.check import check_file
+from patient.conformance.gate import admit_names, passed
 from patient.conformance.profile import Profile, load_profile
-from patient.errors import InputError, OutputRefused
+from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.plan import Plan
 from patient.read.index import scan
@@ -135,6 +135,7 @@ def adapt_case(
     with clock.step("read"):
         progress(0.01, "reading")
         plan = _plan_folder(Path(request.plan), Path(request.fraction), request.plan_choice)
+        admit_names(plan.structures.structures, request.profile)
         image, files = read_fraction_folder(Path(request.fraction), plan)
         planned, plan = _planning_ct(plan, request)
         today, image = image.loaded()
@@ -183,13 +184,7 @@ def adapt_case(
         if made.dose is not None:
             write_day(folder, made.dose.day, plan.dose.sop_instance_uid if plan.dose is not None else "")
     with clock.step("gate"):
-        gate = check_file(folder / "rtstruct.dcm", image=image, profile=request.profile)
-        if gate.errors:
-            raise OutputRefused(
-                "; ".join(str(remark) for remark in gate.errors[:5]),
-                why="The structure set would not import safely",
-                remedy="Nothing was published",
-            )
+        gate = passed(folder / "rtstruct.dcm", image, request.profile)
     result = fraction_result(
         request.case,
         made,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from contour.engine import Flag
 from contour.template import NOT_GIVEN, Wanted
-from patient.drawn import field_of_loops
+from patient.drawn import field_of_structure
 from patient.geometry import Geometry
 from patient.naming import Naming, understand
 from patient.structures import Structure, StructureSet
@@ -58,7 +58,7 @@ def given(wanted: Wanted, existing: StructureSet | None, grid: Geometry) -> Give
 
 
 def _drawn(structure: Structure, grid: Geometry, flags: tuple[Flag, ...]) -> Given:
-    field = field_of_loops(structure.drawn or (), grid)
+    field = field_of_structure(structure, grid)
     if field is None:
         flags = (*flags, Flag("missing", "has no contour on this image, and nothing can be derived from it"))
     return Given(structure.name, field, flags)

@@ -83,6 +83,8 @@ def read_plan_folder(folder: Path, plan: str = "") -> PlanFolder:
     isocentre, said = _isocentre(chosen, structures, image)
     files = (*entry.paths, structure_file, *([plan_file] if plan_file else []), *dose_files)
     notes = [f"Plan's image: {note}" for note in image.notes] + [f"Structure set: {note}" for note in structures.notes]
+    for structure in structures.structures:
+        notes += [f"Structure set: {structure.name}: {said}" for said in structure.remarks(image.geometry)]
     notes += [f"RTPLAN: {note}" for note in chosen.notes] if chosen is not None else ["The plan's folder has no RTPLAN"]
     notes += [f"RTDOSE: {note}" for note in dose.notes] if dose is not None else ["The plan's folder has no RTDOSE"]
     notes += [f"{passed_over} RTDOSE that this software accumulated passed over: no plan's dose"] if passed_over else []

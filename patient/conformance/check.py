@@ -21,6 +21,7 @@ from patient.read.headers import Header, read_header
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
 from patient.structures import Loop, Structure
+from patient.write.identity import COPIED
 
 PLANE_MM = 0.05
 """A loop lies on a plane within this."""
@@ -61,7 +62,15 @@ _ITEM_TYPE_2 = {
     "ROIContourSequence": (),
     "RTROIObservationsSequence": ("RTROIInterpretedType", "ROIInterpreter"),
 }
-_LENGTHS = {"StructureSetLabel": 16, "StructureSetName": 64, "SeriesDescription": 64, "AccessionNumber": 16, "StudyID": 16}
+_LENGTHS = {
+    "StructureSetLabel": 16,
+    "AccessionNumber": 16,
+    "StudyID": 16,
+    "StructureSetName": 64,
+    "SeriesDescription": 64,
+    "StudyDescription": 64,
+    "PatientID": 64,
+}
 _ONE = rb" {0,14}[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[Ee][+-]?\d+)? {0,14}"
 _DECIMALS = re.compile(_ONE + rb"(?:\\" + _ONE + rb")*")
 
@@ -103,17 +112,16 @@ def check_file(path: Path, *, image: ImageSeries | None = None, profile: str = "
     errors: list[Remark] = []
     warnings: list[Remark] = []
     try:
-        errors += [
-            *_attributes(Attributes.of(header)),
-            *_items(Attributes.of(header)),
-            *_references(Attributes.of(header), image),
-        ]
+        attributes = Attributes.of(header)
+        for remark, severe in _attributes(attributes):
+            (errors if severe else warnings).append(remark)
+        errors += [*_items(attributes), *_references(attributes, image)]
         structures = read_structure_set(path)
     except NotDicom:
         raise
     except InputError as error:
-        return Report((*errors, Remark("unreadable", error.what, error.where)), ())
-    for remark, severe in _named(structures.structures, rules):
+        return Report((*errors, Remark("unreadable", error.what, error.where)), tuple(warnings))
+    for remark, severe in named(structures.structures, rules):
         (errors if severe else warnings).append(remark)
     for structure in structures.structures:
         for remark, severe in _drawn(structure, rules, image, header):
@@ -128,21 +136,27 @@ def _approval(dataset: Attributes) -> str:
     return dataset.unless_malformed(dataset.text, "ApprovalStatus") or ""
 
 
-def _attributes(dataset: Attributes) -> Iterator[Remark]:
+def _attributes(dataset: Attributes) -> Iterator[tuple[Remark, bool]]:
+    """The set's own attributes. What it took over from its image is the image's fault, and the same in all of its study."""
     for keyword in _TYPE_1:
         if not dataset.has(keyword):
-            yield Remark("missing", "is required and absent or empty (type 1)", keyword)
+            yield Remark("missing", "is required and absent or empty (type 1)", keyword), True
     for keyword in _TYPE_2:
         if keyword not in dataset.dataset:
-            yield Remark("missing", "must be there, empty if unknown (type 2)", keyword)
+            yield Remark("missing", "must be there, empty if unknown (type 2)", keyword), True
     if (sop_class := dataset.text("SOPClassUID")) != RTStructureSetStorage:
-        yield Remark("class", f"is {sop_class}, not RT Structure Set Storage", "SOPClassUID")
+        yield Remark("class", f"is {sop_class}, not RT Structure Set Storage", "SOPClassUID"), True
     for keyword, longest in _LENGTHS.items():
         if (length := len(dataset.text(keyword))) > longest:
-            yield Remark("too_long", f"has {length} characters of at most {longest}", keyword)
+            remark = Remark("too_long", f"has {length} characters of at most {longest}{_shared(keyword)}", keyword)
+            yield remark, keyword not in COPIED
     for keyword in ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "FrameOfReferenceUID"):
         if (uid := dataset.text(keyword)) and not UID(uid).is_valid:
-            yield Remark("uid", "is no valid UID", keyword)
+            yield Remark("uid", f"is no valid UID{_shared(keyword)}", keyword), not _shared(keyword)
+
+
+def _shared(keyword: str) -> str:
+    return ", as in its image" if keyword in (*COPIED, "FrameOfReferenceUID") else ""
 
 
 def _items(dataset: Attributes) -> Iterator[Remark]:
@@ -204,7 +218,8 @@ def _listed_images(frames: list[Attributes]) -> set[str]:
     }
 
 
-def _named(structures: tuple[Structure, ...], rules: Profile) -> Iterator[tuple[Remark, bool]]:
+def named(structures: tuple[Structure, ...], rules: Profile) -> Iterator[tuple[Remark, bool]]:
+    """What is wrong with what structures are called, and whether that is an error."""
     for name, count in Counter(s.name.casefold() for s in structures).items():
         if count > 1:
             yield Remark("duplicate_name", f"{count} structures are called so, without regard to case", name), True
@@ -242,9 +257,11 @@ def _drawn(structure: Structure, rules: Profile, image: ImageSeries | None, head
             yield Remark("xor", "CLOSEDPLANAR_XOR is not read by the system", where), True
         if len(loop.digits) > 65534 and not header.transfer_syntax.is_implicit_VR:
             yield Remark("overflow", f"loop {n + 1} is longer than an explicit VR can say, and stands as UN", where), True
-    twice = sum(count - 1 for count in Counter(loop.digits for loop in loops).values())
-    if twice:
-        yield Remark("duplicate_loop", f"{twice} loops are there twice: read as exclusive-or they vanish", where), True
+    region = structure.region
+    if region.loops and region.empty:
+        yield Remark("no_area", "has contours, and they enclose nothing", where), True
+    if said := region.remark(image.geometry.spacing[0] if image is not None else None):
+        yield Remark("duplicate_loop" if region.repeated else "crossing_loops", said, where), bool(region.repeated)
     if image is not None:
         yield from ((remark, True) for remark in _on_planes(loops, where, image))
 

@@ -12,6 +12,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from patient.conformance.check import Remark
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry
+from patient.outline import mask_of_region
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
 from patient.structures import Structure
@@ -71,7 +72,7 @@ def second_opinions(path: Path, image_folder: Path, image: ImageSeries) -> list[
 def _opinion(structure: Structure, other: Any, grid: Geometry) -> Opinion:
     name = structure.name
     try:
-        ours = structure.mask(grid).placed_in(grid).array
+        ours = mask_of_region(structure.region, grid).placed_in(grid).array
     except FrameMismatch as error:
         return Opinion(name, remark=Remark("second_opinion", f"has no mask to compare: {error.what}", name))
     try:

@@ -71,7 +71,7 @@ def new_object(image: ImageSeries, sop_class_uid: str, modality: str, *, series_
     for keyword in EMPTY_WHERE_UNKNOWN:
         if keyword not in dataset:
             setattr(dataset, keyword, "")
-    if "StudyInstanceUID" not in dataset:
+    if not dataset.get("StudyInstanceUID"):
         dataset.StudyInstanceUID = generate_uid(entropy_srcs=[image.series_uid, "study"])
     dataset.SOPClassUID = sop_class_uid
     dataset.SOPInstanceUID = generate_uid()

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from contour.derive import derive
 from contour.recipe import parse
-from patient.drawn import field_of_loops
+from patient.drawn import field_of_structure
 from patient.geometry import Geometry
 from patient.outline import loops_of_field
-from patient.structures import Loop
+from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Volume
 
 SPACINGS = [(3.0, 1.27, 1.27), (1.0, 1.0, 1.0), (2.0, 0.98, 0.98), (5.0, 1.17, 1.17)]
@@ -117,7 +117,7 @@ def test_a_margin_around_drawn_contours_is_right_to_a_tenth_of_a_voxel_beside_th
         for z in (grid.points((k, 0, 0))[2] for k in range(grid.shape[0]))
         if abs(z) < radius and (r := np.sqrt(radius**2 - z * z)) > 0
     ]
-    drawn = field_of_loops(loops, grid)
+    drawn = field_of_structure(Structure("Drawn", drawn=tuple(loops)), grid)
     assert drawn is not None
     made = derive(parse("A + (L 6, R 6, A 6, P 4, S 6, I 6) mm"), {"A": drawn}, grid)
     assert isinstance(made, Field)

@@ -13,7 +13,7 @@ from contour.derive import derive
 from contour.engine import Context, NotInImage
 from contour.recipe import Margin, Named, ingredients, needs, parse, reduced
 from contour.template import available_templates, load_template
-from patient.drawn import field_of_loops
+from patient.drawn import field_of_structure
 from patient.geometry import Geometry
 from patient.outline import mask_of_loops
 from patient.read.images import open_folder
@@ -60,11 +60,15 @@ def _tumour(grid=G, centre=GTV, radius=11.2):
 
 
 @cache
+def _field(loops):
+    return field_of_structure(Structure("GTVp", drawn=tuple(loops)), G)
+
+
 def _found():
     image = Volume(_neck(), G)
     answers = AnatomyEngine().contour(image, ["External", "Bones", "zAir", "Lung_L"], Context())
     found = {a.name: a.field for a in answers if not isinstance(a, NotInImage)}
-    gtv = field_of_loops(_tumour(), G)
+    gtv = _field(_tumour())
     assert gtv is not None
     return {**found, "GTVp": gtv}
 
@@ -126,7 +130,7 @@ def test_targets_keep_to_their_barriers_and_never_lose_what_they_grew_from():
 @example(18.0, 0.0, 2.0)
 @given(st.floats(-34, 34), st.floats(-30, 30), st.floats(2, 12))
 def test_wherever_a_gtv_lies_its_targets_hold_it_and_stay_under_the_skin(x, y, radius):
-    gtv = field_of_loops(_tumour(centre=(x, y), radius=radius), G)
+    gtv = _field(_tumour(centre=(x, y), radius=radius))
     if gtv is None:
         return
     there = _all_derived({**_found(), "GTVp": gtv})
@@ -139,7 +143,7 @@ def test_wherever_a_gtv_lies_its_targets_hold_it_and_stay_under_the_skin(x, y, r
 def test_what_was_drawn_is_finer_than_voxels_and_the_same_voxels_are_inside():
     for radius in (9.1, 9.4, 9.8):
         loops = _tumour(radius=radius)
-        field = field_of_loops(loops, G)
+        field = _field(loops)
         assert field is not None
         assert field.level is Level.DISTANCE
         assert (_inside(field) == mask_of_loops(loops, G).placed_in(G).array).all()
@@ -150,8 +154,8 @@ def test_what_was_drawn_is_finer_than_voxels_and_the_same_voxels_are_inside():
 
 
 def test_nothing_drawn_is_nothing():
-    assert field_of_loops((), G) is None
-    assert field_of_loops((_circle((500.0, 500.0), 5, 40.0),), G) is None
+    assert _field(()) is None
+    assert _field((_circle((500.0, 500.0), 5, 40.0),)) is None
 
 
 def test_an_optional_barrier_that_is_not_there_takes_nothing_away():

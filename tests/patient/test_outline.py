@@ -56,12 +56,14 @@ def test_numbers_that_are_none_are_outside():
     assert mask_of_loops(loops_of_field(Field(Volume(values, g))), g).array.sum() == 4
 
 
-def test_loops_that_overlap_are_united_only_when_asked():
+def test_loops_that_cross_are_united_and_loops_that_nest_are_holes_unless_asked_otherwise():
     g = Geometry((1, 12, 12), (1, 1, 1))
     square = np.array([[1.5, 1.5, 0], [6.5, 1.5, 0], [6.5, 6.5, 0], [1.5, 6.5, 0]])
     loops = [Loop(square), Loop((square + (3, 3, 0))[::-1])]
-    assert mask_of_loops(loops, g).array.sum() == 25 + 25 - 2 * 4
-    assert mask_of_united_loops(loops, g).array.sum() == 25 + 25 - 4
+    assert mask_of_loops(loops, g).array.sum() == 25 + 25 - 4
+    nested = [loops[0], Loop(np.array([[2.5, 2.5, 0], [5.5, 2.5, 0], [5.5, 5.5, 0], [2.5, 5.5, 0]]))]
+    assert mask_of_loops(nested, g).array.sum() == 25 - 9
+    assert mask_of_united_loops(nested, g).array.sum() == 25
 
 
 def test_a_loop_that_stands_twice_does_not_vanish():

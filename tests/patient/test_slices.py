@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from adaptive.planned import surface_of
 from patient import errors
 from patient.conformance.check import check_file
-from patient.drawn import field_of_loops
+from patient.drawn import field_of_structure
 from patient.geometry import Geometry, Slices
 from patient.outline import loops_of_field, loops_of_mask, mask_of_loops
 from patient.read.images import open_folder
@@ -105,7 +105,7 @@ def test_a_structure_keeps_its_place_and_volume_there_and_back(blocks, centre, s
     coarse = max(step for step, _ in blocks) / height
     drawn = mask_of_loops(loops, grid)
     assert drawn.array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
-    field = field_of_loops(loops, grid)
+    field = field_of_structure(Structure("Drawn", drawn=tuple(loops)), grid)
     assert (field.mask().placed_in(grid).array == drawn.placed_in(grid).array).all()
     surface = surface_of(Structure("s", drawn=loops), grid)
     assert surface.field.mask().array.sum() * surface.field.geometry.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
