@@ -15,7 +15,7 @@ from pathlib import Path
 
 from patient.errors import InputError, OutOfResources, file_token
 from patient.read.index import SeriesEntry
-from pipelines.publish import CASES, KEPT, WORK
+from pipelines.publish import CASES, KEPT, WORK, unwritable, write_whole
 
 MARK = ".recontour"
 PRIVATE = "private"
@@ -38,7 +38,7 @@ class Outbox:
     def is_there(self) -> bool:
         """False where it was removed or its share unmounted: what stands at its path now is another folder."""
         try:
-            return (self.folder / MARK).read_text(encoding="ascii").strip() == self.secret
+            return bool(self.secret) and (self.folder / MARK).read_text(encoding="ascii").strip() == self.secret
         except (OSError, ValueError):
             return False
 
@@ -121,18 +121,19 @@ def opened(folder: Path) -> Outbox:
 
     Raises:
         InputError: it cannot be written.
+        OutOfResources: there is no room for its mark.
     """
     path = folder / MARK
     try:
         for name in (KEPT, COURSES):
             (folder / name).mkdir(exist_ok=True)
         (folder / PRIVATE).mkdir(mode=0o700, exist_ok=True)
-        if not path.is_file():
-            path.write_text(secrets.token_hex(16) + "\n", encoding="ascii")
+        if not (path.is_file() and path.stat().st_size):  # An empty secret would let anybody make the hashes of patients.
+            write_whole(path, secrets.token_hex(16) + "\n")
             path.chmod(0o600)
         return Outbox(folder, path.read_text(encoding="ascii").strip())
     except (OSError, ValueError) as error:
-        raise InputError(f"The outbox cannot be written: {getattr(error, 'strerror', error)}", where=folder.name) from error
+        raise unwritable(folder, error) from error
 
 
 def _tokens(paths: Iterator[Path] | tuple[Path, ...]) -> Mapping[str, list[str]]:

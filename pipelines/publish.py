@@ -32,17 +32,14 @@ def locked(outbox: Path) -> Iterator[None]:
     Raises:
         NightBusy: another night holds it.
         InputError: the outbox cannot be made or written.
+        OutOfResources: there is no room for it.
     """
     try:
         (outbox / WORK).mkdir(parents=True, exist_ok=True)
         (outbox / CASES).mkdir(exist_ok=True)
         file = (outbox / ".lock").open("w")
     except OSError as error:
-        raise InputError(
-            f"The outbox cannot be written: {error.strerror}",
-            where=outbox.name,
-            remedy="Give a folder that this user may write to",
-        ) from error
+        raise unwritable(outbox, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -73,9 +70,24 @@ def disk_watched(outbox: Path) -> Iterator[None]:
             ) from error
         if not is_full(error) and shutil.disk_usage(outbox).free > NO_ROOM:
             raise
-        raise OutOfResources(
-            "The disk is full", where=outbox.name, remedy="Make room and start the night again: it goes on where it was"
-        ) from error
+        raise _no_room(outbox) from error
+
+
+def unwritable(outbox: Path, error: OSError | ValueError) -> InputError | OutOfResources:
+    """Why nothing can be made in an outbox: the disk is full, or it is the wrong place."""
+    if is_full(error):
+        return _no_room(outbox)
+    return InputError(
+        f"The outbox cannot be written: {getattr(error, 'strerror', error)}",
+        where=outbox.name,
+        remedy="Give a folder that this user may write to",
+    )
+
+
+def _no_room(outbox: Path) -> OutOfResources:
+    return OutOfResources(
+        "The disk is full", where=outbox.name, remedy="Make room and start the night again: it goes on where it was"
+    )
 
 
 def is_full(error: BaseException) -> bool:

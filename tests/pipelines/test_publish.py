@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from patient.errors import InputError, NightBusy, OutOfResources
+from pipelines.outbox import MARK, Outbox, opened
 from pipelines.publish import Unconfirmed, free_name, locked, publish, sweep, write_whole
 
 
@@ -88,3 +89,10 @@ def test_a_page_that_was_being_written_when_the_run_was_cancelled_leaves_nothing
     with pytest.raises(KeyboardInterrupt):
         write_whole(tmp_path / "night.json", "[]")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mark_that_a_full_disk_left_empty_gets_a_secret(tmp_path):
+    assert opened(tmp_path).secret
+    (tmp_path / MARK).write_text("")
+    assert not Outbox(tmp_path, "").is_there()
+    assert opened(tmp_path).secret
