@@ -12,13 +12,13 @@ import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from contour.checks import centroid, check
 from contour.clean import clean
 from contour.derive import derive
-from contour.ends import Extent, abrupt_ends, uneven_pairs
+from contour.ends import Extent, abrupt_ends
 from contour.engine import Absent, Context, Flag
 from contour.hounsfield import must_be_hounsfield
 from contour.template import EXISTING, Wanted, load_template
 from patient.geometry import Geometry
 from patient.volume import Field
-from pipelines.contouring import reasons_of, state_of
+from pipelines.contouring import pairs_compared, reasons_of, state_of
 from pipelines.engines import installed_engines
 from pipelines.image_file import read_image
 from pipelines.result import CaseResult, FlagRecord, State, StructureRecord, Verdict
@@ -86,7 +86,8 @@ def contour_array(path: Path, folder: Path, template_name: str, progress: Callab
         )
     _write_labels(labels, volume.geometry, folder / "labels.nii.gz")
     (folder / "labels.json").write_text(json.dumps(numbers, indent=1), encoding="utf-8")
-    reasons = (*reasons_of(records), *(f"{name}: {flag.detail}" for name, flag in uneven_pairs(extents)))
+    records = pairs_compared(records, extents)
+    reasons = reasons_of(records)
     result = CaseResult(
         case=folder.name, verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH, reasons=reasons, structures=tuple(records)
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -140,11 +140,7 @@ class Contouring:
 
     def compare_pairs(self) -> None:
         """Flag the one of a pair that ends short of its twin or is much smaller."""
-        at = {record.name: n for n, record in enumerate(self.records)}
-        for name, flag in uneven_pairs(self._extents):
-            record = self.records[at[name]]
-            said = FlagRecord(code=flag.code, detail=flag.detail)
-            self.records[at[name]] = record.model_copy(update={"flags": (*record.flags, said)})
+        self.records = pairs_compared(self.records, self._extents)
 
     def _state_without(self, recipe: Recipe) -> State:
         """Of what cannot be derived: the state of the first ingredient that is not there."""
@@ -263,6 +259,18 @@ def _slices(loops: Sequence[Loop], grid: Geometry) -> int:
 def _plain(text: str) -> str:
     """ASCII without a backslash: the image's character set need not hold anything else."""
     return re.sub(r"[^ -\[\]-~]", "?", " ".join(text.split()))
+
+
+def pairs_compared(records: Sequence[StructureRecord], extents: Mapping[str, Extent]) -> list[StructureRecord]:
+    """With a flag on the one of a pair that ends short of its twin or is much smaller.
+
+    Args:
+        extents: of what was found, by name.
+    """
+    said: dict[str, list[FlagRecord]] = {}
+    for name, flag in uneven_pairs(extents):
+        said.setdefault(name, []).append(FlagRecord(code=flag.code, detail=flag.detail))
+    return [r.model_copy(update={"flags": (*r.flags, *said.get(r.name, ()))}) for r in records]
 
 
 def reasons_of(records: Sequence[StructureRecord], notes: Sequence[str] = ()) -> tuple[str, ...]:

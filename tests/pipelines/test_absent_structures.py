@@ -1,11 +1,15 @@
 """Why a structure is not there: the field of view, no model, a model that is not confident; told apart, and never green."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from contour.ends import Extent
 from contour.engine import NoModel, NotConfident, NotInImage
 from contour.template import load_template
-from pipelines.contouring import reasons_of, state_of
+from pipelines.contouring import pairs_compared, reasons_of, state_of
 from pipelines.result import CaseResult, FlagRecord, StructureRecord
 
 
@@ -35,6 +39,21 @@ def test_an_abrupt_end_sends_a_case_to_review():
 
 def test_a_chest_is_not_green_without_heart_oesophagus_and_cord():
     assert {w.name for w in load_template("thorax").structures if w.required} >= {"Heart", "Esophagus", "SpinalCord"}
+
+
+def test_a_head_and_neck_is_not_green_without_what_every_plan_is_limited_by():
+    required = {w.name for w in load_template("head_neck").structures if w.required}
+    assert required >= {"Brainstem", "SpinalCord", "Parotid_L", "Parotid_R"}
+    assert not required & {"Larynx", "Esophagus", "Bone_Mandible"}
+
+
+def test_a_lung_short_of_its_twin_is_flagged_on_its_own_record():
+    records = [StructureRecord(name=name, state="contoured") for name in ("Lung_L", "Lung_R")]
+    whole = Extent(np.full(40, 100), foot=60.0, head=260.0, below=60.0, above=60.0, volume_cc=1500.0)
+    left, right = pairs_compared(records, {"Lung_L": whole, "Lung_R": replace(whole, head=200.0, above=120.0)})
+    assert not left.flags
+    assert [flag.code for flag in right.flags] == ["uneven_pair"]
+    assert reasons_of([left, right]) == ("Lung_R: ends 60 mm short of Lung_L at the head end",)
 
 
 @pytest.mark.parametrize(("old", "new"), [("not_trusted", "not_confident"), ("not_offered", "no_model")])
