@@ -138,10 +138,13 @@ def _last_digit(planes: Sequence[Plane]) -> float:
     return next((d for d in (1.0, 0.1, 0.01) if np.allclose(positions / d, np.rint(positions / d), rtol=0, atol=1e-6)), 0.0)
 
 
-def _rounding(planes: Sequence[Plane], usual: float) -> float:
-    """mm by which a step differs by rounding alone; 0 where that could hide a missing slice of the `usual` step."""
+def _rounding(planes: Sequence[Plane], steps: Floats) -> float:
+    """mm by which a step differs by rounding alone; 0 where that could hide a missing slice beside the smallest step.
+
+    The smallest, because it alone is surely no gap: the median of 4 and 2 mm is neither.
+    """
     rounding = _last_digit(planes) * float(np.abs(planes[0].normal).sum())
-    return rounding if rounding <= ROUNDED * usual else 0.0
+    return rounding if rounding <= ROUNDED * float(steps.min()) else 0.0
 
 
 def _even(planes: Sequence[Plane], places: Floats) -> tuple[float, float] | None:
@@ -155,14 +158,16 @@ def _even(planes: Sequence[Plane], places: Floats) -> tuple[float, float] | None
     drift = np.abs(places - places[0] - step * count).max()
     if np.abs(steps - usual).max() <= UNEVEN * usual and drift <= 2 * UNEVEN * usual:
         return float(places[0]), step
-    if not (rounding := _rounding(planes, usual)):
+    if not (rounding := _rounding(planes, steps)):
         return None
     # a line that meets every place within half a digit is one whose slope fits every pair within a whole one
     apart, over = (np.subtract.outer(v, v)[np.tril_indices(len(places), -1)] for v in (places, count))
-    if ((apart - rounding) / over).max() > ((apart + rounding) / over).min() + 1e-9:
+    least, largest = float(((apart - rounding) / over).max()), float(((apart + rounding) / over).min())
+    if least > largest + 1e-9:
         return None
-    step, first = (float(v) for v in np.polyfit(count, places, 1))
-    return first, step
+    step = (least + largest) / 2
+    beside = places - step * count
+    return float(beside.min() + beside.max()) / 2, step
 
 
 def _runs(steps: Floats, tolerance: float) -> list[slice]:
@@ -176,7 +181,7 @@ def _runs(steps: Floats, tolerance: float) -> list[slice]:
 
 def _refuse_gaps(planes: Sequence[Plane], steps: Floats) -> None:
     """Raises IncompleteSeries where slices are missing between others."""
-    rounding = _rounding(planes, float(steps.min()))
+    rounding = _rounding(planes, steps)
     runs = _runs(steps, rounding)
     sizes = [float(steps[run].mean()) for run in runs]
     numbers = [plane.header.text("InstanceNumber") for plane in planes]
