@@ -15,7 +15,7 @@ from patient.read.whole import lacking
 from pipelines.configuration import Configuration
 from pipelines.course_case import course_folder, fraction_cases, is_told, write_course_of
 from pipelines.fraction_files import FractionFiles, PlanFiles
-from pipelines.job_key import case_name, image_key, job_key, patient_key, series_digest
+from pipelines.job_key import case_name, image_key, job_key, patient_key, series_digest, slices
 from pipelines.ledger import Ledger, Placed, State
 from pipelines.outbox import Outbox
 from pipelines.pairing import PairedFraction, PlanSet, acquired
@@ -40,6 +40,14 @@ class Night(Protocol):
     def folder(self, case: str) -> str: ...
 
 
+@dataclass(frozen=True)
+class _Planned:
+    """Slices of a plan's image, and digests of it and of the plan's objects."""
+
+    slices: tuple[bytes, ...]
+    digests: tuple[bytes, ...]
+
+
 @dataclass(eq=False)
 class FractionsInOrder:
     """One patient's.
@@ -57,7 +65,7 @@ class FractionsInOrder:
     """Fractions not yet looked at, the one at hand left out."""
     folder: str = ""
     """Of the course, relative to the outbox; empty until there is one."""
-    _plans: dict[str, list[bytes]] = field(default_factory=dict)
+    _plans: dict[str, _Planned] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.patient = patient_key(self.fractions[0].image.headers[0].text("PatientID"))
@@ -87,15 +95,19 @@ class FractionsInOrder:
             else:
                 night.worklist.hold(entry, fraction.waits)
             return None
+        its, planned = slices(entry, night.ledger), self._planned(plan)
+        stands_on = {image_key(entry): its, image_key(plan.image): planned.slices}
+        if night.worklist.leaves(entry, stands_on):
+            return None
         if missed := _lacking(entry, plan):
             night.worklist.hold(entry, "; ".join(missed))
             return None
         template, policy, digests = self._judged_by(entry)
         earlier = self._earlier(fraction, plan)
         said = [*digests, self.rules, str(fraction.number), *(f"{number} {name}" for number, name in earlier.items())]
-        contents = [series_digest(entry, night.ledger), *self._digests(plan), *night.ledger.digests(fraction.recomputed)]
+        contents = [series_digest(its), *planned.digests, *night.ledger.digests(fraction.recomputed)]
         paths = (*entry.paths, *plan.image.paths, *plan.paths, *fraction.recomputed)
-        due = night.worklist.due(entry, job_key(said, contents), paths, fraction)
+        due = night.worklist.due(entry, job_key(said, contents), paths, stands_on, fraction)
         job = night.ledger.job(image_key(entry))
         if job is not None and job.state is not State.HELD:
             night.ledger.place(Placed(image_key(entry), self.patient, plan.plan.sop_instance_uid, acquired(entry)))
@@ -136,12 +148,12 @@ class FractionsInOrder:
         policy = self.night.configuration.policies.get(template, self.night.configuration.policy)
         return template, policy, (load_template(template).digest, load_policy(policy).digest)
 
-    def _digests(self, plan: PlanSet) -> list[bytes]:
-        """Of a plan's objects; asked once a night."""
+    def _planned(self, plan: PlanSet) -> _Planned:
+        """Asked once a night."""
         uid = plan.plan.sop_instance_uid
         if uid not in self._plans:
-            ledger = self.night.ledger
-            self._plans[uid] = [series_digest(plan.image, ledger), *ledger.digests(plan.paths)]
+            its, ledger = slices(plan.image, self.night.ledger), self.night.ledger
+            self._plans[uid] = _Planned(its, (series_digest(its), *ledger.digests(plan.paths)))
         return self._plans[uid]
 
     def _earlier(self, fraction: PairedFraction, plan: PlanSet) -> dict[int, str]:

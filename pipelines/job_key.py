@@ -28,13 +28,16 @@ def case_name(entry: SeriesEntry) -> str:
     return f"{date}-{hashlib.sha256(f'{entry.study_uid} {entry.uid}'.encode()).hexdigest()[:10]}"
 
 
-def series_digest(entry: SeriesEntry, ledger: Ledger) -> bytes:
-    """SHA-256 over the sorted SOP Instance UIDs and file digests of a series."""
+def slices(entry: SeriesEntry, ledger: Ledger) -> tuple[bytes, ...]:
+    """SOP Instance UID and file digest of each slice of a series, in order of UID."""
     ordered = sorted((header.text("SOPInstanceUID"), str(header.path)) for header in entry.headers)
-    digest = hashlib.sha256()
-    for (uid, _), content in zip(ordered, ledger.digests([Path(path) for _, path in ordered]), strict=True):
-        digest.update(uid.encode() + content)
-    return digest.digest()
+    contents = ledger.digests([Path(path) for _, path in ordered])
+    return tuple(uid.encode() + content for (uid, _), content in zip(ordered, contents, strict=True))
+
+
+def series_digest(ordered: Iterable[bytes]) -> bytes:
+    """SHA-256 over the slices of a series."""
+    return hashlib.sha256(b"".join(ordered)).digest()
 
 
 def job_key(rules: Iterable[str], contents: Sequence[bytes]) -> str:

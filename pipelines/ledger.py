@@ -20,6 +20,8 @@ from patient.durable import sync
 from pipelines.ledger_file import back_up, damaged, is_damage, open_ledger
 
 MOST_ATTEMPTS = 3
+_SHORT = 16
+"""Bytes of a slice's digest."""
 
 
 class State(StrEnum):
@@ -317,6 +319,33 @@ class Ledger:
         rows = self._db.execute("SELECT folder FROM outputs WHERE image = ? AND published IS NOT NULL ORDER BY id", (image,))
         return [str(row["folder"]) for row in rows]
 
+    def stands_on(self, key: str, series: str, slices: Sequence[bytes]) -> None:
+        """Say which slices of a series the result of a key is made from."""
+        digests = b"".join(sorted(_short(slices)))
+        with self._step() as db:
+            db.execute("INSERT OR REPLACE INTO slices VALUES (?, ?, ?)", (series, key, digests))
+
+    def slices_gone(self, series: str, slices: Sequence[bytes]) -> tuple[int, int]:
+        """How many of the slices have gone that a series' newest output stands on, and how many these were.
+
+        None counts as gone where others came or changed: then it is another image.
+        """
+        row = self._db.execute(
+            "SELECT digests FROM slices JOIN outputs USING (key) WHERE series = ? AND published IS NOT NULL "
+            "ORDER BY id DESC LIMIT 1",
+            (series,),
+        ).fetchone()
+        digests, here = row["digests"] if row else b"", _short(slices)
+        before = {digests[at : at + _SHORT] for at in range(0, len(digests), _SHORT)}
+        return (len(before - here) if here < before else 0), len(before)
+
+    def key_of_output(self, image: str) -> str:
+        """Of the newest published output of an image; empty where there is none."""
+        row = self._db.execute(
+            "SELECT key FROM outputs WHERE image = ? AND published IS NOT NULL ORDER BY id DESC LIMIT 1", (image,)
+        ).fetchone()
+        return str(row["key"]) if row else ""
+
     def last_output(self, image: str) -> tuple[str, str]:
         """Folder and RTSTRUCT UID of the newest published output of an image; empty where there is none."""
         row = self._db.execute(
@@ -346,6 +375,10 @@ def _move(db: sqlite3.Connection, image: str, to: State, case: str, key: str, re
         "WHERE image = ?",
         (to, said, since, key or row["key"], case or row["casename"], 0 if again else row["attempts"], image),
     )
+
+
+def _short(slices: Sequence[bytes]) -> set[bytes]:
+    return {hashlib.blake2b(one, digest_size=_SHORT).digest() for one in slices}
 
 
 def _close_attempts(db: sqlite3.Connection, image: str, outcome: str) -> None:

@@ -38,7 +38,11 @@ _SECOND = (
     "ALTER TABLE jobs ADD COLUMN closed INTEGER NOT NULL DEFAULT 0",
     "DROP TABLE IF EXISTS digests",  # It held paths as text, which may hold a patient's name.
 )
-_MIGRATIONS = (_FIRST, _SECOND)
+_THIRD = (
+    "CREATE TABLE slices (series TEXT NOT NULL, key TEXT NOT NULL, digests BLOB NOT NULL, PRIMARY KEY (series, key))",
+    "CREATE INDEX outputs_by ON outputs(key)",
+)
+_MIGRATIONS = (_FIRST, _SECOND, _THIRD)
 """What each version of the schema adds to the one before; a ledger without a number has the tables of the first."""
 VERSION = len(_MIGRATIONS)
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})

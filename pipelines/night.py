@@ -21,7 +21,7 @@ from pipelines.configuration import Configuration
 from pipelines.engines import installed_engines
 from pipelines.fractions import FractionsInOrder
 from pipelines.inbox import Inbox
-from pipelines.job_key import case_name, image_key, job_key, series_digest
+from pipelines.job_key import case_name, image_key, job_key, series_digest, slices
 from pipelines.ledger import Ledger
 from pipelines.ledger_file import LEDGER
 from pipelines.night_record import CaseLine, NightRecord, ProblemLine, remembered, write_nights
@@ -132,11 +132,14 @@ class _Night:
 
     def _plan(self, entry: SeriesEntry, template: str, rules: str) -> None:
         """A planning CT's lane, where there is something to do."""
+        its = slices(entry, self.ledger)
+        if self.worklist.leaves(entry, {image_key(entry): its}):
+            return
         if missed := lacking(entry):
             self.worklist.hold(entry, "; ".join(missed))
             return
-        key = job_key((template, rules), [series_digest(entry, self.ledger)])
-        if self.worklist.due(entry, key, entry.paths):
+        key = job_key((template, rules), [series_digest(its)])
+        if self.worklist.due(entry, key, entry.paths, {image_key(entry): its}):
             self._lanes.append(iter([self._request(entry)]))
 
     def _paired(self, index: Index) -> Pairing:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +14,8 @@ from pipelines.ledger import FINISHED, MOST_ATTEMPTS, Job, Ledger, State
 from pipelines.night_record import CaseLine
 from pipelines.pairing import PairedFraction
 
+Slices = Mapping[str, Sequence[bytes]]
+"""Slices of each series that a result stands on, by the series' key, as `job_key.slices` tells them."""
 _GONE = "its files have left the inbox"
 _NEVER_WHOLE = "never whole"
 """Key of what was refused without having been worked on: whatever comes is new."""
@@ -38,12 +40,37 @@ class Worklist:
     unchanged: int = 0
     _left: set[str] = field(default_factory=set)
 
-    def due(self, entry: SeriesEntry, key: str, paths: Sequence[Path], fraction: PairedFraction | None = None) -> bool:
+    def leaves(self, entry: SeriesEntry, slices: Slices) -> bool:
+        """Whether slices that are stood on have gone and nothing else came: a purge goes on, or an image is damaged.
+
+        It waits, however long; what was made of it stays and goes on counting, and nothing is made from fewer slices.
+        """
+        image, case = image_key(entry), case_name(entry)
+        for series, its in slices.items():
+            gone, of = self.ledger.slices_gone(series, its)
+            if gone:
+                whose = "" if series == image else "its planning CT: "
+                reason = f"{whose}{gone} of {of} slices have left the inbox: nothing is made from fewer"
+                self._wait_beside_output(image, case, reason)
+                return True
+        return False
+
+    def _wait_beside_output(self, image: str, case: str, reason: str) -> None:
+        if made := self.ledger.key_of_output(image):
+            self.ledger.hold(image, case, reason, made)
+            self.lines[image] = CaseLine(case=case, state=State.HELD, reasons=(reason,))
+        else:
+            self._hold(image, case, reason)
+
+    def due(
+        self, entry: SeriesEntry, key: str, paths: Sequence[Path], slices: Slices, fraction: PairedFraction | None = None
+    ) -> bool:
         """Whether there is something to do about an image: its key is new, or it failed and may be tried again.
 
         Args:
             key: of everything that decides its result.
             paths: its files, and those of what it stands on; a new key waits until they have been quiet for long enough.
+            slices: that it stands on.
         """
         image, case = image_key(entry), case_name(entry)
         job = self.ledger.job(image)
@@ -54,6 +81,8 @@ class Worklist:
             minutes = self.configuration.settle_minutes
             self._hold(image, case, f"files still arriving: quiet for less than {minutes:g} minutes", key)
             return False
+        for series, its in slices.items():
+            self.ledger.stands_on(key, series, its)
         self.ledger.move(image, State.READY, case=case, key=key)
         self.entries[image], self.images[case] = entry, image
         number, notes = (fraction.number, fraction.notes) if fraction else (None, ())
@@ -62,14 +91,14 @@ class Worklist:
 
     def hold(self, entry: SeriesEntry, reason: str) -> None:
         """Wait with an image, and not for ever; what is done already stays as it is."""
-        job = self.ledger.job(image_key(entry))
-        if job is not None and job.state in (State.DONE, State.REVIEW):
-            self.leave(job.image)
+        if self._stands(image_key(entry)):
+            self.leave(image_key(entry))
         else:
             self._hold(image_key(entry), case_name(entry), reason)
 
     def leave(self, image: str) -> None:
         """There is nothing to do about an image; one that failed for good is told until a person has taken note of it."""
+        self._stands(image)
         job = self.ledger.job(image)
         if job is not None and job.state is State.FAILED and not job.closed:
             self.lines[image] = CaseLine(case=job.case, state=job.state, reasons=(*job.reasons, _until_when(job)))
@@ -88,12 +117,19 @@ class Worklist:
         for job in self.ledger.jobs(State.READY, State.HELD, State.FAILED):
             if job.image in self.lines or job.image in self._left:
                 continue
-            if job.state is State.FAILED:
+            if job.state is State.FAILED or (job.image not in here and self._stands(job.image)):
                 self.leave(job.image)
             elif job.image in here:
                 self.lines[job.image] = CaseLine(case=job.case, state=job.state, reasons=job.reasons)
             else:
                 self._hold(job.image, job.case, _GONE)
+
+    def _stands(self, image: str) -> bool:
+        """Whether an image's output is of its newest inputs; where its slices leave, it is again what its output is."""
+        job = self.ledger.job(image)
+        if job is not None and job.state is State.HELD and job.seen:
+            return self.ledger.done_before(image, job.seen)
+        return job is not None and job.state in (State.DONE, State.REVIEW)
 
     def _settled(self, job: Job | None, key: str, paths: Sequence[Path]) -> bool:
         """Whether files have been quiet for long enough: by their own times, or as they were seen at an earlier look."""

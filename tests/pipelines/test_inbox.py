@@ -285,3 +285,69 @@ def test_an_outbox_that_vanishes_in_mid_night_is_not_made_anew(tmp_path, monkeyp
     with pytest.raises(OutOfResources, match="no longer there"):
         _night(tmp_path / "in", out)
     assert not out.exists() or not any(out.iterdir())
+
+
+def _purged(folder: Path, count: int) -> None:
+    for path in sorted(folder.glob("*.dcm"))[:count]:
+        path.unlink()
+
+
+def _outputs(outbox: Path) -> int:
+    return len(list((outbox / "cases").glob("[!.]*")))
+
+
+def test_an_image_of_which_slices_leave_once_it_is_done_waits_by_name_and_is_never_contoured_from_fewer(tmp_path):
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    folder, impatient = _ct(inbox, "A"), QUIET.model_copy(update={"hold_days": 1e-9})
+    _night(inbox, out)
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    for gone in (1, 2):
+        _purged(folder, 1)
+        (case,) = _night(inbox, out, impatient).cases
+        said = f"{gone} of {len(kept)} slices have left the inbox: nothing is made from fewer"
+        assert (case.state, case.reasons) == ("held", (said,))
+    for path, content in kept.items():
+        path.write_bytes(content)
+    back = _night(inbox, out)
+    assert (back.cases, back.unchanged, _outputs(out)) == ((), 1, 1)
+
+
+def test_an_image_that_left_slice_by_slice_is_done_as_before(tmp_path):
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    folder = _ct(inbox, "A")
+    _night(inbox, out)
+    _purged(folder, 1)
+    _night(inbox, out)
+    _purged(folder, 99)
+    assert _night(inbox, out).cases == ()
+    with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
+        assert [job.state for job in ledger.jobs()] == ["done"]
+
+
+def test_an_image_of_which_slices_left_and_others_came_is_contoured_anew(tmp_path):
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    folder = _ct(inbox, "A")
+    _night(inbox, out)
+    _purged(folder, 1)
+    (path, *_) = sorted(folder.glob("*.dcm"))
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert [case.state for case in _night(inbox, out).cases] == ["done"]
+    assert _outputs(out) == 2
+
+
+def test_where_slices_of_a_planning_ct_leave_its_fractions_wait_and_count_as_they_were_made(tmp_path):
+    inbox, out = tmp_path / "in", tmp_path / "out"
+    _planned(inbox)
+    _fraction(inbox, 7)
+    _night(inbox, out)
+    _purged(inbox / "P1" / "ct", 1)
+    _fraction(inbox, 8)
+    record = _night(inbox, out)
+    assert {case.state for case in record.cases} == {"held"}
+    assert all("its planning CT: 1 of 2 slices have left the inbox" in case.reasons[0] for case in record.cases)
+    assert (len(record.cases), _outputs(out)) == (2, 1)
+    for folder in ("ct", "plan", "fraction8"):
+        _purged(inbox / "P1" / folder, 99)
+    assert _night(inbox, out).unchanged == 1
+    with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
+        assert [job.state for job in ledger.jobs()] == ["review", "held"]
