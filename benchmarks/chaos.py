@@ -98,7 +98,7 @@ class Cluster:
         while not (self.file.exists() and self.file.stat().st_size):
             time.sleep(0.05)
         time.sleep(0.2)
-        self.address = json.loads(self.file.read_text())["address"]
+        self.address = json.loads(self.file.read_text(encoding="utf-8"))["address"]
 
     def _start(self, *what: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "dask", *what], **self.how)  # type: ignore[call-overload]

@@ -166,7 +166,7 @@ def read_truth(folder: Path, number: int) -> FractionTruth:
         number: of the fraction, from 1.
     """
     place = _place(folder, number)
-    said = json.loads((place / "truth.json").read_text())
+    said = json.loads((place / "truth.json").read_text(encoding="utf-8"))
     source, target = Space(**said["fraction_image"]), Space(**said["plan_image"])
     image = sitk.ReadImage(str(place / "displacement.mha"))
     i, j, k = image.GetSize()

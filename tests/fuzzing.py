@@ -110,7 +110,7 @@ def night_over(folder: Path, outbox: Path, told: Told) -> None:
     told.tracebacks += [p.what for p in record.problems if "unexpected" in p.what]
     told.tracebacks += [r for c in record.cases for r in c.reasons if "unexpected" in r]
     good = [c for c in record.cases if c.folder and (outbox / "private" / f"{c.case}.json").is_file()]
-    names = "".join((outbox / "private" / f"{c.case}.json").read_text() for c in good)
+    names = "".join((outbox / "private" / f"{c.case}.json").read_text(encoding="utf-8") for c in good)
     told.missing += ("P88888888" not in names) + ("P99999999" not in names)
 
 

@@ -84,7 +84,7 @@ def test_a_residual_encoder_is_built_from_its_plan(tmp_path):
     torch.manual_seed(4)
     network = ResidualEncoderUNet(input_channels=1, num_classes=4, **arguments, **models.LAYERS).eval()
     folder = models.nnunet_folder(tmp_path, ABDOMEN, weights=network.state_dict())
-    plans = json.loads((folder / "plans.json").read_text())
+    plans = json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     architecture = plans["configurations"]["parent"]["architecture"]
     architecture["network_class_name"] = architecture["network_class_name"].replace("PlainConvUNet", "ResidualEncoderUNet")
     architecture["arch_kwargs"] = arguments | models.NAMED
@@ -99,7 +99,7 @@ def test_a_residual_encoder_is_built_from_its_plan(tmp_path):
 @pytest.mark.parametrize("named", ["os.system", "torch.hub.load", "some.package.PlainConvUNetOfMine"])
 def test_a_plan_with_another_network_is_refused(named, tmp_path):
     folder = models.nnunet_folder(tmp_path, ABDOMEN)
-    text = (folder / "plans.json").read_text()
+    text = (folder / "plans.json").read_text(encoding="utf-8")
     (folder / "plans.json").write_text(text.replace("dynamic_network_architectures.architectures.unet.PlainConvUNet", named))
     with pytest.raises(ModelError, match="not known here"):
         _taken(folder, tmp_path, 'licence = "CC0-1.0"\naxes = "SPL"')
@@ -108,7 +108,7 @@ def test_a_plan_with_another_network_is_refused(named, tmp_path):
 def test_a_model_of_another_modality_is_refused(tmp_path):
     folder = models.nnunet_folder(tmp_path, ABDOMEN, normalisation="ZScoreNormalization")
     path = folder / "dataset.json"
-    path.write_text(path.read_text().replace('"CT"', '"MRI"'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"CT"', '"MRI"'))
     with pytest.raises(ModelError, match="trained on MRI"):
         _taken(folder, tmp_path, 'licence = "CC0-1.0"\naxes = "SPL"')
 
@@ -271,7 +271,7 @@ def test_a_bundle_that_would_build_or_run_anything_else_is_refused(network, tmp_
 )
 def test_a_bundle_that_says_something_odd_is_refused_in_words(file, at, value, tmp_path):
     path = models.monai_bundle(tmp_path / "bundle") / "configs" / f"{file}.json"
-    said = json.loads(path.read_text())
+    said = json.loads(path.read_text(encoding="utf-8"))
     inner = said
     *above, last = [int(part) if part.isdigit() else part for part in at.split("#")]
     for part in above:
@@ -371,7 +371,7 @@ def test_a_description_that_says_what_nobody_knows_is_refused(change, tmp_path):
     path = models.torchscript(tmp_path / "made")
     described = path.with_suffix(".toml")
     key = change.split(" = ")[0]
-    kept = [line for line in described.read_text().splitlines() if not line.startswith(f"{key} = ")]
+    kept = [line for line in described.read_text(encoding="utf-8").splitlines() if not line.startswith(f"{key} = ")]
     described.write_text("\n".join([change, *kept]))
     with pytest.raises(ModelError):
         _taken(path, tmp_path)

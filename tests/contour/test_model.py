@@ -51,7 +51,7 @@ def folder(tmp_path):
 
 def _changed(folder, old, new):
     path = folder / CARD
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new))
 

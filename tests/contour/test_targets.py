@@ -234,7 +234,7 @@ def neck(tmp_path_factory):
 def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must_look_at(neck, tmp_path):
     clinic = _clinic(neck, tmp_path / "clinic.dcm", ("GTV_p", True))
     assert _contour(neck, "-o", tmp_path / "out", "--existing", clinic) == LOOK
-    result = json.loads((tmp_path / "out" / "result.json").read_text())
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     records = {r["name"]: r for r in result["structures"]}
     assert result["verdict"] == "review"
     assert records["GTV_p"]["state"] == "kept"
@@ -248,7 +248,7 @@ def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must
         assert any(reason.startswith(f"{name}: a suggestion") for reason in result["reasons"])
     assert records["CTVn"]["state"] == "not_drawn"
     assert "GTVn" in records["CTVn"]["reason"]
-    assert "Gregoire 2018" in (tmp_path / "out" / "report.html").read_text()
+    assert "Gregoire 2018" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     rois = {r.ROIName: r for r in pydicom.dcmread(tmp_path / "out" / "rtstruct.dcm").StructureSetROISequence}
     assert rois["CTVp1"].ROIDescription.startswith("(((GTVp + 5 mm)")
     assert "Gregoire 2018" in rois["CTVp1"].ROIDescription

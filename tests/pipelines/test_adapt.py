@@ -85,7 +85,7 @@ def test_everything_is_written_and_the_result_follows_its_schema(done):
     files = {path.name for path in folder.iterdir()}
     dicom = {"rtstruct.dcm", "reg.dcm", "dreg.dcm", "dose.dcm", "dose_error.dcm"}
     assert files == dicom | {"day.npz", "result.json", "report.html", "figures", "log.txt"}
-    text = (folder / "result.json").read_text()
+    text = (folder / "result.json").read_text(encoding="utf-8")
     _follows_its_schema(text, "fraction")
     assert FractionResult.model_validate_json(text) == result
     assert {o.file for o in result.outputs} == dicom
@@ -127,7 +127,7 @@ def test_the_volume_that_a_planning_system_will_show_stands_beside_the_one_that_
     drawn = {s.name: float(s.mask(image.geometry).array.sum()) * image.geometry.voxel_cc for s in today.structures}
     for record in done[0].structures:
         assert record.drawn_cc == pytest.approx(drawn[record.name], rel=0.001)
-    assert "in the file (cc)" in (done[1] / "report.html").read_text()
+    assert "in the file (cc)" in (done[1] / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_registration_object_says_where_todays_points_lie_in_the_plan(done, pair):
@@ -175,7 +175,7 @@ def test_what_a_structure_is_flagged_for_is_said_with_its_name(done):
 
 
 def test_the_report_says_the_decision_first_and_shows_pictures(done):
-    page = (done[1] / "report.html").read_text()
+    page = (done[1] / "report.html").read_text(encoding="utf-8")
     assert page.index("A person must look") < page.index("<h2>Structures today</h2>")
     assert page.count("<img") == len(list((done[1] / "figures").iterdir())) >= 3
 
@@ -230,7 +230,7 @@ def test_an_earlier_fraction_that_was_not_trusted_marks_every_accumulated_figure
     assert (result.dose.trusted, result.dose.doubts) == (False, (said,))
     for m in result.measurements:
         assert m.trusted == (not m.quantity.endswith("accumulated")), m
-    assert said in (tmp_path / "out" / "report.html").read_text()
+    assert said in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     for name in ("dose.dcm", "dose_error.dcm"):
         header = pydicom.dcmread(tmp_path / "out" / name, stop_before_pixels=True)
         assert header.SeriesDescription.startswith("NOT TRUSTED")
@@ -245,7 +245,7 @@ def test_a_fraction_from_before_trust_was_recorded_is_read_and_marked(done, pair
         said = json.loads(str(file["said"])) | {"form": 1}
     del said["doubts"]
     np.savez_compressed(earlier / "day.npz", said=np.array(json.dumps(said)), **arrays)
-    old = json.loads((earlier / "result.json").read_text())
+    old = json.loads((earlier / "result.json").read_text(encoding="utf-8"))
     for record in (*old["measurements"], *old["decision"]["rules"], *old["structures"], old["dose"], old["decision"]):
         record.pop("doubts", None)
         record.pop("registration_doubts", None)
@@ -270,7 +270,7 @@ def test_images_of_which_slices_are_missing_are_never_green(done, copy, pair, po
     assert (result.verdict, result.decision.verdict) == ("review", "review")
     assert result.reasons[:2] == result.decision.reasons[:2] == said
     assert not done[0].reasons[0].startswith("Plan's image")
-    assert said[0] in (tmp_path / "case" / "report.html").read_text().replace("&#39;", "'")
+    assert said[0] in (tmp_path / "case" / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
 
 
 def test_a_planning_ct_that_is_not_in_hu_is_refused(copy, policy, tmp_path):

@@ -14,7 +14,7 @@ COMMANDS = ("contour", "register", "nightly", "status", "check", "evaluate", "co
 
 
 def _run(*arguments, **how):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True, timeout=120, **how)
+    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True, **how)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -22,7 +22,7 @@ def test_every_command_has_help_with_an_example_and_stands_in_the_guide(command)
     said = _run(command, "--help")
     assert said.returncode == 0
     assert f"recontour {command}" in said.stdout.split("Example:")[1]
-    assert f"### {command}" in Path(__file__).parents[2].joinpath("docs/user-guide.md").read_text()
+    assert f"### {command}" in Path(__file__).parents[2].joinpath("docs/user-guide.md").read_text(encoding="utf-8")
 
 
 def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path):
@@ -84,7 +84,6 @@ def test_an_image_of_air_is_refused_before_anything_is_looked_for(tmp_path):
     done = _run("contour", write_ct(tmp_path / "air", air), "-o", tmp_path / "o")
     assert done.returncode == 2
     assert "nothing in the image is" in done.stderr
-    assert "External" in done.stderr
     assert not (tmp_path / "o").exists()
 
 
@@ -148,7 +147,7 @@ def test_an_image_without_identity_gives_labels(tmp_path):
     assert done.returncode in (0, 3), done.stderr
     labels = sitk.ReadImage(str(tmp_path / "out" / "labels.nii.gz"))
     assert labels.GetSize() == image.GetSize()
-    numbers = json.loads((tmp_path / "out" / "labels.json").read_text())
+    numbers = json.loads((tmp_path / "out" / "labels.json").read_text(encoding="utf-8"))
     assert (sitk.GetArrayFromImage(labels) == numbers["Skin"]).any()
     assert np.allclose(labels.GetSpacing(), image.GetSpacing())
     assert not (tmp_path / "out" / "rtstruct.dcm").exists()

@@ -35,7 +35,7 @@ def told(outbox) -> tuple[CourseResult, Path]:
 
 def test_course_json_is_what_was_said_and_names_every_case_it_stands_on(outbox, told):
     result, folder = told
-    assert CourseResult.model_validate_json((folder / "course.json").read_text()) == result
+    assert CourseResult.model_validate_json((folder / "course.json").read_text(encoding="utf-8")) == result
     assert result.cases == tuple(sorted(p.name for p in (outbox / "cases").iterdir()))
     assert result.today == "20260112-000000000c"
     assert result.parts[-1].missing == (9,)
@@ -63,7 +63,7 @@ def test_every_number_that_decides_stands_in_course_json(told):
 
 def test_the_page_says_what_to_do_before_anything_else_and_asks_nobody_for_anything(told):
     _, folder = told
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     places = [page.index(s) for s in ("Look before the next fraction", "Look at this first", "Worst planes today")]
     assert places == sorted(places)
     assert "<script" not in page
@@ -73,7 +73,7 @@ def test_the_page_says_what_to_do_before_anything_else_and_asks_nobody_for_anyth
 
 def test_a_structure_has_one_colour_on_the_whole_page(told):
     _, folder = told
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     swatches = re.findall(r'background: rgb(\([\d, ]+\))"></span>(\w+)', page)
     assert {name for _, name in swatches} == set(COLOURS)
     assert all(colour == str(COLOURS[name]) for colour, name in swatches)
@@ -83,7 +83,7 @@ def test_a_structure_has_one_colour_on_the_whole_page(told):
 
 def test_every_link_leads_to_a_cases_report(told):
     _, folder = told
-    links = re.findall(r'href="([^"]+)"', (folder / "report.html").read_text())
+    links = re.findall(r'href="([^"]+)"', (folder / "report.html").read_text(encoding="utf-8"))
     assert len(links) == 12
     assert all((folder / link).is_file() for link in links)
 
@@ -94,7 +94,7 @@ def test_todays_pictures_are_kept_beside_the_page_and_every_plot_as_a_file(told)
     assert "today-01.png" in names
     assert sum(n.startswith("trend-") for n in names) == min(12, len(result.parts[-1].tracks))
     for plot in (folder / "figures").glob("*.svg"):
-        assert "<style>" in plot.read_text()
+        assert "<style>" in plot.read_text(encoding="utf-8")
 
 
 def test_a_course_told_again_replaces_what_was_there(outbox, tmp_path):

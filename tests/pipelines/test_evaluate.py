@@ -82,7 +82,7 @@ def test_no_name_of_a_patient_stands_in_document_or_page(predicted, clinic, tmp_
     pairs, left_out = pair_up(predicted, clinic)
     result, shown = evaluate(pairs, Rules(load_limits("head_neck")), total=len(pairs), left_out=left_out)
     write_evaluation_report(tmp_path, result, shown)
-    page = (tmp_path / "report.html").read_text()
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     for text in (page, result.model_dump_json()):
         assert "Test" not in text.replace("Tested", "")
         assert '"P0"' not in text
@@ -286,7 +286,7 @@ def _run(*arguments) -> int:
 
 def test_the_command_exits_with_3_where_a_limit_fails_and_writes_everything(clinic, predicted, tmp_path, capsys):
     assert _run("evaluate", predicted, clinic, "-o", tmp_path / "out", "--limits", "head_neck", "--json") == LOOK
-    written = (tmp_path / "out" / "evaluation.json").read_text()
+    written = (tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8")
     assert json.loads(capsys.readouterr().out) == json.loads(written)
     assert EvaluationResult.model_validate_json(written).verdict == "failed"
     assert {p.name for p in (tmp_path / "out").iterdir()} == {"evaluation.json", "report.html", "figures"}

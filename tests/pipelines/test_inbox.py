@@ -104,7 +104,7 @@ def test_an_image_that_comes_late_before_one_that_has_left_the_inbox_stops_no_la
     record = _night(inbox, out)
     assert [(c.fraction, c.state) for c in record.cases] == [(2, "review"), (4, "review")]
     (course,) = (out / "courses").glob("*/course.json")
-    assert '"number": 3' in course.read_text()
+    assert '"number": 3' in course.read_text(encoding="utf-8")
 
 
 def test_a_saturdays_fraction_does_not_stop_the_course_under_weekdays(tmp_path):
@@ -194,7 +194,7 @@ def test_refused_cases_of_one_day_can_be_told_apart_by_what_the_site_allows(tmp_
     told = {(c.label.patient, c.label.series, c.label.station, c.label.body_part) for c in record.cases}
     assert {t for t in told if t[1] != 3} == {("P1", 1, "simulator", "CHEST"), ("P2", 2, "simulator", "CHEST")}
     assert next(t for t in told if t[1] == 3)[2].startswith("station ")
-    assert "P2" in (tmp_path / "out" / "index.html").read_text()
+    assert "P2" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     words = {label.words for label in labels(tmp_path / "out").values()}
     assert "patient P1, 2026-01-01, series 1, simulator, CHEST" in words
 
@@ -214,7 +214,7 @@ def test_every_series_of_an_inbox_is_on_the_page_with_what_was_done_with_it_and_
         ("used", "of a plan that fractions here are given by"),
         ("not used", "no plan here was made on it"),
     }
-    assert "10 series in the inbox" in (out / "index.html").read_text() or len(record.series) != 10
+    assert "10 series in the inbox" in (out / "index.html").read_text(encoding="utf-8") or len(record.series) != 10
     assert all(s.why for s in record.series)
 
 
@@ -248,8 +248,8 @@ def test_a_damaged_record_of_nights_is_set_aside_and_begun_anew_from_the_ledger(
     before, _ = read_nights(out)
     assert [c.state for c in before.cases] == ["done"]
     assert "set-aside" in before.problems[0].what
-    assert (out / "night-set-aside-1.json").read_text() == damage
-    assert "javascript" not in (out / "index.html").read_text()
+    assert (out / "night-set-aside-1.json").read_text(encoding="utf-8") == damage
+    assert "javascript" not in (out / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("place", [".work", "cases", "courses", "night.json", ".lock", "cases/20260101-0123456789"])

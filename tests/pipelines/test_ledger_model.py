@@ -185,9 +185,9 @@ class Nights:
             _night(self.inbox, self.outbox, fault, self.later, report)
         _, status = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(status)
-        assert code != TRACE, report.read_text()
+        assert code != TRACE, report.read_text(encoding="utf-8")
         if code != 9:
-            fault.calls = json.loads(report.read_text())
+            fault.calls = json.loads(report.read_text(encoding="utf-8"))
         return code
 
     def ledger(self) -> Ledger:
@@ -200,7 +200,7 @@ class Nights:
             return [job.case for job in ledger.jobs(State.FAILED)]
 
     def told(self, folder: str) -> dict:
-        return json.loads((self.outbox / "cases" / folder / "told.json").read_text())
+        return json.loads((self.outbox / "cases" / folder / "told.json").read_text(encoding="utf-8"))
 
     def nothing_is_half_or_twice(self) -> None:
         """At any moment, also right after a crash."""

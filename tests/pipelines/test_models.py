@@ -67,7 +67,7 @@ def test_a_changed_model_is_named_and_verify_exits_with_2(tmp_path, store, monke
 
 
 def test_every_command_has_help_with_an_example_and_stands_in_the_guide():
-    guide = (Path(__file__).parents[2] / "docs" / "user-guide.md").read_text()
+    guide = (Path(__file__).parents[2] / "docs" / "user-guide.md").read_text(encoding="utf-8")
     for command in ("list", "add", "verify"):
         said = CliRunner().invoke(app, ["models", command, "--help"])
         assert said.exit_code == 0

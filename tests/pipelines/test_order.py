@@ -23,9 +23,9 @@ def _contoured(ct, folder, template, existing=""):
     uid = open_folder(ct).series_uid
     files = tuple(str(path) for path in ct.iterdir())
     contour_case(CaseRequest("c", files, uid, str(folder), template=str(template), existing=str(existing)))
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     return (
-        [s["name"] for s in json.loads((folder / "result.json").read_text())["structures"]],
+        [s["name"] for s in json.loads((folder / "result.json").read_text(encoding="utf-8"))["structures"]],
         re.findall(r'class="swatch"[^>]*></span>([^<\s]+)', page),
         [str(roi.ROIName) for roi in pydicom.dcmread(folder / "rtstruct.dcm").StructureSetROISequence],
     )

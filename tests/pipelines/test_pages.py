@@ -48,14 +48,14 @@ addEventListener("load", () => {
 def _browser(folder: Path, page: Path, *how: str) -> str:
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [str(CHROMIUM), *FLAGS, *BACKGROUND, profile, *how, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def _seen(page: Path, folder: Path, *how: str) -> SimpleNamespace:
     """What the browser makes of a page, told by a script of our own in a copy of it."""
     policy = f'<meta http-equiv="Content-Security-Policy" content="{ALONE}">'
     copy = folder / "copy.html"
-    copy.write_text(page.read_text().replace("<head>", f"<head>{policy}{LOOK}", 1))
+    copy.write_text(page.read_text(encoding="utf-8").replace("<head>", f"<head>{policy}{LOOK}", 1))
     dom = _browser(folder, copy, "--dump-dom", *how)
     told = re.search(r'<html[^>]* data-seen="([^"]*)"', dom)
     assert told is not None, dom[:500]
@@ -79,7 +79,10 @@ def _report(outbox: Path) -> Path:
 
 
 def test_a_report_stands_alone_and_shows_every_picture_and_structure(outbox, tmp_path):
-    seen, result = _seen(_report(outbox), tmp_path), json.loads(_report(outbox).with_name("result.json").read_text())
+    seen, result = (
+        _seen(_report(outbox), tmp_path),
+        json.loads(_report(outbox).with_name("result.json").read_text(encoding="utf-8")),
+    )
     assert (seen.refused, seen.asked, seen.scripts, seen.sideways) == ([], [], 0, 0)
     assert len(seen.pictures) == len(list((_report(outbox).parent / "figures").iterdir())) > 0
     assert all(p["loaded"] and p["width"] > 600 and p["shown"] > 600 and p["alt"] for p in seen.pictures)
@@ -95,7 +98,7 @@ def test_the_mornings_page_stands_alone_and_every_link_leads_somewhere(outbox, t
     assert sorted(Path(link).name for link in seen.links) == ["log.txt", "report.html"]
     assert all((outbox / link).is_file() for link in seen.links)
     (log,) = (outbox / link for link in seen.links if link.endswith("log.txt"))
-    assert "RuntimeError" in log.read_text()
+    assert "RuntimeError" in log.read_text(encoding="utf-8")
     assert seen.text.index("failed") < seen.text.index("to review")
 
 

@@ -75,8 +75,8 @@ def test_an_archive_becomes_a_model_folder_that_is_measured_on_patients_held_bac
         "evaluation.json",
         "report.html",
     } <= written
-    assert TrainingRecord.model_validate_json((request.folder / "training.json").read_text()) == record
-    assert all(f"P{n}" not in (request.folder / "training.json").read_text().split('"') for n in range(4))
+    assert TrainingRecord.model_validate_json((request.folder / "training.json").read_text(encoding="utf-8")) == record
+    assert all(f"P{n}" not in (request.folder / "training.json").read_text(encoding="utf-8").split('"') for n in range(4))
 
 
 def test_what_is_learnt_from_is_what_was_drawn(clinic, trained):
@@ -174,7 +174,7 @@ def test_the_command_makes_the_model_whole_and_removes_the_patients_images(clini
         [*map(str, ["train", clinic, "-o", out, "--steps", 1, "--structures", "Parotid_L", "--json"])], standalone_mode=False
     )
     assert code in (0, 3)
-    assert json.loads(capsys.readouterr().out) == json.loads((out / "training.json").read_text())
+    assert json.loads(capsys.readouterr().out) == json.loads((out / "training.json").read_text(encoding="utf-8"))
     assert read_model(out)[1].structures == ("Parotid_L",)
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 

@@ -38,7 +38,7 @@ LIMITS = [f.name for f in fields(Policy) if f.name not in ("version", "matches_s
 
 def changed(tmp_path: Path, old: str, new: str) -> Path:
     """The package's policy with one text replaced."""
-    text = OWN.read_text()
+    text = OWN.read_text(encoding="utf-8")
     assert old in text
     path = tmp_path / "site.toml"
     path.write_text(text.replace(old, new))

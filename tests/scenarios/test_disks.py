@@ -96,7 +96,7 @@ def test_a_patients_case_for_which_there_is_no_room_is_failed_with_the_reason_an
     (case,) = json.loads(done.stdout)["cases"]
     assert (case["state"], case["folder"]) == ("failed", "")
     assert "disk is full" in case["reasons"][0]
-    assert "disk is full" in (out / "index.html").read_text()
+    assert "disk is full" in (out / "index.html").read_text(encoding="utf-8")
     filler.unlink()
     done = _nightly(inbox, out)
     assert done.returncode == 3, done.stderr

@@ -37,12 +37,12 @@ def _night(inbox: Path, outbox: Path, settings: Configuration = QUIET):
 
 def _course(outbox: Path) -> dict:
     (path,) = (outbox / "courses").glob("*/course.json")
-    return json.loads(path.read_text())
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _earlier(outbox: Path) -> dict[str, int]:
     """How many earlier fractions each case was given, by its folder."""
-    found = {p.parent.name: json.loads(p.read_text()) for p in (outbox / "cases").glob("*/result.json")}
+    found = {p.parent.name: json.loads(p.read_text(encoding="utf-8")) for p in (outbox / "cases").glob("*/result.json")}
     return {name: len(result["provenance"]["earlier"]) for name, result in found.items()}
 
 
@@ -67,7 +67,7 @@ def test_fractions_are_treated_in_order_each_with_those_before_it_and_make_a_cou
     assert [f["number"] for f in course["fractions"]] == [1, 2, 3]
     assert {c.course for c in record.cases} == {f"courses/{course['course']}"}
     assert {c.decision for c in record.cases} == {"review"}
-    page = (out / "index.html").read_text()
+    page = (out / "index.html").read_text(encoding="utf-8")
     assert f"courses/{course['course']}/report.html" in page
     assert "fraction 3" in page
 

@@ -64,7 +64,7 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path):
     reasons = " ".join(r for c in record.cases for r in c.reasons)
     for word in ("longer than 60 s", "worker died", "unexpected RuntimeError", "two planes are missing"):
         assert word in reasons
-    logs = [p.read_text() for p in (out / "cases").rglob("log.txt")]
+    logs = [p.read_text(encoding="utf-8") for p in (out / "cases").rglob("log.txt")]
     assert any("RuntimeError" in log for log in logs)
     everything = "".join(p.read_text(errors="ignore") for p in out.rglob("*") if p.is_file() and p.parent.name != "private")
     assert "Secret" not in everything
@@ -177,13 +177,13 @@ def test_a_whole_night_on_the_sample_patient(tmp_path):
     image = open_folder(tmp_path / "in")
     volumes = {s.name: s.mask(image.geometry).array.sum() * image.geometry.voxel_cc for s in structures.structures}
     assert {"External", "Bones", "SpinalCanal", "Lung_L", "Lung_R", "Trachea", "Skin"} <= set(volumes)
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     told = {s["name"]: s["volume_cc"] for s in result["structures"] if s["volume_cc"]}
     assert all(abs(volumes[name] / told[name] - 1) < 0.03 for name in told)
-    page = (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Sample^Patient" not in page
     assert "http" not in page.replace("http-equiv", "")
-    assert "SAMPLE" not in (out / "index.html").read_text()
+    assert "SAMPLE" not in (out / "index.html").read_text(encoding="utf-8")
 
 
 def test_a_case_in_the_ledger_has_one_of_the_designs_states(tmp_path):

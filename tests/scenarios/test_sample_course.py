@@ -20,14 +20,14 @@ def test_a_night_over_the_sample_course_pairs_it_adapts_to_it_and_does_so_once(t
     folder = out / case.folder
     names = {p.name for p in folder.iterdir()}
     assert {"rtstruct.dcm", "reg.dcm", "dose.dcm", "result.json", "report.html", "figures"} <= names
-    result = json.loads((folder / "result.json").read_text())
+    result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
     assert result["plan"]["dose_uid"]
     assert result["plan"]["fractions"] == 35
     planned = read_structure_set(inbox / "plan" / "rtstruct.dcm")
     today = read_structure_set(folder / "rtstruct.dcm")
     assert {s.name for s in today.structures} <= {s.name for s in planned.structures}
     assert today.frame_of_reference == open_folder(inbox / "fraction_01").geometry.frame_of_reference
-    course = json.loads((out / case.course / "course.json").read_text())
+    course = json.loads((out / case.course / "course.json").read_text(encoding="utf-8"))
     assert [f["case"] for f in course["fractions"]] == [folder.name]
     assert not list((out / ".work").iterdir())
     again = run_night(inbox, out, QUIET)

@@ -68,7 +68,7 @@ def scheduler(cluster):
 def _address(file):
     """Where the scheduler listens; None while it has not said so, or not to the end."""
     try:
-        return json.loads(file.read_text())["address"]
+        return json.loads(file.read_text(encoding="utf-8"))["address"]
     except (FileNotFoundError, json.JSONDecodeError):
         return None
 

@@ -63,7 +63,7 @@ def test_a_night_that_is_told_to_stop_writes_its_page_and_has_tried_nothing(tmp_
     assert "our fault" not in said
     record = read_nights(out)[-1]
     assert [(case.state, case.reasons) for case in record.cases] == [("ready", ("The night was cancelled",))]
-    assert "The night was cancelled" in (out / "index.html").read_text()
+    assert "The night was cancelled" in (out / "index.html").read_text(encoding="utf-8")
     with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
         assert [(job.state, job.attempts) for job in ledger.jobs()] == [(State.READY, 0)]
     assert not any((out / ".work").iterdir())
@@ -91,7 +91,7 @@ def test_what_failed_for_good_stands_on_every_page_until_a_person_ends_it(tmp_pa
     for path in (inbox / "raise").iterdir():
         path.unlink()
     assert states() == [(case, "failed")]  # Also when its files have gone.
-    assert f"--close {case}" in (out / "index.html").read_text()
+    assert f"--close {case}" in (out / "index.html").read_text(encoding="utf-8")
     close_cases(out, [case])
     assert states() == []
     write_ct(inbox / "raise", phantom((4, 16, 16)))
