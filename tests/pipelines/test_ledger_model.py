@@ -213,6 +213,8 @@ class Nights:
             for job in ledger.jobs():
                 made = [self.told(folder) for folder in ledger.outputs(job.image)]
                 assert all(one != next_ for one, next_ in itertools.pairwise(made)), f"{job.case} was made twice"
+                files = [set(told["files"]) for told in made]
+                assert not any(next_ < one for one, next_ in itertools.pairwise(files)), f"{job.case} was made from fewer"
                 assert job.attempts <= 3
 
     def all_is_told(self) -> None:
@@ -274,6 +276,14 @@ class LedgerModel(RuleBasedStateMachine):
         shutil.rmtree(self.it.inbox / name)
         self.here.remove(name)
 
+    @precondition(lambda self: self.here)
+    @rule(data=st.data())
+    def lose_a_slice(self, data) -> None:
+        folder = self.it.inbox / data.draw(st.sampled_from(sorted(self.here)))
+        for path in sorted(folder.iterdir())[1:]:
+            path.unlink()
+        self.it.date(folder.name, LONG_AGO)
+
     @rule()
     def touch_the_plan(self) -> None:
         self.it.date("plan", 0.0)
@@ -311,6 +321,10 @@ class LedgerModel(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever was: with room, quiet files and a person who wants failed cases tried again, all is done, once."""
+        for name in self.here:  # Slices that were lost are brought back.
+            for path in (_library() / name).iterdir():
+                if not (self.it.inbox / name / path.name).exists():
+                    shutil.copy(path, self.it.inbox / name)
         for name in (*self.here, "plan"):
             self.it.date(name, LONG_AGO)
         retry_cases(self.it.outbox, self.it.failed())
