@@ -44,7 +44,7 @@ UNFINISHED = (State.HELD, State.READY, State.RUNNING, State.FAILED)
 
 @dataclass
 class Memory:
-    """Of all workers of this process, looked at twice a second once `WARM` cases are done (they import before): MiB by worker."""
+    """Of all workers of this process, twice a second once `WARM` cases are done (they import before): MiB by worker."""
 
     outbox: Path
     seen: dict[int, list[float]] = field(default_factory=dict)

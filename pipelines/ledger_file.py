@@ -60,6 +60,11 @@ def open_ledger(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
     try:
         if _faults(db):
             raise damaged(path)
+        if (
+            read_only and not db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        ):  # A run was stopped before its first table.
+            db.close()
+            db, read_only = _connected_to_nothing(), False
         _bring_forward(db, path, read_only)
     except BaseException as error:
         db.close()
@@ -74,6 +79,12 @@ def _connected(path: Path, read_only: bool) -> sqlite3.Connection:
     if read_only and not os.access(path.parent, os.W_OK) and not path.with_name(f"{path.name}-wal").exists():
         how = "?immutable=1"  # WAL needs a file beside, which a read-only disk has no place for.
     db = sqlite3.connect(f"file:{quote(os.fsencode(path))}{how}", uri=True, isolation_level=None, timeout=30.0)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+def _connected_to_nothing() -> sqlite3.Connection:
+    db = sqlite3.connect(":memory:", isolation_level=None)
     db.row_factory = sqlite3.Row
     return db
 

@@ -213,3 +213,10 @@ def test_the_ledger_knows_files_by_a_hash_of_their_path(tmp_path):
         assert ledger.digests([path]) == ledger.digests([path])
         ledger.back_up()
     assert b"Xu_Li" not in (tmp_path / LEDGER).read_bytes() + (tmp_path / BACKUP).read_bytes()
+
+
+def test_a_ledger_whose_first_run_was_stopped_before_its_first_table_reads_as_empty(tmp_path):
+    (tmp_path / LEDGER).touch()
+    with Ledger(tmp_path / LEDGER, read_only=True) as ledger:
+        assert (ledger.jobs(), ledger.faults()) == ([], [])
+    assert (tmp_path / LEDGER).stat().st_size == 0
