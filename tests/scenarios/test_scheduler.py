@@ -117,7 +117,7 @@ def _nothing_was_tried(out: Path, why: str) -> None:
         assert {(job.state, job.attempts) for job in ledger.jobs()} == {(State.READY, 0)}
     record = read_nights(out)[-1]
     assert {case.state for case in record.cases} == {"ready"}
-    assert any(why in problem for problem in record.problems)
+    assert any(why in problem.what for problem in record.problems)
     assert not any((out / ".work").iterdir())
 
 
