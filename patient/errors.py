@@ -8,6 +8,7 @@ file; that stands in `where` alone, for the terminal of whoever gave it.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Container
 from pathlib import Path, PurePath
 
 
@@ -19,6 +20,11 @@ def file_token(name: str | Path) -> str:
     """
     said = PurePath(name).name.encode("utf-8", "backslashreplace")
     return f"file {hashlib.sha256(said).hexdigest()[:8]}"
+
+
+def among(value: str, known: Container[str], otherwise: str = "something else") -> str:
+    """A header's value for a message where it is one of a closed list; any other may hold a name, and is not shown."""
+    return value if value in known else otherwise
 
 
 def printable(path: str | Path) -> str:

@@ -12,6 +12,11 @@ from pydicom.dataset import Dataset
 from patient.geometry import Geometry, Triple
 from patient.volume import Volume
 
+PATIENT_POSITIONS = frozenset(
+    f"{first}{side}" for first in ("HF", "FF", "LF", "RF", "AF", "PF") for side in ("S", "P", "DR", "DL")
+)
+"""Defined terms of Patient Position (PS3.3 C.7.3.1.1.2)."""
+
 
 @dataclass(frozen=True)
 class Instance:

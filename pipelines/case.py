@@ -6,6 +6,7 @@ One structure at a time goes through memory. What leaves is written into a work 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,16 +16,18 @@ from contour.engine import Context
 from contour.hounsfield import must_be_hounsfield
 from contour.template import Template, load_template
 from patient.conformance.gate import admit_names, passed
-from patient.errors import InputError, NotDicom
+from patient.errors import InputError, NotDicom, among
+from patient.read.headers import MODALITIES
 from patient.read.images import open_image
 from patient.read.index import Problem, SeriesEntry, scan
 from patient.read.rtstruct import read_structure_set
-from patient.series import ImageSeries
+from patient.series import PATIENT_POSITIONS, ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.write.rtstruct import write_structure_set
 from pipelines.clock import Clock
 from pipelines.contouring import Contouring, reasons_of
 from pipelines.engines import installed_engines
+from pipelines.job_key import patient_key, patient_word
 from pipelines.report.page import write_report
 from pipelines.result import (
     VERSION,
@@ -46,6 +49,7 @@ class CaseRequest:
         case: its name, made of a date and a hash.
         files: the image's files, and those that may be of it and could not be read.
         series_uid: which series of them.
+        patient: what pages call the patient; None for a hash of the Patient ID.
         phase: which of several images of that series (a 4D CT); empty where it holds one, or `existing` tells it.
         existing: an RTSTRUCT on the same image whose structures are kept; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
@@ -65,6 +69,7 @@ class CaseRequest:
     profile: str = "standard"
     seed: int = 0
     phase: str = ""
+    patient: str | None = None
 
 
 def contour_case(
@@ -88,7 +93,7 @@ def contour_case(
         drawn_on = existing.image_uids if existing is not None else frozenset[str]()
         image = open_image(_entry(request), phase=request.phase, drawn_on=drawn_on)
         if image.modality != "CT":
-            raise InputError(f"The series is {image.modality}, and contours are made on CT")
+            raise InputError(f"The series is {among(image.modality, MODALITIES)}, and contours are made on CT")
         existing = existing.on(image.geometry, Path(request.existing).name) if existing is not None else None
         volume, image = image.loaded()
         must_be_hounsfield(volume)
@@ -114,7 +119,7 @@ def contour_case(
         case=request.case,
         verdict=Verdict.REVIEW if reasons else Verdict.PUBLISH,
         reasons=reasons,
-        image=image_record(image),
+        image=image_record(image, request.patient),
         structures=tuple(made.records),
         rtstruct_uid=uid,
         gate=tuple(str(remark) for remark in report.warnings),
@@ -153,21 +158,32 @@ def _entry(request: CaseRequest) -> SeriesEntry:
     return SeriesEntry(request.series_uid, wanted[0].text("Modality"), tuple(wanted), unreadable=unreadable)
 
 
-def image_record(image: ImageSeries) -> ImageRecord:
-    """What a result says of an image."""
+def image_record(image: ImageSeries, patient: str | None = None) -> ImageRecord:
+    """What a result says of an image.
+
+    Args:
+        image: whose pixels were used.
+        patient: what pages call the patient; None for a hash of the Patient ID.
+    """
     dz, dy, dx = (round(v, 4) for v in image.geometry.spacing)
     return ImageRecord(
-        patient_id=image.patient_id,
+        patient=patient_word(image.patient_id) if patient is None else patient,
+        patient_hash=patient_key(image.patient_id),
         study_uid=image.study_uid,
         series_uid=image.series_uid,
         frame_of_reference_uid=image.geometry.frame_of_reference,
-        modality=image.modality,
-        acquired=next((str(v) for k in ("AcquisitionDate", "SeriesDate", "StudyDate") if (v := image.header.get(k))), ""),
-        patient_position=image.patient_position,
+        modality=among(image.modality, MODALITIES),
+        acquired=next((d for k in ("AcquisitionDate", "SeriesDate", "StudyDate") if (d := _day(image, k))), ""),
+        patient_position=among(image.patient_position, PATIENT_POSITIONS, ""),
         shape=image.geometry.shape,
         spacing_mm=(dz, dy, dx),
         notes=image.notes,
     )
+
+
+def _day(image: ImageSeries, keyword: str) -> str:
+    said = str(image.header.get(keyword) or "").strip()
+    return said if re.fullmatch(r"\d{8}", said) else ""
 
 
 def _provenance(

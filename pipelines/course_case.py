@@ -13,9 +13,8 @@ from pydantic import ValidationError
 
 from adaptive.course import CoursePlan, Fraction, course_of
 from patient.errors import InputError, MixedSeries
-from pipelines.course_result import Colours, CourseResult, course_result
+from pipelines.course_result import COURSE_SCHEMA, Colours, CourseResult, course_result
 from pipelines.fraction_result import FractionResult
-from pipelines.job_key import patient_key
 from pipelines.numbering import rising
 from pipelines.publish import CASES, write_whole
 from pipelines.report.course import write_course_report
@@ -43,7 +42,7 @@ def find_cases(place: Path, case: str = "") -> list[Path]:
         raise InputError("No such folder", where=place.name)
     inside = place / CASES if (place / CASES).is_dir() else place
     found = fraction_cases([folder for folder in sorted(inside.iterdir()) if folder.is_dir()])
-    patients = {folder: read_fraction(folder).image.patient_id for folder in found}
+    patients = {folder: read_fraction(folder).image.patient_hash for folder in found}
     if case:
         if (whose := next((who for folder, who in patients.items() if folder.name == case), None)) is None:
             raise InputError(
@@ -76,7 +75,7 @@ def read_fraction(folder: Path) -> FractionResult:
 def course_folder(outbox: Path, cases: Sequence[Path]) -> Path:
     """Where an outbox keeps the course of these cases: day of the first fraction and a hash; always the same one."""
     results = [read_fraction(case) for case in cases]
-    ending = patient_key(results[0].image.patient_id)[:10]
+    ending = results[0].image.patient_hash[:10]
     there = sorted((outbox / COURSES).glob(f"*-{ending}"))
     first = min((r.image.acquired for r in results if re.fullmatch(r"\d{8}", r.image.acquired)), default="00000000")
     return there[0] if there else outbox / COURSES / f"{first}-{ending}"
@@ -88,7 +87,7 @@ def is_told(folder: Path, cases: Sequence[Path]) -> bool:
         said = json.loads((folder / "course.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return said.get("cases") == sorted(case.name for case in cases) and said.get("schema") == "1.0"
+    return said.get("cases") == sorted(case.name for case in cases) and said.get("schema") == COURSE_SCHEMA
 
 
 def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
@@ -105,14 +104,14 @@ def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
     if not cases:
         raise InputError("A course needs a fraction")
     results = [read_fraction(case) for case in cases]
-    if len({result.image.patient_id for result in results}) > 1:
+    if len({result.image.patient_hash for result in results}) > 1:
         raise MixedSeries("The cases are of several patients", where=folder.name, why="Their fractions make no course")
     course = course_of(
         [_fraction(case, result, made) for made, (case, result) in enumerate(zip(cases, _renumbered(results), strict=True))]
     )
     named = {case.name: _Read(case, result) for case, result in zip(cases, results, strict=True)}
     newest = named[course.today.case]
-    said = course_result(course, folder.name, newest.result.image.patient_id, _colours(results, newest.result))
+    said = course_result(course, folder.name, newest.result.image.patient, _colours(results, newest.result))
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     pictures = _pictures(newest.folder, folder / "figures")
     write_course_report(folder, said, pictures, {name: read.folder for name, read in named.items()})

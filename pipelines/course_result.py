@@ -9,8 +9,9 @@ from pydantic import ConfigDict, Field
 from adaptive.course import Course, DoseTrack, Limit, Part, Point, Standing, Track, verdict_of
 from adaptive.decision import State
 from adaptive.measurement import Measurement
-from pipelines.result import SCHEMA_VERSION, VERSION, Record
+from pipelines.result import VERSION, Record
 
+COURSE_SCHEMA = "1.1"
 Colours = dict[str, tuple[int, int, int]]
 
 
@@ -169,9 +170,10 @@ class PartRecord(_Figures):
 class CourseResult(Record):
     """course.json."""
 
-    schema_version: Literal["1.0"] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal["1.1"] = Field(default=COURSE_SCHEMA, alias="schema")
     course: str
-    patient_id: str
+    patient: str
+    """What the newest fraction's case calls the patient; empty for nothing."""
     verdict: Literal["continue", "review", "replan"]
     """About the newest fraction that counts; a person decides."""
     today: str
@@ -193,20 +195,20 @@ class CourseResult(Record):
     version: str = VERSION
 
 
-def course_result(course: Course, name: str, patient_id: str, colours: Colours) -> CourseResult:
+def course_result(course: Course, name: str, patient: str, colours: Colours) -> CourseResult:
     """The document of a course.
 
     Args:
         course: what is said.
         name: of its folder.
-        patient_id: of all its fractions.
+        patient: what pages call whom it is of.
         colours: of structures, by name.
     """
     today = course.today
     unknown = {r.reason for r in today.decision.results if r.state is State.NOT_EVALUATED}
     return CourseResult(
         course=name,
-        patient_id=patient_id,
+        patient=patient,
         verdict=verdict_of(course).value,  # type: ignore[arg-type]
         today=today.case,
         reasons=tuple(reason for reason in today.decision.reasons if reason not in unknown),

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from patient.errors import FrameMismatch, InputError, RecontourError
+from patient.errors import FrameMismatch, InputError, RecontourError, file_token
 from patient.geometry import Box, Geometry
 from patient.read.headers import Header
 from patient.read.images import open_image
@@ -151,7 +151,7 @@ def find_drawings(path: Path, images: Sequence[SeriesEntry] = ()) -> Found:
         there += [entry for folder in _beside(path) for entry in scan(folder).of("CT", "MR", "PT")]
     pool = [*there, *(entry for entry in images if entry.uid not in {own.uid for own in there})]
     drawings = [_drawing(header, pool) for entry in index.of("RTSTRUCT") for header in entry.headers]
-    left_out = [f"{p.path.name} cannot be read: {p.error.what}" for p in index.problems]
+    left_out = [f"{file_token(p.path)} cannot be read: {p.error.what}" for p in index.problems]
     kept, said = one_each(drawings)
     return Found(tuple(sorted(kept, key=lambda d: d.case)), (*left_out, *said), tuple(pool))
 

@@ -87,6 +87,7 @@ class FractionRequest:
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
         profile: planning system whose limits the gate applies, and whose rule for a DVH's ends.
         seed: the same gives the same.
+        patient: what pages call the patient; None for a hash of the Patient ID.
     """
 
     case: str
@@ -106,6 +107,7 @@ class FractionRequest:
     predecessor: str = ""
     profile: str = "standard"
     seed: int = 0
+    patient: str | None = None
 
 
 def _end(profile: Profile) -> End:
@@ -201,6 +203,7 @@ def adapt_case(
         digest=digest,
         predecessor=request.predecessor,
         seed=request.seed,
+        patient=request.patient,
     )
     with clock.step("report"):
         progress(0.92, "drawing")

@@ -54,6 +54,7 @@ class FractionFiles:
         kept: folder in which steps are kept for a next try; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
         seed: for what draws numbers.
+        patient: what pages call the patient; None for a hash of the Patient ID.
     """
 
     case: str
@@ -72,6 +73,7 @@ class FractionFiles:
     kept: str = ""
     predecessor: str = ""
     seed: int = 0
+    patient: str | None = None
 
 
 def adapt_files(request: FractionFiles) -> FractionResult:
@@ -114,6 +116,7 @@ def adapt_files(request: FractionFiles) -> FractionResult:
                 predecessor=request.predecessor,
                 profile=request.profile,
                 seed=request.seed,
+                patient=request.patient,
             )
         )
 

@@ -91,6 +91,7 @@ def fraction_result(
     digest: str,
     predecessor: str,
     seed: int,
+    patient: str | None,
 ) -> FractionResult:
     """The whole record but its timing.
 
@@ -107,6 +108,7 @@ def fraction_result(
         digest: of the inputs.
         predecessor: structure set that this one replaces.
         seed: as given.
+        patient: what pages call the patient; None for a hash of the Patient ID.
     """
     structures = tuple(_structure(one, made) for one in made.structures)
     reasons = _reasons(made, structures)
@@ -119,8 +121,8 @@ def fraction_result(
         reasons=reasons,
         number=number[0],
         number_from=number[1],
-        plan=_plan(plan, fractions),
-        image=image_record(image),
+        plan=_plan(plan, fractions, patient),
+        image=image_record(image, patient),
         registration=_registration(made.alignment),
         couch=_couch(made.couch),
         structures=structures,
@@ -160,9 +162,9 @@ def _is_missed(structure: FractionStructureRecord) -> bool:
     return structure.planned_cc is not None or "today's image" in structure.reason
 
 
-def _plan(plan: PlanFolder, fractions: tuple[int | None, str]) -> PlanRecord:
+def _plan(plan: PlanFolder, fractions: tuple[int | None, str], patient: str | None) -> PlanRecord:
     return PlanRecord(
-        image=image_record(plan.image),
+        image=image_record(plan.image, patient),
         structure_set_uid=plan.structures.sop_instance_uid,
         plan_uid=plan.plan.sop_instance_uid if plan.plan is not None else "",
         dose_uid=plan.dose.sop_instance_uid if plan.dose is not None else "",

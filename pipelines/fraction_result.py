@@ -14,7 +14,7 @@ from adaptive.measurement import Figure, Measured, Measurement
 from adaptive.rules import Compare, Rule
 from patient.trust import GIVEN, UNRECORDED, Estimated, Trust
 from pipelines.registration_result import CouchRecord, QualityRecord
-from pipelines.result import SCHEMA_VERSION, FlagRecord, ImageRecord, Record, Timing, Verdict
+from pipelines.result import FlagRecord, ImageRecord, Record, Timing, Verdict
 
 
 class _Figures(Record):
@@ -360,7 +360,7 @@ class FractionProvenance(Record):
 class FractionResult(_Figures):
     """result.json of a fraction."""
 
-    schema_version: Literal["1.0"] = Field(default=SCHEMA_VERSION, alias="schema")
+    schema_version: Literal["1.0", "1.1"] = Field(default="1.1", alias="schema")
     kind: Literal["fraction"] = "fraction"
     case: str
     verdict: Verdict

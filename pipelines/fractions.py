@@ -38,6 +38,7 @@ class Night(Protocol):
 
     def template(self, entry: SeriesEntry) -> str: ...
     def folder(self, case: str) -> str: ...
+    def patient(self, entry: SeriesEntry) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,7 @@ class FractionsInOrder:
             kept=str((night.outbox / KEPT / case_name(entry)).resolve()),
             predecessor=night.ledger.last_output(image_key(entry))[1],
             seed=night.configuration.seed,
+            patient=night.patient(entry),
         )
 
     def _judged_by(self, entry: SeriesEntry) -> tuple[str, str, tuple[str, str]]:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from patient.errors import RecontourError, file_token
+from patient.errors import RecontourError, among, file_token
 from patient.made_here import made_here
+from patient.read.headers import MODALITIES
 from patient.read.index import Index, SeriesEntry
 from pipelines.configuration import Configuration
 from pipelines.job_key import case_name
@@ -20,7 +21,6 @@ from pipelines.pairing import Pairing, acquired
 
 NAMED = 5
 """Files of one kind of problem that are named by their hashes; the others are counted."""
-_MODALITY = re.compile("CT|MR|PT|NM|US|XA|CR|DX|MG|RF|RTIMAGE|RTSTRUCT|RTPLAN|RTDOSE|RTRECORD|REG|SEG|SR|KO|PR|OT|SC")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +42,11 @@ class Inbox:
         """What a person tells a series by."""
         site, header = self.configuration, entry.headers[0]
         who, number, station = (header.text(k) for k in ("PatientID", "SeriesNumber", "StationName"))
-        patient = {"none": "", "hash": self.outbox.patient(who) if who else "", "id": who}[site.patient_key]
         return ImageLabel(
-            patient=patient,
+            patient=self.outbox.called(who, site.patient_key),
             acquired=_readable(acquired(entry)),
             series=int(number) if re.fullmatch(r"\d{1,9}", number) else None,
-            station=site.stations.get(station, f"station {self.outbox.patient(station)[:4]}" if station else ""),
+            station=site.stations.get(station, f"station {self.outbox.hashed(station)[:4]}" if station else ""),
             body_part=_body_part(header.text("BodyPartExamined"), site),
             files=len(entry.headers),
         )
@@ -58,7 +57,7 @@ class Inbox:
         lines = []
         for entry in self.index.series:
             use, why = uses[id(entry)]
-            modality = entry.modality if _MODALITY.fullmatch(entry.modality) else "other"
+            modality = among(entry.modality, MODALITIES, "other")
             case = case_name(entry) if entry.modality == "CT" else ""
             lines.append(SeriesLine(modality=modality, label=self.label(entry), use=use, why=why, case=case))
         return tuple(sorted(lines, key=lambda line: (line.label.patient, line.label.acquired, line.modality)))

@@ -18,7 +18,12 @@ def image_key(entry: SeriesEntry) -> str:
 
 def patient_key(patient_id: str) -> str:
     """Groups a patient's fractions without saying who it is."""
-    return hashlib.sha256(f"recontour course {patient_id}".encode()).hexdigest()
+    return hashlib.sha256(f"recontour course {patient_id}".encode("utf-8", "replace")).hexdigest()
+
+
+def patient_word(patient_id: str) -> str:
+    """What pages call a patient where no site says what they should: the begin of the hash; empty without Patient ID."""
+    return patient_key(patient_id)[:8] if patient_id else ""
 
 
 def case_name(entry: SeriesEntry) -> str:

@@ -162,6 +162,10 @@ class _Night:
         part = entry.headers[0].text("BodyPartExamined").upper().replace(" ", "").replace("_", "")
         return self.configuration.body_parts.get(part, self.configuration.template)
 
+    def patient(self, entry: SeriesEntry) -> str:
+        """What pages call whose image it is."""
+        return self.place.called(entry.headers[0].text("PatientID"), self.configuration.patient_key)
+
     def work(self, scheduler: str | None, progress: Progress, now: Callable[[], float]) -> None:
         """Work on what is due, publish as it comes."""
         lanes = [chain([first], lane) for lane in self._lanes if (first := next(lane, None)) is not None]
@@ -193,6 +197,7 @@ class _Night:
             profile=self.configuration.profile,
             seed=self.configuration.seed,
             phase=self.configuration.phase,
+            patient=self.patient(entry),
         )
 
     def stopped(self, why: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from patient.errors import InputError, OutOfResources, file_token
 from patient.read.index import SeriesEntry
@@ -61,9 +62,13 @@ class Outbox:
             self.must_be_there()
             raise
 
-    def patient(self, patient_id: str) -> str:
-        """Groups what is of one patient on a page; nobody without the mark can tell whether an id is behind it."""
-        return hmac.new(self.secret.encode(), patient_id.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:8]
+    def called(self, patient_id: str, key: Literal["none", "hash", "id"]) -> str:
+        """What pages call a patient, as the site's settings say; empty for nothing, and without Patient ID."""
+        return {"none": "", "hash": self.hashed(patient_id) if patient_id else "", "id": patient_id}[key]
+
+    def hashed(self, text: str) -> str:
+        """Groups what has one value in common; nobody without the mark can tell whether a value is behind it."""
+        return hmac.new(self.secret.encode(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:8]
 
     def look_up(self, case: str, entry: SeriesEntry) -> None:
         """Keep what a case's hashes stand for, for the site alone: its patient, series and files."""

@@ -144,12 +144,12 @@ def _plan(index: Index, wanted: str, folder: Path) -> tuple[Plan | None, Path | 
     if wanted:
         plans = [(plan, path) for plan, path in plans if wanted in (plan.sop_instance_uid, plan.label)]
         if not plans:
-            raise ReferenceError(f"No RTPLAN with UID or label {wanted!r}", where=folder.name)
+            raise ReferenceError("No RTPLAN with that UID or label", where=f"{wanted} in {folder.name}")
     if len(plans) > 1:
         labels = ", ".join(sorted(plan.label or plan.sop_instance_uid for plan, _ in plans))
         raise ReferenceError(
-            f"There are {len(plans)} plans: {labels}",
-            where=folder.name,
+            f"There are {len(plans)} plans",
+            where=f"{folder.name}: {labels}",
             why="Nobody can tell which one is treated",
             remedy="Name one by its label or UID (--plan), or give a folder with one",
         )

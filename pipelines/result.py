@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from enum import StrEnum
 from importlib.metadata import version
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from pipelines.job_key import patient_key, patient_word
 
 VERSION = version("recontour")
-SCHEMA_VERSION = "1.0"
-CASE_SCHEMA_VERSION = "1.1"
+CASE_SCHEMA_VERSION = "1.2"
 
 
 class Verdict(StrEnum):
@@ -91,9 +92,12 @@ class StructureRecord(Record):
 
 
 class ImageRecord(Record):
-    """The image that was contoured. The patient's id stays inside the case's folder; name and birth date stand nowhere."""
+    """The image that was contoured, without Patient ID, name and birth date."""
 
-    patient_id: str
+    patient: str
+    """What pages call the patient, as `patient_key` of the site's settings says; empty for nothing."""
+    patient_hash: str
+    """SHA-256 that is the same for all images of a patient: a course is told of those that have it in common."""
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str
@@ -105,6 +109,20 @@ class ImageRecord(Record):
     """Voxels (k, j, i)."""
     spacing_mm: tuple[float, float, float]
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_patient_id(cls, said: Any) -> Any:
+        return without_patient_id(said, patient_hash=True)
+
+
+def without_patient_id(said: Any, *, patient_hash: bool = False) -> Any:
+    """A record of an earlier schema, which held the Patient ID, as it is written now; any other as it is."""
+    if not isinstance(said, dict) or "patient_id" not in said:
+        return said
+    who = str(said["patient_id"])
+    known = {"patient_hash": patient_key(who)} if patient_hash else {}
+    return {key: value for key, value in said.items() if key != "patient_id"} | known | {"patient": patient_word(who)}
 
 
 class Provenance(Record):
@@ -133,7 +151,7 @@ class Timing(Record):
 class CaseResult(Record):
     """result.json."""
 
-    schema_version: Literal["1.0", "1.1"] = Field(default=CASE_SCHEMA_VERSION, alias="schema")
+    schema_version: Literal["1.0", "1.1", "1.2"] = Field(default=CASE_SCHEMA_VERSION, alias="schema")
     case: str
     verdict: Verdict
     reasons: tuple[str, ...] = ()

@@ -116,7 +116,7 @@ def iec_from_lps(patient_position: str) -> NDArray[np.float64]:
     rows = AXES.get(patient_position.strip().upper())
     if rows is None:
         raise InputError(
-            f"Patient position {patient_position!r} is none of {', '.join(AXES)}",
+            f"The patient position is none of {', '.join(AXES)}",
             why="Which way the couch would have to go cannot be told",
             remedy="Correct (0018,5100) in the image",
         )

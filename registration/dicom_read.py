@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.uid import DeformableSpatialRegistrationStorage, SpatialRegistrationStorage
 
-from patient.errors import FrameMismatch, InputError, NotDicom, ReferenceError, UnsupportedGeometry  # noqa: A004
+from patient.errors import FrameMismatch, InputError, NotDicom, ReferenceError, UnsupportedGeometry, among  # noqa: A004
 from patient.geometry import Box, Geometry
 from patient.read.attributes import Attributes
-from patient.read.headers import Header, read_header
+from patient.read.headers import MODALITIES, Header, read_header
 from patient.series import ImageSeries
 from registration.transforms import Affine, Displacement, Rigid, Space, Transform, composed
 
@@ -214,7 +214,7 @@ def _side(image: Image) -> Side:
 def _header(path: Path, sop_class: str, what: str) -> Header:
     header = read_header(path)
     if header.text("SOPClassUID") != sop_class:
-        raise NotDicom(f"Is {header.text('Modality') or 'something'}, not {what}", where=path.name)
+        raise NotDicom(f"Is {among(header.text('Modality'), MODALITIES)}, not {what}", where=path.name)
     return header
 
 

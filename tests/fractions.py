@@ -25,6 +25,7 @@ from pipelines.fraction_result import (
     PlanRecord,
     RigidRecord,
 )
+from pipelines.job_key import patient_key
 from pipelines.registration_result import QualityRecord
 from pipelines.result import ImageRecord, Verdict
 from tests.figures import measurement
@@ -85,7 +86,8 @@ def fraction_result(
     unmeasured = {name: None for name in QualityRecord.model_fields if name not in ("structures", "notes")}
     quality = QualityRecord(**unmeasured, structures=(), notes=())
     image = ImageRecord(
-        patient_id=patient,
+        patient=patient,
+        patient_hash=patient_key(patient),
         study_uid="1.2.3",
         series_uid=series or f"1.2.3.{number}",
         frame_of_reference_uid="1.2.4",

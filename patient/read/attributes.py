@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,12 +24,18 @@ class Attributes:
 
     Args:
         dataset: whose they are.
-        where: file and item, for messages.
+        file: its name, for messages; pages do not show it.
+        place: which item of which sequences; empty for the file's own.
         notes: collects what was malformed and could be done without; shared with the items of its sequences.
     """
 
-    def __init__(self, dataset: Dataset, where: str, notes: list[str]) -> None:
-        self.dataset, self.where, self.notes = dataset, where, notes
+    def __init__(self, dataset: Dataset, file: str, notes: list[str], place: str = "") -> None:
+        self.dataset, self.file, self.place, self.notes = dataset, file, place, notes
+
+    @property
+    def where(self) -> str:
+        """File and item."""
+        return ", ".join(filter(None, (self.file, self.place)))
 
     @staticmethod
     def of(header: Header) -> Attributes:
@@ -44,8 +51,8 @@ class Attributes:
         found = self._value(keyword) or []
         if not all(isinstance(item, Dataset) for item in _listed(found)):
             raise self._malformed(keyword, "is no sequence of items")
-        place = f"{self.where}, {_name(keyword)} item"
-        return [Attributes(item, f"{place} {n}", self.notes) for n, item in enumerate(found, start=1)]
+        place = ", ".join(filter(None, (self.place, f"{_name(keyword)} item")))
+        return [Attributes(item, self.file, self.notes, f"{place} {n}") for n, item in enumerate(found, start=1)]
 
     def text(self, keyword: str) -> str:
         """As text without blanks around it; empty where absent."""
@@ -87,7 +94,7 @@ class Attributes:
         try:
             return read(keyword)
         except InputError as error:
-            self.notes.append(f"{error.what} and was ignored ({error.where})")
+            self.notes.append(f"{error.what} and was ignored{f' ({self.place})' if self.place else ''}")
             return None
 
     def _value(self, keyword: str) -> Any:
@@ -113,9 +120,9 @@ class Attributes:
         element = self.dataset.get_item(keyword)
         value = element.value if element is not None else None
         raw = value if isinstance(value, bytes) else str(value).encode("ascii", "replace")
-        if Tag(keyword).group not in _NUMERICAL_GROUPS or not raw[:_SHOWN].isascii() or not raw[:_SHOWN].strip(b"\0 "):
-            return "a value"
         text = raw.strip(b"\0 ").decode("ascii", "replace")
+        if Tag(keyword).group not in _NUMERICAL_GROUPS or not _NUMERICAL.fullmatch(text[:_SHOWN]):
+            return "a value"
         return repr(text[:_SHOWN] + ("..." if len(text) > _SHOWN else ""))
 
     def _malformed(self, keyword: str, what: str) -> InputError:
@@ -127,6 +134,8 @@ class Attributes:
         )
 
 
+_NUMERICAL = re.compile(r"[-+0-9.,eE\\ '\[\]]+")
+"""What was meant as numbers. Other text may be anything, also a name."""
 _NUMERICAL_GROUPS = (0x0020, 0x0028, 0x0070, 0x3004, 0x3006, 0x300A, 0x300C)
 """Groups without a word of the patient: geometry, pictures and radiotherapy."""
 

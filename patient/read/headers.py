@@ -26,6 +26,11 @@ from patient.read.reading import reading
 
 NEVER_CLAIMED = "Not a DICOM file"
 """What is said of a file that does not begin like one."""
+MODALITIES = frozenset(
+    ("CT", "MR", "PT", "NM", "US", "XA", "CR", "DX", "MG", "RF", "SEG", "SR", "KO", "PR", "OT", "SC")
+    + ("RTIMAGE", "RTSTRUCT", "RTPLAN", "RTDOSE", "RTRECORD", "REG")
+)
+"""That messages and pages may name."""
 CHARACTER_SET = Tag(0x00080005)
 _IDENTITY_GROUPS = (0x0008, 0x0010, 0x0020)
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")

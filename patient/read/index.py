@@ -139,12 +139,12 @@ class Index:
         found = next(filter(None, ([e for e in found if e.modality == modality] for modality in modalities)), [])
         if len(found) > 1:
             raise MixedSeries(
-                f"{len(found)} {found[0].modality} series where one is asked for: {'; '.join(e.told for e in found)}",
-                where=where,
+                f"{len(found)} {found[0].modality} series where one is asked for",
+                where=": ".join(filter(None, (where, "; ".join(e.told for e in found)))),
                 remedy=f"{f'Name one by its UID ({choice}), or give' if choice else 'Give'} a folder that holds it alone",
             )
         if not found:
-            broken = f"; {len(self.problems)} unreadable, as {self.problems[0].error}" if self.problems else ""
+            broken = f"; {len(self.problems)} unreadable, as {self.problems[0].error.what}" if self.problems else ""
             raise InputError(f"No {' or '.join(modalities)}{f' series {uid}' if uid else ''} found{broken}", where=where)
         return found[0]
 

@@ -98,8 +98,8 @@ def _refuse_other_units(planes: Sequence[Plane]) -> None:
     """Refuse a CT whose headers say that its numbers are no Hounsfield units, or do not say it of every slice."""
     for plane in planes:
         if plane.unit not in HOUNSFIELD:
-            meaning = _OTHER_UNITS.get(plane.unit, "a unit of its own")
-            raise _no_hounsfield(plane, f"Rescale Type is {plane.unit} ({meaning}), not HU")
+            meaning = f"{plane.unit} ({_OTHER_UNITS[plane.unit]})" if plane.unit in _OTHER_UNITS else "a unit of its own"
+            raise _no_hounsfield(plane, f"Rescale Type is {meaning}, not HU")
         if _slope(plane) <= 0:
             raise _no_hounsfield(plane, f"Rescale Slope is {plane.slope:g}: no Hounsfield units come of it")
         unsigned = not whole_number(plane.header, "PixelRepresentation")

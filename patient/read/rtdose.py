@@ -19,12 +19,13 @@ from patient.errors import (
     RecontourError,
     ReferenceError,  # noqa: A004
     UnsupportedGeometry,
+    among,
 )
 from patient.geometry import SAME_PLACE_MM, Geometry, Triple
 from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.attributes import Attributes
-from patient.read.headers import Header, read_header
+from patient.read.headers import MODALITIES, Header, read_header
 from patient.read.pixels import stored
 from patient.read.planes import Plane, plane_of
 from patient.volume import Volume
@@ -50,7 +51,7 @@ def read_dose(path: Path) -> Dose:
     dose = Attributes.of(header)
     notes = dose.notes
     if (modality := dose.text("Modality")) != "RTDOSE":
-        raise NotDicom(f"Is {modality or 'something'}, not RTDOSE", where=path.name)
+        raise NotDicom(f"Is {among(modality, MODALITIES)}, not RTDOSE", where=path.name)
     kind, scaling = _kind(dose), _scaling(dose)
     if not dose.integer("Rows") or not dose.integer("Columns"):
         raise PixelDataError("Has no dose grid: no pixels", where=path.name)
@@ -169,13 +170,15 @@ def _sum_of_beams(beams: list[Dose], plan: Plan | None) -> Dose:
 def _kind(dose: Attributes) -> str:
     if (units := dose.text("DoseUnits")) != "GY":
         raise InputError(
-            f"Dose Units are {units or 'not given'}, not GY",
+            f"Dose Units are {among(units, ('RELATIVE', ''), 'something else') or 'not given'}, not GY",
             where=dose.where,
             why="A relative dose has no Gray: no limit could be compared with it",
             remedy="Export the dose in Gy",
         )
     if (kind := dose.text("DoseType")) not in KINDS:
-        raise InputError(f"Dose Type is {kind or 'not given'}, none of {', '.join(KINDS)}", where=dose.where)
+        raise InputError(
+            f"Dose Type is {'something else' if kind else 'not given'}, none of {', '.join(KINDS)}", where=dose.where
+        )
     return kind
 
 

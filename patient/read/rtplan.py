@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 from pydicom.uid import RTIonPlanStorage, RTPlanStorage
 
-from patient.errors import InputError, NotDicom
+from patient.errors import InputError, NotDicom, among
 from patient.plan import Plan, Prescription
 from patient.read.attributes import Attributes
-from patient.read.headers import read_header
+from patient.read.headers import MODALITIES, read_header
+from patient.series import PATIENT_POSITIONS
 
 
 def read_plan(path: Path) -> Plan:
@@ -29,7 +30,8 @@ def read_plan(path: Path) -> Plan:
     notes, modality = plan.notes, plan.text("Modality")
     sop_class = plan.text("SOPClassUID") or RTPlanStorage
     if modality != "RTPLAN" or sop_class not in (RTPlanStorage, RTIonPlanStorage):
-        raise NotDicom(f"Is {modality or 'something'} of class {sop_class}, not RT Plan", where=path.name)
+        what = "RTPLAN of another SOP class" if modality == "RTPLAN" else among(modality, MODALITIES)
+        raise NotDicom(f"Is {what}, not RT Plan", where=path.name)
     if not plan.text("SOPInstanceUID"):
         raise InputError("Has no SOP Instance UID", where=path.name, remedy="Export the plan again")
     treatment = [beam for beam in _beams(plan) if (beam.text("TreatmentDeliveryType") or "TREATMENT") == "TREATMENT"]
@@ -89,7 +91,8 @@ def _patient_position(plan: Attributes) -> str:
     setups = plan.unless_malformed(plan.items, "PatientSetupSequence") or []
     positions = [_spared(setup, "PatientPosition") for setup in setups]
     if len(distinct := sorted(set(filter(None, positions)))) > 1:
-        plan.notes.append(f"Has setups in several positions ({', '.join(distinct)}): the first is taken")
+        known = [among(position, PATIENT_POSITIONS) for position in distinct]
+        plan.notes.append(f"Has setups in several positions ({', '.join(known)}): the first is taken")
     return next(filter(None, positions), "")
 
 

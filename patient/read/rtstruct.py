@@ -14,9 +14,9 @@ from pydicom.dataset import Dataset
 from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
-from patient.errors import InputError, NotDicom
+from patient.errors import InputError, NotDicom, among
 from patient.read.attributes import Attributes
-from patient.read.headers import Header, read_header
+from patient.read.headers import MODALITIES, Header, read_header
 from patient.structures import CLOSED_PLANAR, Loop, Structure, StructureSet
 
 CONTOUR_DATA = 0x30060050
@@ -39,8 +39,8 @@ def read_structure_set(path: Path) -> StructureSet:
     """
     header = read_header(path)
     attributes = Attributes.of(header)
-    if attributes.text("Modality") != "RTSTRUCT":
-        raise NotDicom(f"Is {attributes.text('Modality') or 'something'}, not RTSTRUCT", where=path.name)
+    if (modality := attributes.text("Modality")) != "RTSTRUCT":
+        raise NotDicom(f"Is {among(modality, MODALITIES)}, not RTSTRUCT", where=path.name)
     notes = attributes.notes
     rois = _numbered_rois(attributes)
     contours = _by_number(attributes.items("ROIContourSequence"), needed=True)
@@ -97,7 +97,7 @@ def _by_number(items: list[Attributes], *, needed: bool) -> dict[int, list[Attri
         if number is not None:
             found.setdefault(number, []).append(item)
         elif needed and item.items("ContourSequence"):
-            item.notes.append(f"Contours without a Referenced ROI Number belong to no ROI and were left out ({item.where})")
+            item.notes.append(f"Contours without a Referenced ROI Number belong to no ROI and were left out ({item.place})")
     return found
 
 

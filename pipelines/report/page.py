@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,9 @@ def write_index(outbox: Path, nights: Sequence[NightRecord]) -> None:
     write_whole(outbox / "index.html", page)
 
 
+@cache
 def page_templates() -> Environment:
-    """Of all pages."""
+    """Of all pages; each is compiled once a process."""
     return Environment(loader=PackageLoader("pipelines.report", "."), autoescape=True, undefined=StrictUndefined)
 
 

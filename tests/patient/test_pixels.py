@@ -12,11 +12,18 @@ from tests.making import phantom, write_ct
 HU = phantom()
 
 
-@pytest.mark.parametrize("unit", ["EDW", "MGML", "Z_EFF", "ED", "PCT", "OD", "SOMETHING"])
+@pytest.mark.parametrize("unit", ["EDW", "MGML", "Z_EFF", "ED", "PCT", "OD"])
 def test_a_ct_in_another_unit_is_refused_by_its_name(tmp_path, unit):
     image = open_folder(write_ct(tmp_path / "ct", HU, lambda k, d: setattr(d, "RescaleType", unit)))
     with pytest.raises(PixelDataError, match=f"Rescale Type is {unit} "):
         image.load()
+
+
+def test_a_ct_in_a_unit_of_its_own_is_refused_without_a_word_of_its_header(tmp_path):
+    image = open_folder(write_ct(tmp_path / "ct", HU, lambda k, d: setattr(d, "RescaleType", "XU LI")))
+    with pytest.raises(PixelDataError, match="Rescale Type is a unit of its own, not HU") as caught:
+        image.load()
+    assert "XU" not in str(caught.value)
 
 
 @pytest.mark.parametrize("unit", ["HU", "US", "HU_MOD", ""])

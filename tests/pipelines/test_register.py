@@ -167,7 +167,7 @@ def test_wrong_calls_exit_with_2_and_write_nothing(pair, tmp_path):
 def test_a_folder_of_several_images_is_refused_and_names_them(tmp_path):
     for tag in ("a", "b"):
         write_ct(tmp_path / "two" / tag, np.zeros((3, 8, 8), np.int16), tag=tag)
-    with pytest.raises(MixedSeries, match=r"2 CT series where one is asked for: \S+ \(.*files\); \S+ \("):
+    with pytest.raises(MixedSeries, match=r"2 CT series where one is asked for \[\w+: \S+ \(.*files\); \S+ \("):
         open_either(tmp_path / "two")
     write_ct(tmp_path / "kinds" / "ct", np.zeros((3, 8, 8), np.int16))
     write_ct(tmp_path / "kinds" / "mr", np.zeros((3, 8, 8), np.int16), lambda k, d: setattr(d, "Modality", "MR"), tag="mr")

@@ -54,7 +54,7 @@ def test_the_result_of_a_real_case_follows_its_schema_and_says_its_version(tmp_p
     contour_case(CaseRequest(case="c", files=files, series_uid=uid, folder=str(tmp_path / "made")))
     text = (tmp_path / "made" / "result.json").read_text(encoding="utf-8")
     _follows_its_schema(text, "result")
-    assert json.loads(text)["schema"] == "1.1"
+    assert json.loads(text)["schema"] == "1.2"
 
 
 def test_a_course_and_its_fractions_follow_their_schemas(tmp_path):
@@ -62,7 +62,7 @@ def test_a_course_and_its_fractions_follow_their_schemas(tmp_path):
     write_course_of(cases, tmp_path / "c")
     text = (tmp_path / "c" / "course.json").read_text(encoding="utf-8")
     _follows_its_schema(text, "course")
-    assert json.loads(text)["schema"] == "1.0"
+    assert json.loads(text)["schema"] == "1.1"
     _follows_its_schema((cases[-1] / "result.json").read_text(encoding="utf-8"), "fraction")
 
 
