@@ -58,7 +58,14 @@ class Told:
     missing: int = 0
 
 
-def model_patient(folder: Path) -> dict[str, bytes]:
+@cache
+def model_patient() -> dict[str, bytes]:
+    """Every file of the model, once a process."""
+    with TemporaryDirectory() as place:
+        return _model_in(Path(place))
+
+
+def _model_in(folder: Path) -> dict[str, bytes]:
     """Every file of a patient with planning CT, plan and its objects, fraction and REG, by a name that says its kind."""
     who = image(folder / "CT", identity("7" * 8, "20260102"), "P77777777", planes=3)
     plan(folder / "plan", who, "P77777777", date="20260105")
@@ -82,8 +89,7 @@ def spoilt(content: bytes, chance: random.Random) -> bytes:
 
 def inbox(folder: Path, kind: str, count: int, seed: int) -> None:
     """Patients of whom one file of a kind is spoilt each, under names of any bytes; and a good one beside them."""
-    with TemporaryDirectory() as place:
-        model = model_patient(Path(place))
+    model = model_patient()
     for n in range(count):
         chance = random.Random(f"{kind} {seed} {n}")
         mine = _of(model, f"{seed % 10000:04d}{n:04d}".encode())
