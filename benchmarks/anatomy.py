@@ -14,13 +14,12 @@ import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.lungs import as_imaged
 from benchmarks.record import DATA, RESULTS, main, record
 from contour.anatomy import AnatomyEngine
 from contour.anatomy import engine as engine_module
 from contour.checks import cut_sides
-from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Absent, Context, Finding
-from contour.evaluate import Agreement, compare
 from patient.geometry import Geometry
 from patient.outline import mask_of_united_loops
 from patient.read.headers import read_header
@@ -61,51 +60,6 @@ def _mask(answer: Finding | Absent, grid: Geometry) -> np.ndarray:
 
 def _dice(a: np.ndarray, b: np.ndarray) -> float:
     return round(2 * float((a & b).sum()) / max(1.0, float(a.sum() + b.sum())), 4)
-
-
-CHESTS = {
-    "lung-nsclc-001": ("RTSTRUCT", {"Lung_L": "Lung-Left", "Lung_R": "Lung-Right"}),
-    "thorax-oncentra": ("RTSTRUCT.dcm", {"Lung_L": "LUNG_L", "Lung_R": "LUNG_R"}),
-}
-
-
-def lungs() -> dict[str, Any]:
-    """Agreement with the clinic's lungs: Dice, HD95, slices missing and extra at each end, the worst slice, flags."""
-    figures: dict[str, Any] = {}
-    for patient, (structures, names) in CHESTS.items():
-        path = DATA / patient / structures
-        image, clinic = (
-            open_folder(DATA / patient / "CT"),
-            read_structure_set(path if path.is_file() else next(path.iterdir())),
-        )
-        volume = image.load()
-        found = _answers(volume, tuple(names))
-        extents = {n: e for n, a in found.items() if isinstance(a, Finding) and (e := Extent.of(a.field, volume.geometry))}
-        uneven = [(name, flag.detail) for name, flag in uneven_pairs(extents)]
-        for name, theirs in names.items():
-            truth = mask_of_united_loops(clinic[theirs].loops, image.geometry).placed_in(image.geometry)
-            answer = found[name]
-            flags = [flag.detail for flag in abrupt_ends(name, extents[name])] if name in extents else []
-            flags += [detail for of, detail in uneven if of == name]
-            flags += [flag.detail for flag in answer.flags] if isinstance(answer, Finding) else [answer.reason]
-            figures[f"{patient} {name}"] = {**_by_slice(_mask(answer, volume.geometry), truth), "flags": flags}
-    return {**figures, "reach": "Dice 0.97, HD95 4 mm, no end more than 2 slices off without a flag"}
-
-
-def _by_slice(ours: np.ndarray, truth: Volume[Any]) -> dict[str, Any]:
-    """Slices count upwards from the foot end: positive where ours goes on beyond the clinic's."""
-    drawn = truth.array
-    first, last = (np.flatnonzero(m.any(axis=(1, 2)))[[0, -1]] for m in (ours, drawn))
-    agreement = compare(Volume(ours, truth.geometry), truth, 2.0)
-    dice = {k: _dice(ours[k], drawn[k]) for k in range(max(first[0], last[0]), min(first[1], last[1]) + 1)}
-    worst = min(dice, key=dice.__getitem__)
-    return {
-        "dice": _dice(ours, drawn),
-        "hd95": round(agreement.hd95, 2) if isinstance(agreement, Agreement) else None,
-        "slices_beyond_foot": int(last[0] - first[0]),
-        "slices_beyond_head": int(first[1] - last[1]),
-        "worst_slice": {"slice": int(worst), "dice": dice[worst]},
-    }
 
 
 def _headneck() -> Iterator[tuple[str, Volume[Any], np.ndarray]]:
@@ -215,8 +169,8 @@ def _small(png: bytes, path: Path) -> None:
 
 
 def whole() -> None:
-    record("anatomy", {"lungs": lungs(), "canal": canal(), "body_slice": body(), "external": external()})
+    record("anatomy", {"lungs": as_imaged(), "canal": canal(), "body_slice": body(), "external": external()})
 
 
 if __name__ == "__main__":
-    main(whole, {"lungs": lungs, "canal": canal, "body": body, "external": external})
+    main(whole, {"lungs": as_imaged, "canal": canal, "body": body, "external": external})

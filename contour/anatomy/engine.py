@@ -13,6 +13,7 @@ from contour.anatomy.bones import DENSE, find_bones
 from contour.anatomy.canal import Spine, canal_field, find_spine
 from contour.anatomy.gas import GAS, find_gas
 from contour.anatomy.lungs import Chest, find_chest
+from contour.anatomy.pleura import wall_cc, without_recess
 from contour.anatomy.surface import Edge, refined
 from contour.engine import Absent, Context, Finding, Flag, NotConfident, NotInImage, Offer
 from contour.hounsfield import no_hounsfield
@@ -20,13 +21,14 @@ from patient.errors import Cancelled
 from patient.turn import Turn
 from patient.volume import Field, Volume
 
+_LUNG_LIMITS = "consolidated lung and tumour are left out; so is what is thinner than 5 mm at the base"
 _OFFERS = {
     "External": Offer(
         "HU threshold, thin sheets removed by opening, cavities filled",
         limits="a cushion or bolus that touches the skin and is as dense as fat is taken for body",
     ),
-    "Lung_L": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
-    "Lung_R": Offer("air inside the body, vessels closed in", limits="consolidated lung and tumour are left out"),
+    "Lung_L": Offer("air inside the body, vessels closed in", limits=_LUNG_LIMITS),
+    "Lung_R": Offer("air inside the body, vessels closed in", limits=_LUNG_LIMITS),
     "Trachea": Offer("round dark spot followed from plane to plane", limits="lumen only; bronchi end arbitrarily"),
     "Bones": Offer("HU threshold, parts with a cortical rim", limits="dense contrast beside bone and metal are included"),
     "zAir": Offer(
@@ -42,6 +44,10 @@ LUNG_EDGE = -250.0
 DENSE_LUNG = -500.0
 DENSE_SHARE = 0.15
 """Of a lung's voxels: vessels make up 0.06 to 0.12, a pneumonia 0.17."""
+
+BESIDE_CC = 5.0
+"""Between a lung and its ribs, farther apart than a healthy wall is thick: healthy lungs measure 0 to 0.5, a ball of tumour
+of 30 mm at the wall 7, fluid in the lowest fifth 50."""
 
 
 class AnatomyEngine:
@@ -104,22 +110,29 @@ class _Scene:
             return self._refined(gas, Edge(GAS, -1)) if gas is not None else "no air inside the body"
         found = {"Lung_L": self._chest.left, "Lung_R": self._chest.right, "Trachea": self._chest.trachea}[name]
         if found is not None:
-            return self._refined(found, Edge(LUNG_EDGE, -1))
+            edge = self._refined(found, Edge(LUNG_EDGE, -1))
+            return edge if name == "Trachea" else without_recess(edge)
         if name == "Trachea":
             return "no round air-filled passage goes on for 30 mm"
         return NotConfident(name, self._chest.reason) if self._chest.doubtful else self._chest.reason
 
     def flags(self, name: str, found: Field) -> tuple[Flag, ...]:
-        """Of a lung of which much is as dense as tissue: more of it may be, and is left out."""
+        """Of a lung of which much is as dense as tissue, or that does not reach its ribs: a part of it may be left out."""
         if name not in ("Lung_L", "Lung_R"):
             return ()
         mask = found.mask()
         inside = self._hu[self._geometry.box_of(mask.geometry).slices][mask.array]
         share = float((inside > DENSE_LUNG).mean())
-        if share <= DENSE_SHARE:
-            return ()
-        said = f"{100 * share:.0f} % of it is denser than {DENSE_LUNG:.0f} HU: consolidated lung or fluid may be left out"
-        return (Flag("dense_lung", said),)
+        said = []
+        if share > DENSE_SHARE:
+            dense = f"{100 * share:.0f} % of it is denser than {DENSE_LUNG:.0f} HU"
+            said.append(f"{dense}: consolidated lung or fluid may be left out")
+        lung, side = (self._chest.left, 1) if name == "Lung_L" else (self._chest.right, -1)
+        assert lung is not None
+        beside = wall_cc(lung, self._small, self._spacing, side)
+        if beside > BESIDE_CC:
+            said.append(f"{beside:.0f} cc of tissue between it and the ribs: fluid, collapse or tumour may be left out")
+        return (Flag("dense_lung", "; ".join(said)),) if said else ()
 
     def _refined(self, mask: NDArray[np.bool_], edge: Edge) -> Field:
         return refined(self._hu, self._geometry, mask, self._small, self._step, edge)
