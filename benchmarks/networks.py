@@ -24,7 +24,7 @@ from contour.cases import TrainingCase, read_cases
 from contour.checks import wrong_side
 from contour.confidence import Example, Features
 from contour.engine import Context, Finding
-from contour.evaluate import NotCompared, between_ends, compare
+from contour.evaluate import NotCompared, Slices, between_ends, compare
 from contour.model import Score, read_card, write_card
 from contour.network import NetworkEngine
 from contour.training import other_side
@@ -55,6 +55,7 @@ class Measured:
     features: Features | None = None
     confidence: float | None = None
     flagged: bool = True
+    slices: Slices | None = None
 
     @property
     def example(self) -> Example | None:
@@ -93,6 +94,7 @@ def measured(engine: NetworkEngine, case: TrainingCase) -> Iterator[Measured]:
             features,
             answer.confidence,
             flagged,
+            agreed.slices,
         )
 
 
@@ -125,11 +127,26 @@ def spread(structure: str, found: list[Measured]) -> dict[str, object]:
     """
     of = [m for m in found if m.structure == structure]
     lowest = sorted(of, key=lambda m: m.dice)[:5]
+    distances = [m.hd95 for m in of if m.hd95 is not None]
     return {
         "median_dice": round(float(np.median([m.dice for m in of])), 3),
         "lowest_dice": {m.patient: round(m.dice, 3) for m in lowest},
         "dice_between_the_clinics_ends": round(float(np.mean([m.dice_between_ends for m in of])), 3),
+        "largest_hd95": round(max(distances), 2) if distances else None,
         "not_found": sum(m.hd95 is None for m in of),
+        **_slices([m.slices for m in of if m.slices is not None]),
+    }
+
+
+def _slices(of: list[Slices]) -> dict[str, object]:
+    """Of all patients: slices missing and extra, most of them in one, and the worst slice (mm)."""
+    worst = [s.worst for s in of if s.worst is not None]
+    return {
+        "missing_slices": sum(s.missing for s in of),
+        "most_missing_in_a_patient": max((s.missing for s in of), default=0),
+        "extra_slices": sum(s.extra for s in of),
+        "most_extra_in_a_patient": max((s.extra for s in of), default=0),
+        "worst_slice_mm": round(max(worst), 1) if worst else None,
     }
 
 

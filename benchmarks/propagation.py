@@ -36,6 +36,7 @@ from adaptive.rules import Propagation, StructurePolicy
 from benchmarks import peers
 from benchmarks.known import FRAMES, Pair, field_of_view, head_neck_ct, head_neck_patients, random_bend, random_rigid, seen
 from benchmarks.record import DATA, alone, record
+from contour.evaluate import Agreement, compare
 from data_samples.cone_beam import HEAD, as_cone_beam
 from patient.geometry import Box, Geometry
 from patient.outline import loops_of_mask
@@ -52,6 +53,8 @@ LARGE = 5.0
 """cc from which on an organ counts as large."""
 ROOM = 25.0
 """mm around a planned structure, placed rightly, within which it is looked for."""
+TOLERANCE = 3.0
+"""mm of the surface Dice."""
 NODES = 4.0
 """mm between the nodes of a peer's inverse."""
 
@@ -187,7 +190,7 @@ def by_policy(of: Case, alignment: Alignment) -> dict[str, Field | None]:
 
 
 def measured(of: Case, ours: Mapping[str, Field | None], found: Mapping[str, Transform]) -> list[dict[str, Any]]:
-    """Every organ by every method: Dice, mean surface distance (mm), and by how much its volume is wrong."""
+    """Every organ by every method: Dice, mean distance and HD95 (mm), slices missing and extra, error of volume."""
     ground, rows = Ground(of.view, "HFS", GIVEN), []
     for organ, surface in of.surfaces.items():
         true = _pulled(of.truth, surface, of.view.geometry, of.truth)
@@ -202,12 +205,18 @@ def measured(of: Case, ours: Mapping[str, Field | None], found: Mapping[str, Tra
             if "mean_surface_distance" not in values:
                 continue
             volume = values["volume"]
+            agreed = compare(mine.mask(), true.mask(), TOLERANCE)
+            assert isinstance(agreed, Agreement)
             rows.append(
                 {
                     "organ": organ,
                     "method": method,
                     "dice": values["dice"].value,
                     "mm": values["mean_surface_distance"].value,
+                    "hd95": agreed.hd95,
+                    "missing_slices": agreed.slices.missing,
+                    "extra_slices": agreed.slices.extra,
+                    "worst_slice": agreed.slices.worst,
                     "volume_error": volume.relative,
                     "cc": volume.planned,
                     "gone": of.gone.get(organ, 0.0),
@@ -266,6 +275,10 @@ def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {
         "dice": round(mean(r["dice"] for r in rows), 4),
         "mm": round(mean(r["mm"] for r in rows), 3),
+        "hd95": round(mean(r["hd95"] for r in rows), 3),
+        "missing_slices": round(mean(r["missing_slices"] for r in rows), 2),
+        "extra_slices": round(mean(r["extra_slices"] for r in rows), 2),
+        "worst_slice": round(max((r["worst_slice"] or 0.0 for r in rows), default=0.0), 1),
         "organs": len(rows),
     }
 
