@@ -9,9 +9,9 @@ voxel is that to the nearest of them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import reduce
 
 import edt
 import numpy as np
@@ -27,14 +27,16 @@ Points = NDArray[np.float64]
 Nodes = NDArray[np.intp]
 TRUE = 1.25
 """Largest voxel edges around a surface within which distances are true; beyond, only their sign counts."""
-FINE, FINEST = 1.6, 1.0
+FINE, FINEST = 3.0, 1.0
 """mm; the surface is known between slices at least as closely, and of a small structure in every direction."""
 BENDS = 8.0
-"""mm; a usual radius of an organ's surface."""
-SMALL = 1_000_000
+"""mm; a usual radius of a small organ's surface."""
+SMALL = 400_000
 """Voxels up to which a structure is small."""
-SLAB = 3_000_000
-"""Voxels that are looked at together."""
+PITCH, PITCHES = 5.0, 24
+"""mm between nodes at which distances are measured; of less than so many to a structure's edge fewer mm."""
+BENT = 0.4
+"""Difference of two nodes' gradients beyond which nothing is interpolated between them."""
 MANY, COARSER = 20_000, 3
 """Voxels of which all are measured; of more, those at the new surface, and every third pixel elsewhere."""
 ROUNDS = 6
@@ -44,29 +46,108 @@ ROUNDS = 6
 def shifted(values: Distance, spacing: Triple, mm: float) -> Distance:
     """The signed distance to a surface that lies `mm` outside of the zero level of `values` (inside where `mm` is negative).
 
+    It is measured at nodes `PITCH` apart around the new surface, with its gradient, and interpolated between them to second
+    order; where the gradients do not agree (an edge, the middle between two surfaces) it is measured at each voxel.
+
     Args:
         values: `[z, y, x]`, negative inside.
 
     Returns:
         mm, true within `TRUE` voxel edges of the new surface; clipped there.
     """
-    band = np.float32(TRUE * max(spacing))
-    near = _Surface.of(values, spacing)
-    out = np.empty_like(values)
-    room = int(np.ceil((abs(mm) + band) / spacing[0])) + 2
-    for own, around in _slabs(values.shape, room):
-        sign = np.where(values[own] < 0, np.float32(-1.0), np.float32(1.0))
-        skip = own.start - around.start
-        new = sign * _coarse(values[around] < 0, spacing)[skip : skip + len(sign)] - np.float32(mm)
-        if near is not None:
-            first = np.array((own.start, 0, 0))
-            _measure(new, np.abs(new) < band, partial(_moved, near=near, sign=sign, first=first, spacing=spacing, mm=mm))
-        out[own] = np.clip(new, -band, band)
+    band, inside = TRUE * max(spacing), values < 0
+    near, cells = _Surface.of(values, spacing), _Cells.of(inside, spacing)
+    if near is None:
+        return np.where(inside, np.float32(-band), np.float32(band))
+    far = cells.apart(inside)
+    at = np.argwhere(np.abs(far - np.float32(mm)) < band + np.linalg.norm(cells.step))
+    found, bent = cells.between(at, near, inside)
+    found -= np.float32(mm)
+    blocks = np.repeat((np.sign(far - mm) * band).astype(np.float32)[:, None], cells.by[0], axis=1)
+    out = np.empty(np.multiply(far.shape, cells.by), dtype=np.float32)
+    view = out.reshape([n for pair in zip(far.shape, cells.by, strict=True) for n in pair])
+    view[:] = blocks[:, :, :, None, :, None]
+    k, j, i = at.T
+    view[k, :, j, :, i, :] = np.clip(found, -band, band).reshape(-1, *cells.by)
+    out = np.ascontiguousarray(out[tuple(slice(n) for n in values.shape)])
+    again = cells.voxels(at[bent], out, max(spacing[1:]) * TRUE)
+    sign = np.where(inside[tuple(again.T)], np.float32(-1.0), np.float32(1.0))
+    out[tuple(again.T)] = np.clip(sign * near.apart(again * cells.spacing) - np.float32(mm), -band, band)
     return out
 
 
-def _moved(at: Nodes, near: _Surface, sign: Distance, first: Nodes, spacing: Triple, mm: float) -> Distance:
-    return sign[tuple(at.T)] * near.apart((at + first) * np.asarray(spacing, dtype=np.float64)) - np.float32(mm)
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """A grid's voxels in equal blocks, with a node at the first voxel of each.
+
+    Args:
+        by: voxels along each axis.
+        spacing: mm, of voxels.
+    """
+
+    by: tuple[int, ...]
+    spacing: Points
+
+    @staticmethod
+    def of(inside: NDArray[np.bool_], spacing: Triple) -> _Cells:
+        pitch = min(PITCH, float(np.cbrt(inside.size * np.prod(spacing))) / PITCHES)
+        return _Cells(tuple(max(1, int(pitch / s + 0.1)) for s in spacing), np.asarray(spacing, dtype=np.float64))
+
+    @property
+    def step(self) -> Points:
+        return self.spacing * self.by
+
+    def apart(self, inside: NDArray[np.bool_]) -> Distance:
+        """mm from each cell to the nearest that is not wholly on its side; right to a cell's diagonal, negative inside."""
+        more = [-n % by for n, by in zip(inside.shape, self.by, strict=True)]
+        inside = np.pad(inside, [(0, n) for n in more], mode="edge") if any(more) else inside
+        some, whole = self._reduced(inside, np.logical_or), self._reduced(inside, np.logical_and)
+        sides = (~some).astype(np.uint8) + np.uint8(2) * whole
+        step = tuple(float(s) for s in self.step)
+        far = np.minimum(edt.edt(sides, anisotropy=step, black_border=False, parallel=threads()), np.float32(1e4))
+        return np.where(whole, -far, far)
+
+    def _reduced(self, values: NDArray[np.bool_], by: np.ufunc) -> NDArray[np.bool_]:
+        for axis, n in enumerate(self.by):
+            along = np.moveaxis(values, axis, 0)
+            values = np.moveaxis(reduce(by, [along[m::n] for m in range(n)]), 0, axis)
+        return values
+
+    def between(self, at: Nodes, near: _Surface, inside: NDArray[np.bool_]) -> tuple[Distance, NDArray[np.bool_]]:
+        """The distance at the voxels of cells `[n, 3]`, `[n, voxels]`, and of which cells the gradients do not agree.
+
+        Each corner says its distance and half of what its gradient adds on the way from it: exact to second order.
+        """
+        corners = np.stack(np.meshgrid(*[(0, 1)[: min(n, 2)] for n in self.by], indexing="ij"), -1).reshape(-1, 3)
+        shape = np.array(np.ceil(np.array(inside.shape) / self.by), dtype=np.intp) + 1
+        wanted = np.ravel_multi_index(tuple((at[:, None] + corners).reshape(-1, 3).T), tuple(shape))
+        used = np.zeros(int(np.prod(shape)), dtype=bool)
+        used[wanted] = True
+        nodes = np.stack(np.unravel_index(np.flatnonzero(used), tuple(shape)), axis=-1) * self.by
+        own = tuple(np.minimum(nodes, np.array(inside.shape) - 1).T)
+        sign = np.where(inside[own], np.float32(-1.0), np.float32(1.0))
+        number = (np.cumsum(used) - 1)[wanted].reshape(-1, len(corners))
+        said = near.measured(nodes * self.spacing, sign)[number]
+        bent = np.ptp(said[:, :, 1:], axis=1).max(axis=1, initial=0) > BENT
+        return said.reshape(len(at), -1) @ self._weights(corners), bent
+
+    def _weights(self, corners: Nodes) -> Distance:
+        """What distance and gradient of each corner add to each voxel of a cell, `[corners * 4, voxels]`."""
+        at = np.stack(np.meshgrid(*[np.arange(n) for n in self.by], indexing="ij"), -1).reshape(-1, 3)
+        share = np.where(corners[:, None] == 1, at / self.by, 1 - at / self.by).prod(axis=2)
+        way = (at - corners[:, None] * self.by) * self.spacing / 2
+        return (
+            np.concatenate([share[:, None], share[:, None] * way.transpose(0, 2, 1)], axis=1)
+            .reshape(-1, len(at))
+            .astype(np.float32)
+        )
+
+    def voxels(self, at: Nodes, values: Distance, within: float) -> Nodes:
+        """Those of cells `[n, 3]` whose value lies within so much of 0, `[m, 3]`."""
+        each = np.stack(np.meshgrid(*[np.arange(n) for n in self.by], indexing="ij"), -1).reshape(-1, 3)
+        found = (at[:, None] * self.by + each).reshape(-1, 3)
+        found = found[(found < values.shape).all(axis=1)]
+        return found[np.abs(values[tuple(found.T)]) < within]
 
 
 def by_side(values: Distance, spacing: Triple, toward: tuple[tuple[float, float], ...]) -> Distance:
@@ -222,41 +303,68 @@ def _smoothly(field: Distance, places: Points) -> Distance:
 
 @dataclass(frozen=True, eq=False)
 class _Surface:
-    """A surface as points with unit normals `[n, 3]`, (k, j, i) in mm from a grid's first voxel."""
+    """A surface as points with unit normals `[n, 3]`, (k, j, i) in mm from a grid's first voxel.
+
+    Args:
+        pitch: mm; about how far the surface reaches aside of its points.
+        bends: mm; a usual radius of it.
+    """
 
     points: Points
     normals: Points
     tree: KDTree
+    pitch: float
+    bends: float
 
     @staticmethod
     def of(values: Distance, spacing: Triple) -> _Surface | None:
         """The zero level of values; None where there is none."""
-        found = []
-        for _, around in _slabs(values.shape, 2):
-            fine, step = refined(values[around], spacing, small=values.size < SMALL)
-            found.append(_crossings(fine, step, around.start * spacing[0]))
-        points, normals = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return _Surface(points, normals, KDTree(points)) if len(points) else None
+        small = values.size < SMALL
+        fine, step = refined(values, spacing)
+        return _Surface.at(fine, step, every=1 if small else 2, bends=BENDS if small else 4 * BENDS)
+
+    @staticmethod
+    def at(fine: Distance, step: Points, *, every: int = 1, bends: float = BENDS) -> _Surface | None:
+        """The zero level on a grid that is fine enough, from every so many rows and columns."""
+        points, normals = _crossings(fine, step, every)
+        pitch = float(np.linalg.norm(step * (1, every, every))) / 2
+        tree = KDTree(points, leafsize=16, balanced_tree=False)
+        return _Surface(points, normals, tree, pitch, bends) if len(points) else None
 
     def apart(self, places: Points) -> Distance:
-        """mm from places `[m, 3]`.
+        """mm from places `[m, 3]`."""
+        return self.measured(places, np.ones(len(places), dtype=np.float32))[:, 0]
+
+    def measured(self, places: Points, sign: Distance) -> Distance:
+        """mm from places `[m, 3]`, times the sign of each, and the gradient: `[m, 4]`.
 
         Where the nearest point lies t aside of the true foot, the way to it is t²/2D too long and the way along its normal
-        about t²/2R too short (D the distance, R the surface's radius); weighted so that a sphere of `BENDS` gets D itself.
+        about t²/2R too short (D the distance, R the surface's radius); weighted so that a surface of `bends` gets D itself.
+        Nothing is taken for further aside than `pitch`: there the surface has an edge, not a foot between points.
         """
         away, nearest = self.tree.query(places, workers=threads())
-        along = np.abs(((places - self.points[nearest]) * self.normals[nearest]).sum(axis=1))
-        share = away / (away + BENDS)
-        return (share * away + (1 - share) * along).astype(np.float32)
+        away = np.maximum(away, 1e-6)
+        way, normal = (places - self.points[nearest]) * sign[:, None], self.normals[nearest]
+        along = np.abs(np.einsum("ij,ij->i", way, normal))
+        least = np.sqrt(np.maximum(away * away - self.pitch**2, 0))
+        share = away / (away + self.bends)
+        out = np.empty((len(places), 4), dtype=np.float32)
+        out[:, 0] = sign * (share * away + (1 - share) * np.maximum(along, least))
+        share[along < least] = 1.0
+        out[:, 1:] = (share / away)[:, None] * way + (1 - share)[:, None] * normal
+        return out
 
 
-def _crossings(fine: Distance, step: Points, start: float = 0.0) -> tuple[Points, Points]:
-    """A point and its normal on every edge between neighbouring nodes of which one is inside; k begins at `start` mm."""
+def _crossings(fine: Distance, step: Points, every: int = 1) -> tuple[Points, Points]:
+    """A point and its normal on edges between nodes of which one is inside, of every so many rows and columns."""
     inside = fine < 0
     points, normals = [], []
     for axis in range(3):
-        low, high = (np.moveaxis(inside, axis, 0)[part] for part in (slice(None, -1), slice(1, None)))
-        at = np.stack(np.nonzero(np.moveaxis(low != high, 0, axis)), axis=1)
+        some = [1 if n in (0, axis) else every for n in range(3)]
+        thin = inside[tuple(slice(None, None, n) for n in some)]
+        low, high = (thin[(slice(None),) * axis + (part,)] for part in (slice(None, -1), slice(1, None)))
+        changes = low != high
+        at = np.stack(np.unravel_index(np.flatnonzero(changes), changes.shape), axis=1) * some
         there = at + (np.arange(3) == axis)
         a, b = fine[tuple(at.T)], fine[tuple(there.T)]
         share = (a / (a - b))[:, None].astype(np.float64)
@@ -264,7 +372,7 @@ def _crossings(fine: Distance, step: Points, start: float = 0.0) -> tuple[Points
         normals.append((1 - share) * _slopes(fine, at, step) + share * _slopes(fine, there, step))
     normal = np.concatenate(normals)
     length = np.linalg.norm(normal, axis=1, keepdims=True)
-    return np.concatenate(points) + np.array((start, 0.0, 0.0)), normal / np.maximum(length, 1e-6)
+    return np.concatenate(points), normal / np.maximum(length, 1e-6)
 
 
 def _slopes(fine: Distance, at: Nodes, step: Points) -> Points:
@@ -282,10 +390,8 @@ def _slopes(fine: Distance, at: Nodes, step: Points) -> Points:
 def _signed_distance(fine: Distance, step: Points, reach: float) -> Distance:
     """The signed distance on a refined grid, true within `reach` mm of its zero level."""
     sign = np.where(fine < 0, np.float32(-1.0), np.float32(1.0))
-    points, normals = _crossings(fine, step)
     out = sign * _coarse(fine < 0, step)
-    if len(points):
-        near = _Surface(points, normals, KDTree(points))
+    if (near := _Surface.at(fine, step)) is not None:
         _measure(out, np.abs(out) < reach, lambda at: sign[tuple(at.T)] * near.apart(at * step))
     return np.clip(out, -reach, reach)
 
@@ -320,14 +426,3 @@ def _coarse(inside: NDArray[np.bool_], spacing: Triple | Points) -> Distance:
     sides = inside.astype(np.uint8) + np.uint8(1)
     far = edt.edt(sides, anisotropy=step, black_border=False, parallel=threads())
     return np.minimum(far - np.float32(0.5 * min(step)), np.float32(1e4))
-
-
-def _diagonal(spacing: Triple | Points) -> float:
-    return float(np.linalg.norm(spacing))
-
-
-def _slabs(shape: tuple[int, ...], room: int) -> Iterator[tuple[slice, slice]]:
-    """Slices that are made together, and those that they are made from."""
-    most = max(1, SLAB // (shape[1] * shape[2]))
-    for k in range(0, shape[0], most):
-        yield slice(k, min(k + most, shape[0])), slice(max(0, k - room), min(k + most + room, shape[0]))
