@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -72,6 +73,12 @@ class ImageSeries:
     @property
     def modality(self) -> str:
         return str(self.header.get("Modality", ""))
+
+    @property
+    def acquired(self) -> str:
+        """Day of the acquisition (`YYYYMMDD`), or else of its series or study; empty where the header has no such date."""
+        said = (str(self.header.get(k) or "").strip() for k in ("AcquisitionDate", "SeriesDate", "StudyDate"))
+        return next((day for day in said if re.fullmatch(r"[0-9]{8}", day)), "")
 
     @property
     def study_uid(self) -> str:

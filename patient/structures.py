@@ -143,6 +143,8 @@ class StructureSet:
     Args:
         structures: in writing order; names unique without regard to case.
         label: Structure Set Label, at most 16 characters.
+        name, description: Structure Set Name (empty: the label), and what the Structure Set Description says beside who made
+            it, of a set that is written.
         frame_of_reference, study_uid, series_uid: of the image they were drawn on; empty where unknown.
         image_uids: every plane of that image as the set lists it.
         sop_instance_uid: of the RTSTRUCT it was read from; empty for a new one.
@@ -159,6 +161,8 @@ class StructureSet:
     sop_instance_uid: str = ""
     header: Dataset | None = attribute(default=None, repr=False)
     notes: tuple[str, ...] = ()
+    name: str = ""
+    description: str = ""
 
     def __getitem__(self, name: str) -> Structure:
         """By name, without regard to case. Raises KeyError with the names there are."""

@@ -6,7 +6,6 @@ One structure at a time goes through memory. What leaves is written into a work 
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from contour.engine import Context
 from contour.hounsfield import must_be_hounsfield
 from contour.template import Template, load_template
 from patient.conformance.gate import admit_names, passed
+from patient.conformance.profile import load_profile
 from patient.errors import InputError, NotDicom, among
 from patient.read.headers import MODALITIES
 from patient.read.images import open_image
@@ -105,7 +105,7 @@ def contour_case(
     )
     made = Contouring(image, volume, template, existing)
     made.run(installed_engines(), context, clock.step)
-    result_set = made.structure_set()
+    result_set = made.structure_set(load_profile(request.profile).label_length)
     path = folder / "rtstruct.dcm"
     with clock.step("write"):
         progress(0.85, "writing")
@@ -173,17 +173,12 @@ def image_record(image: ImageSeries, patient: str | None = None) -> ImageRecord:
         series_uid=image.series_uid,
         frame_of_reference_uid=image.geometry.frame_of_reference,
         modality=among(image.modality, MODALITIES),
-        acquired=next((d for k in ("AcquisitionDate", "SeriesDate", "StudyDate") if (d := _day(image, k))), ""),
+        acquired=image.acquired,
         patient_position=among(image.patient_position, PATIENT_POSITIONS, ""),
         shape=image.geometry.shape,
         spacing_mm=(dz, dy, dx),
         notes=image.notes,
     )
-
-
-def _day(image: ImageSeries, keyword: str) -> str:
-    said = str(image.header.get(keyword) or "").strip()
-    return said if re.fullmatch(r"\d{8}", said) else ""
 
 
 def _provenance(

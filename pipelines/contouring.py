@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -22,6 +21,7 @@ from patient.geometry import Geometry
 from patient.series import ImageSeries
 from patient.structures import Loop, Structure, StructureSet
 from patient.volume import Field, Volume
+from patient.write.text import plain
 from pipelines.given import given
 from pipelines.result import (
     MADE,
@@ -31,6 +31,7 @@ from pipelines.result import (
     State,
     StructureRecord,
 )
+from pipelines.set_label import planning_label
 
 SAME_SLICE_MM = 0.1
 Step = Callable[[str], AbstractContextManager[Any]]
@@ -155,12 +156,16 @@ class Contouring:
         self.records[kept:] = sorted(self.records[kept:], key=lambda record: places[record.name])
         self.shown[kept:] = sorted(self.shown[kept:], key=lambda structure: places[structure.name])
 
-    def structure_set(self) -> StructureSet:
-        """All of them, the existing ones first and as they came."""
-        label = "recontour"
-        if self.existing is not None:
-            return replace(self.existing, structures=tuple(self.shown), label=label)
-        return StructureSet(structures=tuple(self.shown), label=label)
+    def structure_set(self, label_length: int = 16) -> StructureSet:
+        """All of them, the existing ones first and as they came; labelled within as many characters."""
+        called = planning_label(self.template.name, self.image, label_length)
+        return replace(
+            self.existing or StructureSet(()),
+            structures=tuple(self.shown),
+            label=called.label,
+            name=called.name,
+            description=called.description,
+        )
 
     def _kept(self, wanted: Wanted) -> bool:
         """Already in the existing set: by name, or as its one EXTERNAL."""
@@ -225,7 +230,7 @@ class Contouring:
             color=wanted.color,
             algorithm="AUTOMATIC",
             description=f"recontour {VERSION} {engine}"[:64],
-            remark=_plain(f"{engine}; {wanted.source}") if wanted.source else "",
+            remark=plain(f"{engine}; {wanted.source}") if wanted.source else "",
             code=wanted.code,
             field=found,
         )
@@ -254,11 +259,6 @@ def _slices(loops: Sequence[Loop], grid: Geometry) -> int:
     """How many slices of the image loops lie on."""
     heights = np.array([loop.points[0] for loop in loops if len(loop.points)]).reshape(-1, 3) @ np.asarray(grid.axes[0])
     return len(np.unique(np.rint(heights / SAME_SLICE_MM)))
-
-
-def _plain(text: str) -> str:
-    """ASCII without a backslash: the image's character set need not hold anything else."""
-    return re.sub(r"[^ -\[\]-~]", "?", " ".join(text.split()))
 
 
 def pairs_compared(records: Sequence[StructureRecord], extents: Mapping[str, Extent]) -> list[StructureRecord]:

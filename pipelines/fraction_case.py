@@ -43,6 +43,7 @@ from pipelines.numbering import rising
 from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder, read_today_dose
 from pipelines.registration_case import field_grid
 from pipelines.result import VERSION
+from pipelines.set_label import SetLabel, fraction_label
 from registration.dicom import write_deformable, write_registration
 from registration.method import RegistrationContext
 from registration.transforms import Rigid
@@ -182,7 +183,14 @@ def adapt_case(
     made = replace(made, decision=made.decision.of_images(_doubts(plan, image)))
     with clock.step("write"):
         progress(0.85, "writing")
-        outputs = _written(folder, made, plan, image, earlier, request)
+        called = fraction_label(
+            template.name,
+            image,
+            number,
+            plan.plan.label if plan.plan is not None else "",
+            load_profile(request.profile).label_length,
+        )
+        outputs = _written(folder, made, plan, image, earlier, request, number, called)
         if made.dose is not None:
             write_day(folder, made.dose.day, plan.dose.sop_instance_uid if plan.dose is not None else "")
     with clock.step("gate"):
@@ -338,6 +346,8 @@ def _written(
     image: ImageSeries,
     earlier: tuple[EarlierFraction, ...],
     request: FractionRequest,
+    number: int,
+    called: SetLabel,
 ) -> tuple[OutputRecord, ...]:
     """All DICOM objects, in the order in which they refer to each other."""
     outputs: list[OutputRecord] = []
@@ -348,24 +358,23 @@ def _written(
             "Nothing of the plan lies in today's image", why=reasons, remedy="Look whether they belong together"
         )
     before = [uid for uid in (plan.structures.sop_instance_uid, request.predecessor) if uid]
-    uid = write_structure_set(
-        folder / "rtstruct.dcm", StructureSet(today, label="recontour"), image, version=VERSION, predecessors=before
-    )
+    drawn = StructureSet(today, label=called.label, name=called.name, description=called.description)
+    uid = write_structure_set(folder / "rtstruct.dcm", drawn, image, version=VERSION, predecessors=before, fraction=number)
     outputs.append(OutputRecord(file="rtstruct.dcm", sop_instance_uid=uid))
     note = "" if made.alignment.trust else f"{DOUBTED}: see result.json"
     way_back = made.alignment.rigid.inverse()
     assert isinstance(way_back, Rigid)
-    rigid = write_registration(folder / "reg.dcm", way_back, plan.image, image, version=VERSION, note=note)
+    said = {"version": VERSION, "note": note, "fraction": number}
+    rigid = write_registration(folder / "reg.dcm", way_back, plan.image, image, **said)  # type: ignore[arg-type]
     outputs.append(OutputRecord(file="reg.dcm", sop_instance_uid=rigid))
     registrations = [Registration(rigid)]
     if made.alignment.deformable:
         grid: Geometry = field_grid(image.geometry)
-        bent = write_deformable(
-            folder / "dreg.dcm", made.alignment.plan_from_today, grid, image, plan.image, version=VERSION, note=note
-        )
+        to_plan = made.alignment.plan_from_today
+        bent = write_deformable(folder / "dreg.dcm", to_plan, grid, image, plan.image, **said)  # type: ignore[arg-type]
         outputs.append(OutputRecord(file="dreg.dcm", sop_instance_uid=bent))
         registrations.append(Registration(bent, deformable=True))
-    outputs += _doses(folder, made, plan, registrations, earlier)
+    outputs += _doses(folder, made, plan, registrations, earlier, number)
     return tuple(outputs)
 
 
@@ -375,6 +384,7 @@ def _doses(
     plan: PlanFolder,
     registrations: list[Registration],
     earlier: tuple[EarlierFraction, ...],
+    number: int,
 ) -> list[OutputRecord]:
     """The accumulated dose and its error, on the plan's grid."""
     if made.dose is None or plan.dose is None or not plan.dose.plan_uid:
@@ -387,7 +397,7 @@ def _doses(
     )
     every = [*registrations, *(one for e in earlier for one in e.registrations())]
     transformed = "NON_RIGID" if any(one.deformable for one in every) else "RIGID"
-    how = {"version": VERSION, "derivation": derivation, "registrations": every} | (
+    how = {"version": VERSION, "derivation": derivation, "registrations": every, "fraction": number} | (
         {"plan_class": plan.plan.sop_class_uid, "plan_label": plan.plan.label} if plan.plan is not None else {}
     )
     dose = replace(total.dose, transformed=transformed, structure_set_uid=plan.structures.sop_instance_uid)

@@ -23,6 +23,7 @@ from patient.geometry import SAME_PLACE_MM, Geometry
 from patient.series import ImageSeries
 from patient.write.decimals import decimals
 from patient.write.identity import new_object, write_new
+from patient.write.series_number import Kind, series_number
 from registration.transforms import Rigid, Space, Transform, displacements
 
 RIGID_DESCRIPTION = "Rigid registration by software, not approved"
@@ -42,6 +43,7 @@ def write_registration(
     version: str,
     label: str = "RECONTOUR",
     note: str = "",
+    fraction: int | None = None,
 ) -> str:
     """Write a rigid registration as a Spatial Registration (PS3.3 A.39.1, C.20.2), whole and synced to disk.
 
@@ -57,6 +59,7 @@ def write_registration(
         version: of the software.
         label: becomes the Content Label: upper case, at most 16 characters.
         note: becomes the Content Description, at most 64 characters.
+        fraction: whose image is registered, for Series Number and Series Description; None for no fraction's.
 
     Returns:
         The new SOP Instance UID.
@@ -67,7 +70,7 @@ def write_registration(
         OutputRefused: a translation beyond what 16 characters hold.
     """
     _admit(moving_from_fixed, fixed, moving)
-    dataset = new_object(fixed, SpatialRegistrationStorage, "REG", series_description=RIGID_DESCRIPTION, version=version)
+    dataset = _new(fixed, SpatialRegistrationStorage, RIGID_DESCRIPTION, Kind.RIGID, fraction, version)
     _content(dataset, label, note)
     dataset.RegistrationSequence = Items(
         [
@@ -89,6 +92,7 @@ def write_deformable(
     version: str,
     label: str = "RECONTOUR",
     note: str = "",
+    fraction: int | None = None,
 ) -> str:
     """Write any transform as a Deformable Spatial Registration (PS3.3 A.39.2, C.20.3), whole and synced to disk.
 
@@ -106,6 +110,7 @@ def write_deformable(
         version: of the software.
         label: becomes the Content Label: upper case, at most 16 characters.
         note: becomes the Content Description, at most 64 characters.
+        fraction: whose image is registered, for Series Number and Series Description; None for no fraction's.
 
     Returns:
         The new SOP Instance UID.
@@ -120,9 +125,7 @@ def write_deformable(
     Space.of(fixed.geometry).admit(Space.of(grid), "The grid")
     if (size := 12 * int(np.prod(grid.shape))) > _OF_BYTES:
         raise OutputRefused(f"Vectors of {size / 2**30:.1f} GB do not fit into DICOM", remedy="Take a coarser grid")
-    dataset = new_object(
-        fixed, DeformableSpatialRegistrationStorage, "REG", series_description=DEFORMABLE_DESCRIPTION, version=version
-    )
+    dataset = _new(fixed, DeformableSpatialRegistrationStorage, DEFORMABLE_DESCRIPTION, Kind.DEFORMABLE, fraction, version)
     _content(dataset, label, note)
     item = Dataset()
     item.SourceFrameOfReferenceUID = moving.geometry.frame_of_reference
@@ -148,6 +151,12 @@ def _admit(moving_from_fixed: Transform, fixed: ImageSeries, moving: ImageSeries
         raise InputError("The fixed and the moving image are one series", where=fixed.series_uid)
     Space.of(fixed.geometry).admit(moving_from_fixed.source, "The transform's source")
     Space.of(moving.geometry).admit(moving_from_fixed.target, "The transform's target")
+
+
+def _new(fixed: ImageSeries, sop_class: str, said: str, kind: Kind, fraction: int | None, version: str) -> Dataset:
+    said = f"Fraction {fraction}: {said[0].lower()}{said[1:]}" if fraction is not None else said
+    number = series_number(fixed, kind, fraction)
+    return new_object(fixed, sop_class, "REG", series_description=said, number=number, version=version)
 
 
 def _content(dataset: Dataset, label: str, note: str) -> None:

@@ -63,7 +63,6 @@ _ITEM_TYPE_2 = {
     "RTROIObservationsSequence": ("RTROIInterpretedType", "ROIInterpreter"),
 }
 _LENGTHS = {
-    "StructureSetLabel": 16,
     "AccessionNumber": 16,
     "StudyID": 16,
     "StructureSetName": 64,
@@ -113,7 +112,7 @@ def check_file(path: Path, *, image: ImageSeries | None = None, profile: str = "
     warnings: list[Remark] = []
     try:
         attributes = Attributes.of(header)
-        for remark, severe in _attributes(attributes):
+        for remark, severe in _attributes(attributes, rules):
             (errors if severe else warnings).append(remark)
         errors += [*_items(attributes), *_references(attributes, image)]
         structures = read_structure_set(path)
@@ -136,7 +135,7 @@ def _approval(dataset: Attributes) -> str:
     return dataset.unless_malformed(dataset.text, "ApprovalStatus") or ""
 
 
-def _attributes(dataset: Attributes) -> Iterator[tuple[Remark, bool]]:
+def _attributes(dataset: Attributes, rules: Profile) -> Iterator[tuple[Remark, bool]]:
     """The set's own attributes. What it took over from its image is the image's fault, and the same in all of its study."""
     for keyword in _TYPE_1:
         if not dataset.has(keyword):
@@ -146,7 +145,7 @@ def _attributes(dataset: Attributes) -> Iterator[tuple[Remark, bool]]:
             yield Remark("missing", "must be there, empty if unknown (type 2)", keyword), True
     if (sop_class := dataset.text("SOPClassUID")) != RTStructureSetStorage:
         yield Remark("class", f"is {sop_class}, not RT Structure Set Storage", "SOPClassUID"), True
-    for keyword, longest in _LENGTHS.items():
+    for keyword, longest in (_LENGTHS | {"StructureSetLabel": rules.label_length}).items():
         if (length := len(dataset.text(keyword))) > longest:
             remark = Remark("too_long", f"has {length} characters of at most {longest}{_shared(keyword)}", keyword)
             yield remark, keyword not in COPIED

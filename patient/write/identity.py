@@ -53,7 +53,9 @@ EMPTY_WHERE_UNKNOWN = (
 IMPLEMENTATION_UID = UID("1.2.826.0.1.3680043.8.498.7264501983")
 
 
-def new_object(image: ImageSeries, sop_class_uid: str, modality: str, *, series_description: str, version: str) -> Dataset:
+def new_object(
+    image: ImageSeries, sop_class_uid: str, modality: str, *, series_description: str, number: int, version: str
+) -> Dataset:
     """A dataset of a new series in the image's study, with fresh instance and series UIDs and the image's identity.
 
     Args:
@@ -61,6 +63,7 @@ def new_object(image: ImageSeries, sop_class_uid: str, modality: str, *, series_
         sop_class_uid: what it becomes.
         modality: RTSTRUCT, REG, RTDOSE.
         series_description: at most 64 characters.
+        number: Series Number (`patient.write.series_number`).
         version: of the software, as it will stand in Software Versions.
     """
     now = datetime.now()
@@ -79,7 +82,7 @@ def new_object(image: ImageSeries, sop_class_uid: str, modality: str, *, series_
     dataset.InstanceCreationTime = now.strftime("%H%M%S")
     dataset.Modality = modality
     dataset.SeriesInstanceUID = generate_uid()
-    dataset.SeriesNumber = 1
+    dataset.SeriesNumber = number
     dataset.SeriesDescription = series_description
     dataset.SeriesDate, dataset.SeriesTime = dataset.InstanceCreationDate, dataset.InstanceCreationTime
     dataset.OperatorsName = ""

@@ -10,7 +10,6 @@ was delivered; PLAN_OVERVIEW alone states how many of a plan's fractions are in 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +33,8 @@ from patient.series import ImageSeries
 from patient.trust import Estimated, Trust
 from patient.write.decimals import decimals
 from patient.write.identity import new_object, write_new
+from patient.write.series_number import Kind, series_number
+from patient.write.text import plain
 
 TEXT = 64
 """Characters of a Long String: Series Description, Dose Comment."""
@@ -74,6 +75,7 @@ def write_dose(
     registrations: Sequence[Registration] = (),
     plan_class: str = RTPlanStorage,
     plan_label: str = "",
+    fraction: int | None = None,
 ) -> str:
     """Write a dose as a new RTDOSE, whole and synced to disk.
 
@@ -92,6 +94,7 @@ def write_dose(
         registrations: every registration object it stands on.
         plan_class: SOP Class of the plan that `dose.plan_uid` names.
         plan_label: its RT Plan Label, for a plan overview.
+        fraction: the latest that is in it, for the Series Number; None where it is of none.
 
     Returns:
         The new SOP Instance UID.
@@ -106,14 +109,15 @@ def write_dose(
     if not trust and not label.startswith(DOUBTED):
         raise OutputRefused("A dose that is not trusted has a label that does not say so", why="; ".join(trust.doubts))
     _admit(dose, label, registrations)
-    dataset = new_object(image, RTDoseStorage, "RTDOSE", series_description=_plain(label), version=version)
+    number = series_number(image, Kind.DOSE_ERROR if dose.kind == "ERROR" else Kind.DOSE, fraction)
+    dataset = new_object(image, RTDoseStorage, "RTDOSE", series_description=plain(label), number=number, version=version)
     dataset.InstanceNumber = 1
     dataset.ContentDate, dataset.ContentTime = dataset.InstanceCreationDate, dataset.InstanceCreationTime
     dataset.ImageType = ["DERIVED", "SECONDARY"]
     doubts = f"{DOUBTED}: {'; '.join(trust.doubts)}. " if not trust else ""
-    dataset.DerivationDescription = _plain(doubts + derivation)[:1024]
+    dataset.DerivationDescription = plain(doubts + derivation)[:1024]
     dataset.DoseUnits, dataset.DoseType, dataset.DoseSummationType = "GY", dose.kind, dose.summation
-    dataset.DoseComment = _plain("; ".join(filter(None, (label, dose.comment))))[:TEXT]
+    dataset.DoseComment = plain("; ".join(filter(None, (label, dose.comment))))[:TEXT]
     dataset.SpatialTransformOfDose = dose.transformed
     if registrations:
         dataset.ReferencedSpatialRegistrationSequence = Items([_registration(one) for one in registrations])
@@ -210,7 +214,7 @@ def _plan(dose: Dose, plan_class: str) -> Dataset:
 def _overview(dose: Dose, label: str) -> Dataset:
     """Of the one plan; site and prescription (type 2) are left to the plan."""
     item = Dataset()
-    item.PlanOverviewIndex, item.RTPlanLabel = 1, _plain(label)[:16]
+    item.PlanOverviewIndex, item.RTPlanLabel = 1, plain(label)[:16]
     item.NumberOfFractionsIncluded = dose.fractions
     item.TreatmentSite = ""
     item.TreatmentSiteCodeSequence, item.PrescriptionOverviewSequence = Items([]), Items([])
@@ -223,8 +227,3 @@ def _reference(sop_class: str, sop_instance: str) -> Dataset:
     item = Dataset()
     item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, sop_instance
     return item
-
-
-def _plain(text: str) -> str:
-    """ASCII without a backslash: the image's character set need not hold anything else."""
-    return re.sub(r"[^ -\[\]-~]", "?", text).strip()

@@ -20,15 +20,23 @@ from patient.series import ImageSeries
 from patient.structures import Code, Loop, Structure, StructureSet
 from patient.write.contour_data import contour_sequence, digits, image_items
 from patient.write.identity import frame_of_reference, new_object, write_new
+from patient.write.series_number import Kind, series_number
 
 _STUDY_CLASS = "1.2.840.10008.3.1.2.3.1"  # Detached Study Management (retired): what every system writes here
 _TEXTS = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
 _CONTOUR_SEQUENCE = Tag(0x3006, 0x0040)
-SERIES_DESCRIPTION = "Automatic contours by software, not approved"
+UNREVIEWED = "by software, not approved"
+"""Ends the Series Description of every structure set."""
 
 
 def write_structure_set(
-    path: Path, structures: StructureSet, image: ImageSeries, *, version: str, predecessors: Iterable[str] = ()
+    path: Path,
+    structures: StructureSet,
+    image: ImageSeries,
+    *,
+    version: str,
+    predecessors: Iterable[str] = (),
+    fraction: int | None = None,
 ) -> str:
     """Write a structure set on an image as a new RTSTRUCT, whole and synced to disk.
 
@@ -41,6 +49,7 @@ def write_structure_set(
         image: what they are drawn on.
         version: of the software.
         predecessors: SOP Instance UIDs of the structure sets that this one was derived from.
+        fraction: whose structures they are, for the Series Number; None for a planning image's.
 
     Returns:
         The new SOP Instance UID.
@@ -49,11 +58,19 @@ def write_structure_set(
         FrameMismatch: a structure lies on none of the image's planes.
         OutputRefused: a coordinate cannot be written.
     """
-    dataset = new_object(image, RTStructureSetStorage, "RTSTRUCT", series_description=SERIES_DESCRIPTION, version=version)
+    dataset = new_object(
+        image,
+        RTStructureSetStorage,
+        "RTSTRUCT",
+        series_description=_series_description(structures.name),
+        number=series_number(image, Kind.STRUCTURES, fraction),
+        version=version,
+    )
     _one_character_set(dataset, structures)
     dataset.StructureSetLabel = structures.label[:16] or "recontour"
-    dataset.StructureSetName = structures.label[:64] or "recontour"
-    dataset.StructureSetDescription = f"Made by recontour {version}; not reviewed by a person"
+    dataset.StructureSetName = (structures.name or structures.label)[:64] or "recontour"
+    made = f"Made by recontour {version}; not reviewed by a person"
+    dataset.StructureSetDescription = ". ".join(filter(None, (made, structures.description)))[:1024]
     dataset.StructureSetDate, dataset.StructureSetTime = dataset.InstanceCreationDate, dataset.InstanceCreationTime
     dataset.ApprovalStatus = "UNAPPROVED"
     if before := [_reference(RTStructureSetStorage, uid) for uid in predecessors if uid]:
@@ -66,6 +83,10 @@ def write_structure_set(
     dataset.ROIContourSequence = Items([drawing.contour_item(s, number) for number, s in numbered])
     dataset.RTROIObservationsSequence = Items([_observation(s, number, k) for k, (number, s) in enumerate(numbered, 1)])
     return write_new(path, dataset)
+
+
+def _series_description(name: str) -> str:
+    return f"{name[: 64 - len(UNREVIEWED) - 2]}; {UNREVIEWED}" if name else f"Automatic contours {UNREVIEWED}"
 
 
 def _numbered(structures: Sequence[Structure]) -> list[tuple[int, Structure]]:

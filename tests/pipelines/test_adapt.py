@@ -122,6 +122,22 @@ def test_structures_come_to_todays_image_with_number_name_and_colour(done, pair)
     assert header.PredecessorStructureSetSequence[0].ReferencedSOPInstanceUID == done[0].plan.structure_set_uid
 
 
+def test_a_fractions_objects_say_which_fraction_they_are_of_and_sort_apart(done, pair):
+    header = pydicom.dcmread(done[1] / "rtstruct.dcm")
+    day, plan = done[0].image.acquired, done[0].plan.label
+    assert header.StructureSetLabel == f"HN {day} F3"
+    for said in (header.StructureSetName, header.SeriesDescription, header.StructureSetDescription):
+        assert f"Fraction 3 of {plan}" in said.replace("of plan ", "of ")
+    assert header.SeriesDescription.endswith("by software, not approved")
+    assert "not reviewed by a person" in header.StructureSetDescription
+    made = [pydicom.dcmread(done[1] / output.file, stop_before_pixels=True) for output in done[0].outputs]
+    images = [pydicom.dcmread(open_folder(folder).instances[0].path) for folder in (pair[0] / "CT", pair[1])]
+    numbers = [d.SeriesNumber for d in made]
+    assert len(set(numbers)) == len(made) == 5
+    assert not {d.SeriesNumber for d in images} & set(numbers)
+    assert next(d for d in made if d.Modality == "REG").SeriesDescription.startswith("Fraction 3: rigid")
+
+
 def test_the_volume_that_a_planning_system_will_show_stands_beside_the_one_that_is_compared(done, pair):
     today, image = read_structure_set(done[1] / "rtstruct.dcm"), open_folder(pair[1])
     drawn = {s.name: float(s.mask(image.geometry).array.sum()) * image.geometry.voxel_cc for s in today.structures}
