@@ -54,6 +54,8 @@ class _Entry(BaseModel):
     volume_cc: tuple[float, float] | None = None
     clean: Clean | None = None
     confidence: Limits | None = None
+    least_area_mm2: Annotated[float, Field(ge=0)] | None = None
+    """Contours that are smaller are not written; without it the template's own."""
     source: str = ""
     """Where a margin or limit comes from."""
 
@@ -62,6 +64,8 @@ class _File(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
+    least_area_mm2: Annotated[float, Field(ge=0)] = 0.0
+    """Of every structure that does not say it itself."""
     structures: dict[Annotated[str, Field(min_length=1, max_length=16)], _Entry]
 
 
@@ -76,6 +80,7 @@ class Wanted:
         required: its absence sends the case to review.
         clean: what is done to it before it is used; None for nothing.
         confidence: how sure its engine has to be; None for what the engine itself asks.
+        least_area_mm2: contours that are smaller are not written; 0 for none.
         source: where its margins or limits come from, as the template says it.
         interpreted_type, color, code, volume_cc: as `patient.names`, unless the template says otherwise.
     """
@@ -91,6 +96,7 @@ class Wanted:
     volume_cc: tuple[float, float] | None
     clean: Clean | None = None
     confidence: Limits | None = None
+    least_area_mm2: float = 0.0
     source: str = ""
 
     @property
@@ -135,7 +141,7 @@ def load_template(name_or_path: str) -> Template:
     known: set[str] = set()
     for structure, entry in read.structures.items():
         try:
-            wanted.append(_wanted(structure, entry, known))
+            wanted.append(_wanted(structure, entry, known, read.least_area_mm2))
         except TemplateError as error:
             faults.append(Fault(error.what, source.line(["structures", structure])))
         known.add(structure)
@@ -144,7 +150,7 @@ def load_template(name_or_path: str) -> Template:
     return Template(source.name, read.description, tuple(wanted), source.text)
 
 
-def _wanted(name: str, entry: _Entry, known: set[str]) -> Wanted:
+def _wanted(name: str, entry: _Entry, known: set[str], least_area_mm2: float) -> Wanted:
     if bool(entry.engine) == bool(entry.recipe):
         raise TemplateError(f"{name} needs either an engine or a recipe")
     if entry.confidence is not None and entry.recipe:
@@ -174,5 +180,6 @@ def _wanted(name: str, entry: _Entry, known: set[str]) -> Wanted:
         volume_cc=entry.volume_cc or (listed.volume_cc if listed else None),
         clean=entry.clean,
         confidence=entry.confidence,
+        least_area_mm2=least_area_mm2 if entry.least_area_mm2 is None else entry.least_area_mm2,
         source=entry.source,
     )

@@ -15,6 +15,7 @@ from contour.derive import derive
 from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Absent, Context, Engine, Flag, NoModel, NotConfident
 from contour.recipe import Recipe, ingredients, needs
+from contour.small import without_small
 from contour.template import EXISTING, Template, Wanted
 from patient.errors import InputError
 from patient.geometry import Geometry
@@ -234,6 +235,9 @@ class Contouring:
             code=wanted.code,
             field=found,
         )
+        if wanted.least_area_mm2:
+            drawn, small = without_small(structure.loops, wanted.least_area_mm2, self.image.geometry.spacing[0])
+            structure, flags = replace(structure, drawn=drawn), (*flags, *small)
         self.shown.append(structure)
         mask = found.mask().array
         self.records.append(

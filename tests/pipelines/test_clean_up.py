@@ -8,6 +8,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
+from contour.small import area
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from tests.making import phantom, write_ct
@@ -86,3 +87,14 @@ def test_labels_of_an_image_without_identity_are_cleaned_too(tmp_path):
         volumes.append(int(np.isin(labels, [numbers.get(n, -1) for n in ("Bones", "Bones_PRV")]).sum()))
         assert structures["Bones_PRV"]["state"] == ("not_in_image" if name == "c" else "contoured")
     assert volumes[0] > volumes[1] > volumes[2] == 0
+
+
+def test_contours_below_a_templates_least_area_are_not_in_the_file_and_the_page_says_so(ct, tmp_path):
+    _contoured(ct, tmp_path / "as-found", "")
+    areas = sorted(area(loop) for loop in read_structure_set(tmp_path / "as-found" / "rtstruct.dcm")["Bones"].loops)
+    least = (areas[0] + areas[-1]) / 2
+    result, structures = _contoured(ct, tmp_path / "out", f" }}, least_area_mm2 = {least:.3f}, confidence = {{")
+    written = read_structure_set(tmp_path / "out" / "rtstruct.dcm")["Bones"].loops
+    assert sorted(map(area, written)) == pytest.approx([a for a in areas if a >= least])
+    assert structures["Bones"]["loops"] == len(written) < len(areas)
+    assert any(f"of {len(areas)} contours smaller than" in reason for reason in result["reasons"])
