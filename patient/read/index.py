@@ -201,7 +201,15 @@ def _attempt(path: Path) -> _Object | Problem | None:
             pointers = header.text("Modality") in _POINTERS
             return _Object(header, frozenset(_references(header.dataset)) if pointers else frozenset())
     except InputError as error:
+        _forget_frames(error)
         return Problem(path, error, *_identity_in_bytes(path))
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """What an error came through holds all that was read until then, and the error is kept as long as the index."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 _IMAGE_CLASSES = tuple(f"1.2.840.10008.5.1.4.1.1.{number}" for number in ("2", "2.1", "4", "4.1", "128", "130"))

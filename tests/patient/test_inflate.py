@@ -125,3 +125,9 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_memory_is_taken(tmp_
     image = open_folder(folder)
     with pytest.raises(InputError, match="cut short"):
         image.load()
+
+
+def test_files_that_cannot_be_read_leave_nothing_of_what_was_read_of_them_in_memory(tmp_path):
+    (tmp_path / "cut.dcm").write_bytes(bytes(128) + b"DICM" + b"\x02\x00")
+    (problem,) = scan(tmp_path).problems
+    assert problem.error.__traceback__ is None
