@@ -37,7 +37,7 @@ PITCH, PITCHES = 5.0, 24
 """mm between nodes at which distances are measured; of less than so many to a structure's edge fewer mm."""
 BENT = 0.4
 """Difference of two nodes' gradients beyond which nothing is interpolated between them."""
-MANY, COARSER = 20_000, 3
+MANY, COARSER = 100_000, 3
 """Voxels of which all are measured; of more, those at the new surface, and every third pixel elsewhere."""
 ROUNDS = 6
 """Halvings of the step with which the kernel's best point is searched for."""
@@ -129,7 +129,7 @@ class _Cells:
         number = (np.cumsum(used) - 1)[wanted].reshape(-1, len(corners))
         said = near.measured(nodes * self.spacing, sign)[number]
         bent = np.ptp(said[:, :, 1:], axis=1).max(axis=1, initial=0) > BENT
-        return said.reshape(len(at), -1) @ self._weights(corners), bent
+        return said.reshape(len(at), 4 * len(corners)) @ self._weights(corners), bent
 
     def _weights(self, corners: Nodes) -> Distance:
         """What distance and gradient of each corner add to each voxel of a cell, `[corners * 4, voxels]`."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contour.derive import derive
@@ -79,6 +79,7 @@ def test_margins_by_side_are_the_minkowski_sum_to_a_tenth_of_a_voxel(half_axes, 
 
 @settings(max_examples=8, deadline=None)
 @given(st.floats(9.0, 16.0), st.floats(0.5, 9.0), st.sampled_from(SPACINGS), middles)
+@example(16.0, 6.0, (1.0, 1.0, 1.0), (0.0, 0.0, 0.0))
 def test_an_equal_margin_is_the_same_written_once_or_by_side(radius, mm, spacing, middle):
     grid = _grid((radius,) * 3, (mm,) * 6, spacing, middle)
     found = {"A": _ellipsoid((radius,) * 3, grid)}
