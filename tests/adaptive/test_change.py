@@ -213,7 +213,7 @@ def test_a_surface_error_becomes_intervals_and_distrust_travels() -> None:
 def test_fields_of_another_frame_are_refused() -> None:
     with pytest.raises(FrameMismatch):
         structure_change("GTV", ball(grid=FLIPPED), ball(grid=FLIPPED), ground())
-    with pytest.raises(InputError, match="SITTING"):
+    with pytest.raises(InputError, match="patient position is none of"):
         structure_change("GTV", ball(), ball(), ground(position="SITTING"))
 
 

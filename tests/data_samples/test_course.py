@@ -24,6 +24,7 @@ from patient.read.index import scan
 from patient.read.rtdose import read_dose
 from patient.read.rtplan import read_plan
 from patient.read.rtstruct import read_structure_set
+from patient.read.whole import UNTOLD
 from patient.series import ImageSeries
 from patient.structures import StructureSet
 from patient.volume import Volume
@@ -209,7 +210,8 @@ def test_the_dose_covers_the_targets_and_spares_cord_and_the_other_side(course, 
 
 def test_plan_dose_and_structures_are_read_without_a_remark_and_belong_together(course, plan, drawn):
     dose, asked = read_dose(course / "plan" / "rtdose.dcm"), read_plan(course / "plan" / "rtplan.dcm")
-    assert not (*dose.notes, *asked.notes, *drawn.notes, *plan.notes)
+    assert not (*dose.notes, *asked.notes, *drawn.notes)
+    assert plan.notes == (UNTOLD,)
     assert (dose.summation, dose.kind, dose.plan_uid) == ("PLAN", "PHYSICAL", asked.sop_instance_uid)
     assert asked.structure_set_uid == drawn.sop_instance_uid
     assert (asked.fractions, asked.isocentre, asked.approved) == (35, _patient().isocentre, False)

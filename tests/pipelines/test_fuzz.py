@@ -9,6 +9,7 @@ from tests.fuzzing import KINDS, Told, inbox, night_over
 EACH = 40
 
 
+@pytest.mark.filterwarnings("ignore")  # They quote bytes that no test runner can pass on.
 @pytest.mark.parametrize("kind", KINDS)
 def test_spoilt_files_cost_neither_the_night_nor_a_good_case_and_show_no_traceback(tmp_path, kind):
     inbox(tmp_path / "in", kind, EACH, seed=1)

@@ -104,5 +104,5 @@ def test_another_centre_gives_other_shifts_of_the_same_move() -> None:
 
 
 def test_unknown_position_is_refused() -> None:
-    with pytest.raises(InputError, match="SITTING"):
+    with pytest.raises(InputError, match="patient position is none of"):
         couch_correction(shifted(1, 2, 3), "SITTING", ISO)
