@@ -52,8 +52,11 @@ def _night(folder: Path) -> subprocess.Popen[bytes]:
     return night
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name)
-@pytest.mark.parametrize("whom", [os.kill, os.killpg], ids=["the night", "its whole group"])
+@pytest.mark.parametrize(
+    ("number", "whom"),
+    [(signal.SIGINT, os.killpg), (signal.SIGTERM, os.kill), (signal.SIGTERM, os.killpg), (signal.SIGHUP, os.killpg)],
+    ids=["Ctrl-C", "systemd", "systemd, its whole group", "a terminal that closes"],
+)
 def test_a_night_that_is_told_to_stop_writes_its_page_and_has_tried_nothing(tmp_path, number, whom):
     write_ct(tmp_path / "in" / "a", phantom((4, 16, 16)))
     night, out = _night(tmp_path), tmp_path / "out"
@@ -67,7 +70,7 @@ def test_a_night_that_is_told_to_stop_writes_its_page_and_has_tried_nothing(tmp_
     with Ledger(out / "ledger.sqlite", read_only=True) as ledger:
         assert [(job.state, job.attempts) for job in ledger.jobs()] == [(State.READY, 0)]
     assert not any((out / ".work").iterdir())
-    assert {path.name for path in out.glob(".*")} == {".work", ".lock"}
+    assert {path.name for path in out.glob(".*")} == {".work", ".lock", ".kept", ".recontour"}
 
 
 def test_a_case_under_way_in_three_nights_that_were_cancelled_is_done_in_the_fourth(tmp_path):
