@@ -48,6 +48,8 @@ def evaluate(
     as_json: Json = False,
 ) -> int:
     """How far predicted contours agree with references: measures, intervals, limits, worst cases."""
+    from contour.limit import load_limits
+    from patient.naming import read_naming
     from pipelines.evaluation import evaluate, pair_up
 
     check_all(
@@ -55,8 +57,8 @@ def evaluate(
         lambda: must_exist(reference, "REFERENCE"),
         lambda: must_exist(ct, "--ct"),
         lambda: must_be_free(out),
-        lambda: _rules(limits, tolerance, None, between_ends, seed),
-        lambda: _rules("", tolerance, names, between_ends, seed),
+        lambda: load_limits(limits) if limits else None,
+        lambda: read_naming(names) if names else None,
     )
     rules = _rules(limits, tolerance, names, between_ends, seed)
     with progress("Evaluating") as update:
@@ -78,14 +80,16 @@ def commission(
     as_json: Json = False,
 ) -> int:
     """Contour cases that a clinic has drawn, and measure how far both agree."""
+    from contour.limit import load_limits
+    from patient.naming import read_naming
     from pipelines.commission import commission, find_engine
 
     check_all(
         lambda: find_engine(model),
         lambda: must_exist(cases, "CASES"),
         lambda: must_be_free(out),
-        lambda: _rules(limits, tolerance, None, between_ends, seed),
-        lambda: _rules("", tolerance, names, between_ends, seed),
+        lambda: load_limits(limits) if limits else None,
+        lambda: read_naming(names) if names else None,
     )
     rules = _rules(limits, tolerance, names, between_ends, seed)
     engine = find_engine(model)
