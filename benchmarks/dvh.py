@@ -89,7 +89,7 @@ def dicompyler() -> dict[str, Curve]:
     if not (python := os.environ.get("DICOMPYLER")):
         return {}
     command = [python, "-c", _DICOMPYLER, str(CASE / "RS.dcm"), str(CASE / "RD.dcm")]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     return {name: interpolated(np.array(curve).T) for name, curve in found.items()}
 

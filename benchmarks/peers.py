@@ -249,7 +249,7 @@ res={res}
         for knots, res in ((60, "4 4 2"), (30, "2 2 1"), (15, "1 1 1"))
     )
     (folder / "parms.txt").write_text(common + stages, encoding="utf-8")
-    done = subprocess.run([program, "register", f"{folder}/parms.txt"], capture_output=True, text=True, check=False)
+    done = subprocess.run([program, "register", f"{folder}/parms.txt"], capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         raise RuntimeError((done.stdout + done.stderr)[-500:])
     return sitk.ReadImage(str(folder / "raw.mha"))
@@ -329,7 +329,7 @@ def run(name: str, pair: Pair, limit: float = 3600.0) -> Answer:
             sitk.WriteImage(placed(sitk.GetImageFromArray(array), volume.geometry), str(folder / f"{file}.mha"))
         script = [str(python), str(Path(__file__).resolve()), name, there]
         try:
-            done = subprocess.run(script, capture_output=True, text=True, check=False, timeout=limit, cwd=there)
+            done = subprocess.run(script, capture_output=True, encoding="utf-8", check=False, timeout=limit, cwd=there)
         except subprocess.TimeoutExpired:
             raise RuntimeError(f"took more than {limit:.0f} s") from None
         if done.returncode:

@@ -37,14 +37,14 @@ def whole() -> None:
             said = subprocess.run(
                 [sys.executable, str(REFEREES / "readers.py"), str(ct), str(path), "--truth", truth, "--json"],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=False,
                 cwd=ROOT,
             )
             valid = subprocess.run(
                 [str(REFEREES / "validate.sh"), "--ct", str(ct), str(path)],
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
                 check=False,
                 cwd=ROOT,
             )

@@ -33,7 +33,7 @@ def alone(script: str, *arguments: str, python: str = sys.executable) -> dict[st
     Args:
         python: of another environment, where a peer lives.
     """
-    done = subprocess.run([python, script, *arguments], capture_output=True, text=True, check=False, cwd=ROOT)
+    done = subprocess.run([python, script, *arguments], capture_output=True, encoding="utf-8", check=False, cwd=ROOT)
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     return json.loads(done.stdout.strip().splitlines()[-1])

@@ -40,7 +40,7 @@ def errors_of(paths: list[Path], ct: Path, place: Path) -> str:
         assert ended.returncode >= 0, f"dciodvfy was killed by signal {-ended.returncode} on {path.name}"
     environment = os.environ | {"REFEREES_HOME": os.environ.get("REFEREES_HOME", ".referees")}
     call = ["bash", validate, "--ct", ct, *judged]
-    said = subprocess.run(call, capture_output=True, text=True, env=environment, check=False).stdout
+    said = subprocess.run(call, capture_output=True, encoding="utf-8", env=environment, check=False).stdout
     known = {f"{path}: Error - {alarm}" for path in judged for alarm in _false_alarms(path)}
     return "\n".join(line for line in said.splitlines() if line.strip() not in known)
 

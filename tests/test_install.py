@@ -23,7 +23,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     sources = folder / "sources"
     sources.mkdir()
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     for name in filter(None, listed.split("\0")):
         if name.split("/")[0] in PACKAGES or name in ("pyproject.toml", "README.md", "LICENSE"):
             (sources / name).parent.mkdir(parents=True, exist_ok=True)
@@ -53,13 +53,13 @@ def _recontour(site: Path, *arguments: object, cwd: Path) -> subprocess.Complete
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(site)},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
 
 
 def test_the_wheel_holds_every_file_of_the_packages(installed: Path) -> None:
     listed = subprocess.run(
-        ["git", "ls-files", "-z", *PACKAGES], cwd=ROOT, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", *PACKAGES], cwd=ROOT, capture_output=True, encoding="utf-8", check=True
     ).stdout
     wanted = {name for name in filter(None, listed.split("\0")) if Path(name).suffix not in NOT_SHIPPED}
     missing = {name for name in wanted if not (installed / name).is_file()}

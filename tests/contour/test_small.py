@@ -43,6 +43,6 @@ def test_a_templates_own_value_holds_where_a_structure_gives_none(tmp_path):
     head = 'description = "d"\nleast_area_mm2 = 1.5\n'
     path.write_text(head + '[structures.External]\nengine = "any"\n[structures.Bones]\nengine = "any"\nleast_area_mm2 = 0\n')
     assert [wanted.least_area_mm2 for wanted in load_template(str(path)).structures] == [1.5, 0.0]
-    path.write_text(path.read_text().replace("= 1.5", "= -1"))
+    path.write_text(path.read_text(encoding="utf-8").replace("= 1.5", "= -1"))
     with pytest.raises(TemplateError):
         load_template(str(path))

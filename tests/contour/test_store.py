@@ -205,7 +205,7 @@ def test_records_are_read_without_torch(store, tmp_path):
         "import sys; from pathlib import Path; from contour.store import Store; from contour.stored import stored_engines; "
     )
     code += "print(len(stored_engines(Store(Path(sys.argv[1])))), 'torch' in sys.modules, 'monai' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, store.folder], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, store.folder], capture_output=True, encoding="utf-8")
     assert done.stdout.split() == ["1", "False", "False"], done.stderr
 
 

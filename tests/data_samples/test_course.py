@@ -104,7 +104,7 @@ def test_fractions_are_on_consecutive_days_after_the_plan(course):
 def test_a_checker_of_the_standard_finds_no_error(course):
     objects = [course / "plan" / f"{name}.dcm" for name in ("rtstruct", "rtdose", "rtplan")]
     for path in (*objects, course / "plan" / "CT" / "CT0000.dcm", course / "fraction_01" / "CT0000.dcm"):
-        done = subprocess.run(["dciodvfy", path], capture_output=True, text=True, check=False)
+        done = subprocess.run(["dciodvfy", path], capture_output=True, encoding="utf-8", check=False)
         errors = [line for line in done.stderr.splitlines() if line.startswith("Error") and "<Laterality>" not in line]
         assert done.returncode >= 0, f"the checker crashed on {path.name}"
         assert not errors, path.name

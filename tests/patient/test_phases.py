@@ -23,7 +23,7 @@ RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 
 
 def _run(arguments):
-    return subprocess.run([RECONTOUR, *arguments], capture_output=True, text=True)
+    return subprocess.run([RECONTOUR, *arguments], capture_output=True, encoding="utf-8")
 
 
 def phases(folder, tag="TemporalPositionIdentifier", values=(1, 2, 3), moved=0.0, **more):

@@ -65,7 +65,7 @@ def test_code_that_makes_or_reads_a_value_without_its_trust_does_not_type_check(
     path.write_text(HEAD + "\n    ".join((*RIGHT, *WRONG)) + "\n")
     first = 1 + HEAD.count("\n") + len(RIGHT)
     call = [Path(sys.executable).with_name("pyright"), "--outputjson", path]
-    said = json.loads(subprocess.run(call, capture_output=True, text=True, check=False, cwd=ROOT).stdout)
+    said = json.loads(subprocess.run(call, capture_output=True, encoding="utf-8", check=False, cwd=ROOT).stdout)
     found = {one["range"]["start"]["line"] + 1 for one in said["generalDiagnostics"] if one["severity"] == "error"}
     assert found == set(range(first, first + len(WRONG))), said["generalDiagnostics"]
 

@@ -14,7 +14,7 @@ COMMANDS = ("contour", "register", "nightly", "status", "check", "evaluate", "co
 
 
 def _run(*arguments, **how):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True, **how)
+    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, encoding="utf-8", **how)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

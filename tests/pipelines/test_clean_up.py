@@ -37,7 +37,7 @@ def _contoured(image, out, clean, *how):
     template = out.with_suffix(".toml")
     template.write_text(TEMPLATE.replace("CLEAN", clean))
     command = [RECONTOUR, "contour", image, "-o", out, "--template", template, "--json", *how]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8")
     assert done.returncode in (0, 3), done.stderr
     result = json.loads(done.stdout)
     return result, {s["name"]: s for s in result["structures"]}

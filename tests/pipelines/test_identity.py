@@ -112,11 +112,11 @@ def test_a_night_of_real_cases_says_nowhere_who_the_patient_is(tmp_path):
     record = run_night(tmp_path / "in", out, QUIET)
     assert sorted(c.state for c in record.cases) == ["refused", "review", "review"], [c.reasons for c in record.cases]
     assert _search(out) >= {".json", ".html", ".txt", ".png", ".npz", ".sqlite", ".svg"}
-    assert ID in "".join(path.read_text() for path in (out / "private").glob("*.json"))
+    assert ID in "".join(path.read_text(encoding="utf-8") for path in (out / "private").glob("*.json"))
     (course,) = out.glob("courses/*/course.json")
     (case,) = (c for c in record.cases if c.course)
-    assert json.loads(course.read_text())["patient"] == case.label.patient != ""
-    assert f"Patient {case.label.patient}" in (out / case.folder / "report.html").read_text()
+    assert json.loads(course.read_text(encoding="utf-8"))["patient"] == case.label.patient != ""
+    assert f"Patient {case.label.patient}" in (out / case.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_one_case_at_a_time_says_no_more(tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_one_case_at_a_time_says_no_more(tmp_path, capsys):
     app(["contour", str(tmp_path / "in"), "-o", str(tmp_path / "out"), "--json"], standalone_mode=False)
     assert _search(tmp_path) == {".json", ".html", ".txt", ".png"}
     assert not WORDS.search(capsys.readouterr().out)
-    image = CaseResult.model_validate_json((tmp_path / "out" / "result.json").read_text()).image
+    image = CaseResult.model_validate_json((tmp_path / "out" / "result.json").read_text(encoding="utf-8")).image
     assert image is not None
     assert (image.patient, image.patient_hash) == (patient_key(ID)[:8], patient_key(ID))
 

@@ -48,7 +48,7 @@ addEventListener("load", () => {
 def _browser(folder: Path, page: Path, *how: str) -> str:
     profile = f"--user-data-dir={folder / 'profile'}"
     command = [str(CHROMIUM), *FLAGS, *BACKGROUND, profile, *how, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
 
 def _seen(page: Path, folder: Path, *how: str) -> SimpleNamespace:

@@ -29,7 +29,7 @@ HALF_A_VOXEL = 1.5
 
 
 def _run(*arguments):
-    return subprocess.run([RECONTOUR, "register", *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run([RECONTOUR, "register", *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 def _patient(seed=0):

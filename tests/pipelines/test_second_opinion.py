@@ -15,7 +15,7 @@ RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 
 
 def _run(*arguments):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 def _deep(rtstruct, ct):

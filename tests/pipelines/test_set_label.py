@@ -65,7 +65,7 @@ def test_an_image_without_a_day_gives_a_label_without_one(tmp_path):
 def test_a_label_that_a_planning_system_cuts_is_an_error_of_its_profile(tmp_path, image):
     profile = tmp_path / "short.toml"
     shipped = Path(conformance.__file__).parent / "profiles" / "standard.toml"
-    profile.write_text(shipped.read_text().replace("label_length = 16", "label_length = 10"))
+    profile.write_text(shipped.read_text(encoding="utf-8").replace("label_length = 16", "label_length = 10"))
     write_structure_set(tmp_path / "rs.dcm", StructureSet((), label="HN 20261129"), image, version="0")
     errors = check_file(tmp_path / "rs.dcm", profile=str(profile)).errors
     assert "StructureSetLabel: has 11 characters of at most 10" in map(str, errors)

@@ -22,7 +22,7 @@ SHAPE = (len(PLACES), 64, 80)
 
 
 def _run(*arguments):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, text=True)
+    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 def scan(folder, slope, tag="t", moved=0.0):

@@ -44,7 +44,7 @@ def test_unevenly_spaced_slices_are_registered_rigidly_where_they_lie(pair, tmp_
     done = subprocess.run(
         [RECONTOUR, "register", str(fraction), str(plan / "CT"), "-o", str(tmp_path / "out"), "--rigid", "--json"],
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode in (0, 3), done.stderr
     matrix = np.array(json.loads(done.stdout)["matrix_moving_from_fixed"])

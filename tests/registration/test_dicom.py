@@ -500,7 +500,7 @@ def test_a_cut_off_grid_is_refused(images, tmp_path):
 
 
 def _ask(*command):
-    said = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    said = subprocess.run([str(c) for c in command], capture_output=True, encoding="utf-8", check=False)
     if said.returncode == 2:
         pytest.skip(f"REFEREES ARE NOT SET UP: {said.stdout.strip()}{said.stderr.strip()[-200:]}")
     assert said.returncode == 0, said.stdout + said.stderr

@@ -68,7 +68,7 @@ def _digest(folder: Path) -> str:
 
 def _nightly(inbox, out):
     command = [RECONTOUR, "nightly", str(inbox), "-o", str(out), "--settle-minutes", "0", "--workers", "1", "--json"]
-    return subprocess.run(command, capture_output=True, text=True)
+    return subprocess.run(command, capture_output=True, encoding="utf-8")
 
 
 @pytest.mark.parametrize("room", [0, 50 << 10, 140 << 10, 350 << 10])
@@ -115,7 +115,7 @@ def test_a_night_without_room_for_its_ledger_stops_with_a_sentence(tmp_path, dis
 
 def test_one_patient_for_whom_there_is_no_room_gets_a_sentence_and_no_folder(tmp_path, disk):
     ct, small = write_ct(tmp_path / "ct", phantom()), disk(tmp_path / "small", "64k")
-    done = subprocess.run([RECONTOUR, "contour", str(ct), "-o", str(small / "out")], capture_output=True, text=True)
+    done = subprocess.run([RECONTOUR, "contour", str(ct), "-o", str(small / "out")], capture_output=True, encoding="utf-8")
     assert done.returncode == 1
     assert "The disk is full" in done.stderr
     assert "Traceback" not in done.stderr
@@ -147,7 +147,7 @@ def test_an_outbox_that_is_read_only_is_a_wrong_call_and_can_still_be_read(tmp_p
     assert "The outbox cannot be written: Read-only file system" in done.stderr
     assert "Traceback" not in done.stderr
     assert _digest(out) == before
-    said = subprocess.run([RECONTOUR, "status", str(out), "--json"], capture_output=True, text=True)
+    said = subprocess.run([RECONTOUR, "status", str(out), "--json"], capture_output=True, encoding="utf-8")
     assert said.returncode == 0, said.stderr
     assert [job["state"] for job in json.loads(said.stdout)] == ["done"]
 
@@ -156,7 +156,7 @@ def test_a_disk_on_which_nothing_can_be_made_is_told_before_anything_is_done(tmp
     inbox, root = write_ct(tmp_path / "in" / "a", phantom((4, 16, 16))).parent, disk(tmp_path / "root", "1m")
     _read_only(root)
     for command in (["nightly", inbox, "-o", root / "out"], ["contour", inbox / "a", "-o", root / "out"]):
-        done = subprocess.run([RECONTOUR, *map(str, command)], capture_output=True, text=True)
+        done = subprocess.run([RECONTOUR, *map(str, command)], capture_output=True, encoding="utf-8")
         assert done.returncode == 2, done.stderr
         assert "Read-only file system" in done.stderr
 

@@ -168,7 +168,7 @@ def test_a_whole_night_on_the_sample_patient(tmp_path):
         "0",
         "--json",
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode in (0, 3), done.stderr
     (case,) = json.loads(done.stdout)["cases"]
     folder = out / case["folder"]

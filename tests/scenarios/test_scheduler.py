@@ -83,7 +83,7 @@ def test_a_night_on_a_clusters_workers_publishes_its_cases_and_leaves_the_cluste
     inbox, out = _inbox(tmp_path / "in", ["a", "b"]), tmp_path / "out"
     command = [RECONTOUR, "nightly", inbox, "-o", out, "--scheduler", scheduler, "--settle-minutes", "0", "--json"]
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, env=environment)
+    done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", env=environment)
     assert done.returncode == 3, done.stderr
     for case in json.loads(done.stdout)["cases"]:
         assert (out / case["folder"] / "rtstruct.dcm").is_file()
@@ -106,7 +106,7 @@ def test_on_a_clusters_workers_too_one_bad_case_does_not_stop_the_others(schedul
 def test_an_address_where_no_scheduler_answers_is_a_wrong_call(tmp_path, address):
     inbox = _inbox(tmp_path / "in", ["a"])
     command = [RECONTOUR, "nightly", inbox, "-o", tmp_path / "out", "--scheduler", address, "--settle-minutes", "0"]
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8")
     assert done.returncode == 2, done.stderr
     assert f"No Dask scheduler answers at {address}" in done.stderr
 
