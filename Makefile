@@ -3,9 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 RUN := .venv/.run
 STAMP := .venv/.ready
+DOCS := .venv/.docs
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run setup night test verify
+.PHONY: run setup night test verify docs
 run: $(RUN)
 setup: $(STAMP)
 
@@ -44,6 +45,15 @@ test: setup
 	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore=tests/scenarios
 	$(BIN)/pytest tests/scenarios
+
+# The documentation as a site that opens without a server: site/index.html.
+$(DOCS): $(RUN)
+	$(PIP) -e '.[docs]'
+	touch $(DOCS)
+
+docs: $(DOCS)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Open site/index.html"
 
 # What trains, calibrates and ships a model is run by hand, on cases made from the patients; here the shipped one is measured.
 BY_HAND := $(addprefix benchmarks/,headneck_cases.py train_headneck.py train_targets.py ship_headneck.py confidence.py networks.py)

@@ -31,6 +31,7 @@ class Box:
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """Voxels along k, j, i; 0 where nothing is in it."""
         k, j, i = (max(0, b - a) for a, b in zip(self.start, self.stop, strict=True))
         return k, j, i
 
@@ -42,6 +43,7 @@ class Box:
 
     @property
     def empty(self) -> bool:
+        """Whether it holds no voxel."""
         return 0 in self.shape
 
     def padded(self, voxels: int | Sequence[int], within: Sequence[int]) -> Box:
@@ -137,7 +139,7 @@ class Geometry:
 
     @cached_property
     def steps(self) -> NDArray[np.float64]:
-        """The vectors (x, y, z) in mm from a voxel to its next neighbour; one row an array axis k, j, i."""
+        """The vectors (x, y, z) in mm from a voxel to its next neighbour, `[3, 3]`; one row an array axis k, j, i."""
         return self._axes * np.asarray(self.spacing)[:, None]
 
     @property
@@ -188,7 +190,7 @@ class Geometry:
             return False
 
     def nearest_axis(self, direction: ArrayLike) -> tuple[int, int]:
-        """The array axis that runs most along the LPS `direction`, and +1 or -1 for with or against it."""
+        """The array axis that runs most along the LPS `direction` `[3]` (x, y, z), and +1 or -1 for with or against it."""
         along = self._axes @ np.asarray(direction, dtype=np.float64)
         axis = int(np.argmax(np.abs(along)))
         return axis, 1 if along[axis] > 0 else -1

@@ -72,6 +72,7 @@ class ImageSeries:
 
     @property
     def modality(self) -> str:
+        """CT, MR, ... (0008,0060); empty where the header does not say."""
         return str(self.header.get("Modality", ""))
 
     @property
@@ -82,6 +83,7 @@ class ImageSeries:
 
     @property
     def study_uid(self) -> str:
+        """Study Instance UID; empty where the header does not say."""
         return str(self.header.get("StudyInstanceUID", ""))
 
     @property

@@ -115,7 +115,7 @@ class Structure:
         return tuple(filter(None, odd))
 
     def mask(self, grid: Geometry) -> Mask:
-        """The voxels of `grid` whose centre is inside, cropped to the structure's box in that grid.
+        """The voxels (bool) of `grid` whose centre is inside, cropped to the structure's box in that grid.
 
         Nested loops are holes, crossing ones are united, slices left out in drawing are interpolated. An empty structure
         gives a mask of one False voxel.
@@ -203,7 +203,7 @@ class StructureSet:
 
 
 def union_of_masks(masks: list[Mask], grid: Geometry) -> Mask:
-    """The union of cropped masks on the smallest box of `grid` that holds them all."""
+    """The union of cropped masks (bool) on the smallest box of `grid` that holds them all."""
     box = grid.box_of(masks[0].geometry)
     for mask in masks[1:]:
         box = box.union(grid.box_of(mask.geometry))

@@ -76,6 +76,7 @@ class Field:
 
     @property
     def geometry(self) -> Geometry:
+        """The grid of its values."""
         return self.volume.geometry
 
     def mask(self) -> Mask:

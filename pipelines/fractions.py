@@ -36,9 +36,17 @@ class Night(Protocol):
     problems: list[str]
     place: Outbox
 
-    def template(self, entry: SeriesEntry) -> str: ...
-    def folder(self, case: str) -> str: ...
-    def patient(self, entry: SeriesEntry) -> str: ...
+    def template(self, entry: SeriesEntry) -> str:
+        """Name or path of the template for an image."""
+        ...
+
+    def folder(self, case: str) -> str:
+        """An empty place for a case to be made in."""
+        ...
+
+    def patient(self, entry: SeriesEntry) -> str:
+        """What pages call the patient of an image."""
+        ...
 
 
 @dataclass(frozen=True)

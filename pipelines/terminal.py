@@ -17,7 +17,7 @@ from rich.table import Table
 
 from patient.errors import InputError, ModelError, RecontourError
 
-DONE, OUR_FAULT, WRONG_CALL, LOOK, SOME_FAILED, BUSY, CANCELLED = 0, 1, 2, 3, 4, 5, 130
+EXIT_CODES = (DONE, OUR_FAULT, WRONG_CALL, LOOK, SOME_FAILED, BUSY, CANCELLED) = (0, 1, 2, 3, 4, 5, 130)
 people = Console(stderr=True, highlight=False, markup=False)
 
 MOST_REASONS = 5

@@ -35,7 +35,7 @@ class Matches:
         return len(self.fixed)
 
     def where(self, kept: NDArray[np.bool_]) -> Matches:
-        """Some of them."""
+        """Some of them: those at which `kept` `[n]` is True."""
         return Matches(self.fixed[kept], self.moving[kept], self.score[kept])
 
 

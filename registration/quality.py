@@ -108,7 +108,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Pair:
-    """A structure that the caller knows in both images."""
+    """A structure that the caller knows in both images, each as a mask (bool) on its own image's grid or a crop of it."""
 
     name: str
     fixed: Mask
@@ -210,7 +210,7 @@ def judged(
 
     Args:
         fit: from a method.
-        fixed, moving: the two images.
+        fixed, moving: the two images: HU or any modality's numbers.
         context: with which it was made.
         structures: known in both images.
         way_back: `fixed_from_moving`, registered by itself; None leaves inverse consistency out.
@@ -420,7 +420,7 @@ def _with_features(
 
 
 def foreground_box(image: Volume[Any]) -> Box:
-    """The box of the body in an image's grid, with some room."""
+    """The box of the body in an image's grid, with some room; the image in HU or any modality's numbers."""
     small = reduced(image, VOXEL)
     body = Box.of(foreground(small).array)
     if body.empty:

@@ -1,0 +1,173 @@
+"""The documents and the product say the same: commands, options, exit codes, states, settings, paths and examples."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pipelines.command_reference import PAGE, Called, command_page, commands
+from pipelines.configuration import Configuration
+from pipelines.ledger import TRANSITIONS, State
+from pipelines.terminal import EXIT_CODES
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
+CALLED = {one.words: one for one in commands()}
+_BLOCK = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```", re.M | re.S)
+
+
+def _text(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def _blocks(page: Path, *kinds: str) -> list[str]:
+    return [block["text"] for block in _BLOCK.finditer(_text(page)) if block["kind"].strip() in kinds]
+
+
+def _table(page: Path, heading: str) -> list[list[str]]:
+    """The rows of the table whose first column has this heading; `\\|` in a cell stands for a stroke."""
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in _text(page).splitlines() if line.startswith("|")]
+    cells = [[cell.strip() for cell in row] for row in rows]
+    first = next(n for n, row in enumerate(cells) if row[0] == heading)
+    width = len(cells[first])
+    table = []
+    for row in cells[first + 2 :]:
+        if len(row) != width:
+            break
+        table.append(row)
+    return table
+
+
+def _code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]*)`", cell)
+
+
+def _calls(text: str) -> list[str]:
+    """Lines that call recontour, continued lines joined, with prompt, container and comment taken off."""
+    joined = re.sub(r"\\\n\s*", " ", text)
+    calls = []
+    for line in joined.splitlines():
+        bare = re.sub(r"^\s*(\$ )?(sudo (-u \S+ )?)?(\S*/bin/)?", "", line)
+        if bare.startswith("recontour "):
+            calls.append(re.split(r"\s+(#|>|\||&&|;)|  +", bare)[0])
+    return calls
+
+
+ALL_CALLS = [
+    (page.relative_to(ROOT).as_posix(), call)
+    for page in PAGES
+    if page.name != PAGE
+    for text in _blocks(page, "", "console", "bash", "sh", "shell")
+    for call in _calls(text)
+]
+
+
+def test_the_reference_of_the_command_line_is_the_help_of_the_commands() -> None:
+    written = _text(DOCS / "reference" / PAGE)
+    assert written == command_page(), "run python -m pipelines.command_reference docs/reference"
+    for one in CALLED.values():
+        assert f"## {one.words}\n" in written
+        for option in (name for each in one.command.params for name in each.opts if name.startswith("-")):
+            assert option in written, f"{one.words} {option}"
+
+
+def _parsed(call: str) -> None:
+    bare = re.sub(r"\[|\]|\.\.\.", "", re.sub(r"\$\w+", "1", call))
+    words = [word for word in shlex.split(bare) if word != "OPTIONS"]
+    group, rest = CALLED["recontour"], words[1:]
+    while hasattr(group.command, "commands") and rest and rest[0] in group.command.commands:
+        group: Called = CALLED[f"{group.words} {rest[0]}"]
+        rest = rest[1:]
+    asks_for_help = {"--help", "--version"} & set(rest)
+    assert asks_for_help or not hasattr(group.command, "commands"), f"no such command: {call}"
+    if not asks_for_help:
+        group.command.make_context(group.words, rest, parent=group.context.parent)
+
+
+@pytest.mark.parametrize(("page", "call"), ALL_CALLS)
+def test_every_call_in_the_documents_names_a_command_and_options_that_exist(page: str, call: str) -> None:
+    _parsed(call)
+
+
+def test_the_documents_show_every_command() -> None:
+    shown = " ".join(call for _, call in ALL_CALLS) + _text(ROOT / "README.md")
+    for words, one in CALLED.items():
+        if not hasattr(one.command, "commands"):
+            assert words in shown or words.rpartition(" ")[2] in shown, words
+
+
+def test_the_exit_codes_in_the_documents_are_those_of_the_commands() -> None:
+    assert [int(row[0]) for row in _table(DOCS / "reference/exit-codes.md", "exit")] == list(EXIT_CODES)
+
+
+def test_the_states_in_the_documents_are_those_of_the_ledger_with_their_ways_out() -> None:
+    rows = _table(DOCS / "reference/states.md", "state")
+    assert {State(_code(row[0])[0]): frozenset(map(State, _code(row[2]))) for row in rows} == {
+        state: ways for state, ways in TRANSITIONS.items() if state is not None
+    }
+
+
+def test_the_settings_in_the_documents_are_those_of_the_configuration_with_their_defaults() -> None:
+    page = DOCS / "reference/configuration.md"
+    rows = {_code(row[0])[0]: row for row in _table(page, "key")}
+    assert set(rows) == set(Configuration.model_fields)
+    example, defaults = _blocks(page, "toml")
+    assert set(tomllib.loads(example)) == set(Configuration.model_fields)
+    Configuration.model_validate(tomllib.loads(example))
+    tables = Configuration.model_validate(tomllib.loads(defaults))
+    for key, row in rows.items():
+        default = getattr(Configuration(), key)
+        if row[2] == "see below":
+            assert getattr(tables, key) == default, key
+        elif key != "workers":
+            said = tomllib.loads(f"{key} = {_code(row[2])[0]}")
+            assert getattr(Configuration.model_validate(said), key) == default, key
+
+
+def test_every_path_in_the_table_of_where_to_change_what_exists() -> None:
+    rows = _table(DOCS / "architecture.md", "Where would I change ...?")
+    assert len(rows) == 10
+    for question, path in rows:
+        assert len(_code(path)) == 1, question
+        assert (ROOT / _code(path)[0]).exists(), f"{question}: {path}"
+
+
+def test_every_page_stands_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"[\w/-]+\.md", _text(ROOT / "mkdocs.yml")))
+    assert listed == {page.relative_to(DOCS).as_posix() for page in DOCS.rglob("*.md")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_between_documents_lead_to_files_and_headings_that_exist(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)", _BLOCK.sub("", _text(page))):
+        linked = (page.parent / target).resolve() if target else page
+        assert linked.exists(), f"{page.name}: {target}"
+        if anchor:
+            assert anchor in _anchors(linked), f"{page.name}: {target}#{anchor}"
+
+
+def _anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", _BLOCK.sub("", _text(page)), re.M)
+    return {re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading.lower())).strip("-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_examples_in_python_run_as_they_are_written(page: Path) -> None:
+    examples = doctest.DocTestParser().get_doctest(_text(page), {}, page.name, str(page), 0)
+    if examples.examples:
+        failed = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(examples).failed
+        assert failed == 0
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_blocks_of_python_and_toml_can_be_read(page: Path) -> None:
+    for text in _blocks(page, "python"):
+        compile(text, str(page), "exec")
+    for text in _blocks(page, "toml"):
+        tomllib.loads(text)
