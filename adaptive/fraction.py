@@ -36,6 +36,7 @@ from patient.geometry import Geometry, Triple
 from patient.names import lookup
 from patient.parallel import each
 from patient.structures import Structure
+from patient.trust import Trust
 from patient.volume import Mask, Volume
 from registration.couch import CouchCorrection
 from registration.method import RegistrationContext
@@ -53,6 +54,7 @@ class PlanSide:
         fractions: planned; needed with a dose.
         prescriptions: Gy by the structure's name.
         end: what its planning system takes to lie beyond a structure's end contours.
+        doubts: why its image may not be all that was scanned, or not as it was.
     """
 
     image: Volume[Any]
@@ -62,6 +64,7 @@ class PlanSide:
     fractions: int | None = None
     prescriptions: Mapping[str, float] = field(default_factory=dict)
     end: End = HALF_SLICE
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,7 @@ class TodaySide:
         dose: that a planning system computed on this image; None for the plan's, placed.
         earlier: figures of earlier fractions.
         earlier_days: their doses on the plan's grid.
+        doubts: why the image may not be all that was scanned, or not as it was.
     """
 
     image: Volume[Any]
@@ -83,6 +87,7 @@ class TodaySide:
     dose: Dose | None = None
     earlier: Sequence[Measured] = ()
     earlier_days: Sequence[DayDose] = ()
+    doubts: tuple[str, ...] = ()
 
 
 class Alignments(Protocol):
@@ -198,7 +203,8 @@ def adapt(
         patient_position=today.patient_position,
     )
     step("dose")
-    dose, figures, more = _dose(plan, today, raw.geometry, alignment, seen, structures, policy)
+    images = trust_in_images(plan, today)
+    dose, figures, more = _dose(plan, today, raw.geometry, alignment, seen, structures, policy, images)
     setup = setup_of(couch, alignment)
     setup += residual_of(couch, alignment, plan.isocentre, plan.structures)
     setup += drift_of(setup, today.number, today.earlier)
@@ -210,7 +216,7 @@ def adapt(
         Measured(today.number, measurements),
         today.earlier,
         registration=alignment.trust,
-    )
+    ).of_images(images.doubts)
     return Fraction(
         alignment,
         couch,
@@ -308,6 +314,11 @@ def _extent(structure: Structure) -> float:
     return float(np.prod(np.ptp(points, axis=0)))
 
 
+def trust_in_images(plan: PlanSide, today: TodaySide) -> Trust:
+    """Given where both images are all that was scanned, and as it was."""
+    return Trust(plan.doubts).about("Plan's image") & Trust(today.doubts).about("Today's image")
+
+
 def _dose(
     plan: PlanSide,
     today: TodaySide,
@@ -316,6 +327,7 @@ def _dose(
     seen: Mask,
     structures: Sequence[Propagated],
     policy: Policy,
+    images: Trust,
 ) -> tuple[DoseSide | None, tuple[Measurement, ...], tuple[str, ...]]:
     if plan.dose is None or not plan.fractions:
         missing = "no dose" if plan.dose is None else "no number of fractions"
@@ -327,6 +339,7 @@ def _dose(
     else:
         here = placed(own, alignment.rigid)
     day = mapped(here, own, alignment, today.number, plan.fractions, seen)
+    day = replace(day, dose=day.dose.given(images))
     summed = accumulated((*today.earlier_days, day), own, today.number, plan.fractions)
     half_width = today_half_width(here, alignment)
     figures: DoseFigures = dose_figures(
@@ -336,7 +349,7 @@ def _dose(
         summed,
         grids,
         policy,
-        registration=alignment.trust,
+        registration=alignment.trust & images,
         end=plan.end,
     )
     return DoseSide(here, day, summed, figures.structures), figures.measurements, figures.notes

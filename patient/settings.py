@@ -141,11 +141,15 @@ def refused(faults: Sequence[Fault], source: Source, refusal: Refusal = PolicyEr
     return refusal(f"{len(faults)} faults; " + "; ".join(said), where=source.file, remedy=remedy)
 
 
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls an unknown key: of a model, and of a dataclass."""
+
+
 def _fault(source: Source, schema: type[BaseModel], error: Any) -> Fault:
     keys = [str(part) for part in error["loc"] if part != "[key]"]
     said = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
     said = said.replace("Input should be a valid ", "has to be a ").replace("Input should be ", "has to be ")
-    if error["type"] == "extra_forbidden":
+    if error["type"] in _UNKNOWN:
         said = f"unknown key{_meant(keys[-1], _keys_beside(schema, keys))}"
     elif error["type"] == "missing":
         said = "is missing"

@@ -83,7 +83,8 @@ def adapt_files(request: FractionFiles) -> FractionResult:
         ReferenceError: several doses are said to be today's.
         InputError, OutputRefused, Cancelled: as `adapt_case`.
     """
-    from pipelines.fraction_case import FractionRequest, adapt_case  # what computes is imported by workers alone
+    from pipelines.fraction_case import adapt_case  # what computes is imported by workers alone
+    from pipelines.fraction_inputs import FractionRequest
 
     if len(request.recomputed) > 1:
         raise ReferenceError(

@@ -156,12 +156,11 @@ def register_case(
     try:
         registered = register(fixed.volume, moving.volume, kind, context)
     except NotTrusted as error:
-        verdict = Verdict(False, (f"{error.what}{f': {error.why}' if error.why else ''}",))
+        verdict = Verdict(False, (f"{error.what}{f': {error.why}' if error.why else ''}",)).doubted(_doubts(fixed, moving))
         result = result_of(kind, None, RegistrationQuality(), verdict, None, time.perf_counter() - begun)
         (folder / "quality.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")
         return result
-    quality = replace(registered.quality, notes=(*registered.quality.notes, *_doubts(fixed, moving)))
-    transform = registered.moving_from_fixed
+    verdict, transform = registered.verdict.doubted(_doubts(fixed, moving)), registered.moving_from_fixed
     progress(0.8, "writing")
     couch = _couch(registered, fixed)
     nodes = field_grid(fixed.volume.geometry)
@@ -170,14 +169,14 @@ def register_case(
     _write_image(folder / "warped.mha", warped)
     if points is not None:
         write_points(folder / "points.txt", transform.points(points, transform.source))
-    note = "" if registered.verdict.trusted else "NOT TRUSTED: see quality.json"
+    note = "" if verdict.trusted else "NOT TRUSTED: see quality.json"
     if fixed.series is not None and moving.series is not None:
         matrix = rigid_part(transform)
         if isinstance(matrix, Rigid):
             write_registration(folder / "reg.dcm", matrix, fixed.series, moving.series, version=VERSION, note=note)
         if kind is Kind.DEFORMABLE:
             write_deformable(folder / "dreg.dcm", transform, nodes, fixed.series, moving.series, version=VERSION, note=note)
-    result = result_of(kind, transform, quality, registered.verdict, couch, time.perf_counter() - begun)
+    result = result_of(kind, transform, registered.quality, verdict, couch, time.perf_counter() - begun)
     progress(0.92, "drawing")
     write_registration_report(folder, result, fixed.volume, moving.volume, transform, warped)
     (folder / "quality.json").write_text(result.model_dump_json(indent=1), encoding="utf-8")

@@ -6,21 +6,23 @@ and structures that the caller knows in both images are compared.
 
 from __future__ import annotations
 
-import math
-import tomllib
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import edt
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.dataclasses import dataclass as checked
 from scipy import ndimage
 
-from patient.errors import FrameMismatch, InputError, NotTrusted, PolicyError
+from patient.errors import FrameMismatch, InputError, NotTrusted
 from patient.geometry import Box, Geometry
-from patient.volume import Field, Mask, Volume
+from patient.settings import parsed, read_source
+from patient.volume import Field as Surface
+from patient.volume import Mask, Volume
 from registration.deformable import RIM, WAY_BACK
 from registration.features import RigidByFeatures, find_matches
 from registration.method import Fit, RegistrationContext
@@ -58,52 +60,49 @@ TOLD = 0.98
 """Part of it from which on what is left out is not worth a note."""
 
 
-@dataclass(frozen=True)
-class Policy:
-    """Limits of trust, from TOML; names as in `policy.toml`.
+Limit = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_STRICT = ConfigDict(extra="forbid")
 
-    Raises:
-        PolicyError: a key is unknown or missing, or a value no number.
-    """
 
-    overlap: float
-    folded: float
-    inverse_consistency: float
-    feature_error_median: float
-    matches_share: float
-    matches: float
-    matches_settle: float
-    agreement_mm: float
-    agreement_degrees: float
-    split_half_mm: float
-    split_half_degrees: float
-    structure_dice: float
+@checked(frozen=True, config=_STRICT)
+class _Limits:
+    overlap: Limit
+    folded: Limit
+    inverse_consistency: Limit
+    feature_error_median: Limit
+    matches_share: Limit
+    matches: Limit
+    matches_settle: Limit
+    agreement_mm: Limit
+    agreement_degrees: Limit
+    split_half_mm: Limit
+    split_half_degrees: Limit
+    structure_dice: Limit
+
+
+@checked(frozen=True, config=_STRICT)
+class Policy(_Limits):
+    """Limits of trust, from TOML; names as in `policy.toml`."""
+
     version: str = ""
 
     @staticmethod
     def read(path: Path | None = None) -> Policy:
-        """The policy of a file; without one, the one that comes with the package."""
-        path = path or Path(__file__).with_name("policy.toml")
-        try:
-            with path.open("rb") as file:
-                said = tomllib.load(file)
-        except OSError as error:
-            raise PolicyError("The policy cannot be read", where=path.name) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise PolicyError(f"The policy is no TOML: {error}", where=path.name) from error
-        if said.get("schema") != 1:
-            raise PolicyError(f"The policy is of schema {said.get('schema')}, and 1 is read", where=path.name)
-        limits = said.get("limits", {})
-        if not isinstance(limits, dict):
-            raise PolicyError("limits is no table in the policy", where=path.name)
-        known = {f.name for f in fields(Policy)} - {"version"}
-        if wrong := sorted(set(limits) ^ known | set(said) - {"schema", "version", "limits"}):
-            raise PolicyError(f"Unknown or missing in the policy: {', '.join(wrong)}", where=path.name)
-        if bad := sorted(
-            k for k, v in limits.items() if isinstance(v, bool) or not isinstance(v, int | float) or not math.isfinite(v)
-        ):
-            raise PolicyError(f"No numbers in the policy: {', '.join(bad)}", where=path.name)
-        return Policy(**{k: float(v) for k, v in limits.items()}, version=str(said.get("version", "")))
+        """The policy of a file; without one, the one that comes with the package.
+
+        Raises:
+            PolicyError: not there, not TOML, or a key is unknown or missing, or a value no number; says all, by line.
+        """
+        read = parsed(read_source(path or Path(__file__).with_name("policy.toml"), "policy"), _File)
+        return Policy(**asdict(read.limits), version=read.version)
+
+
+class _File(BaseModel):
+    model_config = _STRICT
+
+    schema_version: Literal[1] = Field(alias="schema")
+    version: str = ""
+    limits: _Limits
 
 
 @dataclass(frozen=True)
@@ -184,6 +183,10 @@ class Verdict:
 
     trusted: bool
     reasons: tuple[str, ...]
+
+    def doubted(self, doubts: Sequence[str]) -> Verdict:
+        """The same for images of which something may be missing or wrong: not trusted for that, besides what it says."""
+        return Verdict(False, (*self.reasons, *doubts)) if doubts else self
 
 
 @dataclass(frozen=True, eq=False)
@@ -436,7 +439,7 @@ def _agreement(pair: Pair, transform: Transform) -> Agreement:
     still = Rigid.identity(transform.source, transform.source)
     whole = _with_room(pair.fixed.geometry, ROOM)
     mine = pair.fixed.placed_in(whole).array
-    theirs = pulled_field(transform, Field.of_mask(pair.moving), whole).mask().array
+    theirs = pulled_field(transform, Surface.of_mask(pair.moving), whole).mask().array
     together = float(mine.sum() + theirs.sum())
     dice = 2 * float((mine & theirs).sum()) / together if together else 0.0
     cc = float(mine.sum()) * whole.voxel_cc
@@ -444,7 +447,7 @@ def _agreement(pair: Pair, transform: Transform) -> Agreement:
         return Agreement(pair.name, cc, dice, float("inf"), float("inf"))
     cubes = _with_room(_cubes(pair.fixed.geometry, max(FINE, min(pair.fixed.geometry.spacing))), ROOM)
     a, b = (
-        pulled_field(by, Field.of_mask(mask), cubes).mask().array
+        pulled_field(by, Surface.of_mask(mask), cubes).mask().array
         for by, mask in ((still, pair.fixed), (transform, pair.moving))
     )
     both = np.concatenate([_distances(a, b, cubes.spacing), _distances(b, a, cubes.spacing)])

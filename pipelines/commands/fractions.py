@@ -43,7 +43,8 @@ def adapt(
     """Today's contours, what changed since the plan, what that means for dose, and a recommendation."""
     from contour.template import load_template
     from patient.conformance.profile import load_profile
-    from pipelines.fraction_case import FractionRequest, adapt_case, policy_for
+    from pipelines.fraction_case import adapt_case, policy_for
+    from pipelines.fraction_inputs import FractionRequest
 
     check_all(
         lambda: must_be_folder(plan, "PLAN"),

@@ -41,6 +41,13 @@ def test_every_fault_of_a_file_is_said_with_its_line_and_what_may_have_been_mean
     assert said.startswith("4 faults")
 
 
+def test_a_key_within_a_structures_clean_up_is_told_as_any_other(tmp_path: Path) -> None:
+    path = tmp_path / "site.toml"
+    path.write_text('description = "d"\n[structures.External]\nengine = "anatomy"\nclean = { keep_larges = 1 }\n')
+    with pytest.raises(TemplateError, match=r"clean.keep_larges: unknown key: did you mean 'keep_largest'\?.*line 4"):
+        load_template(str(path))
+
+
 def test_a_file_that_is_no_utf8_is_refused_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_bytes('description = "x"\n# Gerät\n'.encode("latin-1"))

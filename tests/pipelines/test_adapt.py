@@ -17,7 +17,8 @@ from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
 from patient.trust import Trust
 from pipelines.day_file import read_day, write_day
-from pipelines.fraction_case import KEPT, FractionRequest, adapt_case
+from pipelines.fraction_case import KEPT, adapt_case
+from pipelines.fraction_inputs import FractionRequest
 from pipelines.fraction_records import EXPECTED
 from pipelines.fraction_result import FractionResult
 from pipelines.plan_folder import read_fraction_folder, read_plan_folder
@@ -287,6 +288,12 @@ def test_images_of_which_slices_are_missing_are_never_green(done, copy, pair, po
     assert result.reasons[:2] == result.decision.reasons[:2] == said
     assert not done[0].reasons[0].startswith("Plan's image")
     assert said[0] in (tmp_path / "case" / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    header = pydicom.dcmread(tmp_path / "case" / "dose.dcm", stop_before_pixels=True)
+    assert header.SeriesDescription.startswith("NOT TRUSTED")
+    assert said[1] in header.DerivationDescription
+    assert "NOT TRUSTED" in pydicom.dcmread(tmp_path / "case" / "reg.dcm").ContentDescription
+    assert not _value(result, "PTV", "D95%").trusted
+    assert read_day(tmp_path / "case", result.plan.dose_uid).dose.trust.doubts == said  # so that later sums say it
 
 
 def test_a_planning_ct_that_is_not_in_hu_is_refused(copy, policy, tmp_path):

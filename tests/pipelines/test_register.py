@@ -178,11 +178,14 @@ def test_a_folder_of_several_images_is_refused_and_names_them(tmp_path):
         open_either(tmp_path / "none")
 
 
-def test_an_image_that_lacks_slices_is_told_with_the_registration(pair, tmp_path):
+def test_a_registration_of_an_image_that_lacks_slices_is_to_be_looked_at(pair, tmp_path):
     _, fixed, moving = pair
     short = shutil.copytree(moving, tmp_path / "short")
     for path in short.iterdir():
         changed(path, ImagesInAcquisition=40)
     (tmp_path / "out").mkdir()
     result = register_case(open_either(fixed), open_either(short), tmp_path / "out", Kind.RIGID)
-    assert result.quality.notes[-1] == "Moving image: 36 of 40 slices are there (Images in Acquisition)"
+    assert not result.trusted
+    assert result.reasons == ("Moving image: 36 of 40 slices are there (Images in Acquisition)",)
+    assert "NOT TRUSTED" in pydicom.dcmread(tmp_path / "out" / "reg.dcm").ContentDescription
+    assert result.reasons[0] in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
