@@ -20,6 +20,7 @@ from patient.errors import InputError, NotDicom, among
 from patient.read.headers import MODALITIES
 from patient.read.images import open_image
 from patient.read.index import Problem, SeriesEntry, scan
+from patient.read.remains import Remains
 from patient.read.rtstruct import read_structure_set
 from patient.series import PATIENT_POSITIONS, ImageSeries
 from patient.structures import Structure, StructureSet
@@ -148,7 +149,7 @@ def _entry(request: CaseRequest) -> SeriesEntry:
     read = [scan(Path(path)) for path in request.files]
     headers = [h for index in read for e in index.series for h in e.headers]
     unreadable = tuple(
-        Problem(Path(path), NotDicom("Not readable as DICOM", where=Path(path).name), request.series_uid)
+        Problem(Path(path), NotDicom("Not readable as DICOM", where=Path(path).name), Remains(series_uid=request.series_uid))
         for path, index in zip(request.files, read, strict=True)
         if not index.series
     )

@@ -87,11 +87,9 @@ class FractionsInOrder:
         self.left = len(self.fractions)
         for fraction in self.fractions:
             self.left -= 1
-            try:
+            request = None
+            with self.night.worklist.own_fault_of(fraction.image):
                 request = self._considered(fraction)
-            except OSError as error:  # Files may go while the night goes on: this one waits, the others do not.
-                self.night.worklist.hold(fraction.image, f"its files or its plan's cannot be read: {error.strerror}")
-                request = None
             if request is not None:
                 yield request
         self._tell()

@@ -121,10 +121,8 @@ class _Night:
             self.ledger.displace(image_key(entry))
         for entry in pairing.to_contour:
             digest = load_template(self.template(entry)).digest
-            try:
+            with self.worklist.own_fault_of(entry):
                 self._plan(entry, digest, rules)
-            except OSError as error:  # Files may go while the night looks: this image waits, the others do not.
-                self.worklist.hold(entry, f"its files cannot be read: {error.strerror}")
         for fractions in pairing.courses:
             course = FractionsInOrder(self, fractions, rules)
             self._courses.append(course)

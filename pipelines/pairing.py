@@ -27,7 +27,7 @@ from patient.errors import InputError
 from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.headers import Header
-from patient.read.index import Index, SeriesEntry
+from patient.read.index import IMAGES, Index, SeriesEntry
 from patient.read.rtplan import read_plan
 from patient.read.rtstruct import referenced_image
 from pipelines.job_key import case_name
@@ -156,6 +156,7 @@ def pair(
     """Sort the CT series of an inbox into planning CTs and fractions, and find each fraction's plan.
 
     Whatever a header holds, no exception leaves: what cannot be read is `unusable`, and images that it could matter to wait.
+    So do those of the patient, or of the study, that the bytes of a file without a readable header tell.
 
     Args:
         index: of the inbox.
@@ -169,7 +170,8 @@ def pair(
         # Without an id nobody can say whose image it is: it is contoured as it comes and belongs to nobody's plan.
         (patients[who] if (who := entry.headers[0].text("PatientID")) else alone).append(entry)
     how = _How(counting or Counting(), before, answers or {})
-    found = [_of_patient(entries, how) for _, entries in sorted(patients.items())]
+    lost = _lost(index, patients)
+    found = [_of_patient(entries, lost[who], how) for who, entries in sorted(patients.items())]
     return Pairing(
         to_contour=(*(e for e in alone if is_volume(e)), *(e for p in found for e in p.to_contour)),
         planned=tuple(e for p in found for e in p.planned),
@@ -226,9 +228,23 @@ class _Waiting:
         return not self.date or _holds(self.date, day)
 
 
-def _of_patient(entries: Sequence[SeriesEntry], how: _How) -> Pairing:
+_UNREAD_PLAN = _Waiting("", True, "a plan of this patient cannot be read, and could be the one", unread=True)
+
+
+def _lost(index: Index, patients: Mapping[str, Sequence[SeriesEntry]]) -> Mapping[str, set[str]]:
+    """By patient the modalities (empty where unknown) of objects without a readable header, as far as their bytes tell."""
+    studies = {entry.study_uid: who for who, entries in patients.items() for entry in entries if entry.study_uid}
+    images = {entry.uid for entry in index.of(*IMAGES)}
+    found: dict[str, set[str]] = defaultdict(set)
+    for left in (problem.remains for problem in index.problems):
+        if left.modality not in IMAGES and left.series_uid not in images:
+            found[left.patient_id or studies.get(left.study_uid, "")].add(left.modality)
+    return found
+
+
+def _of_patient(entries: Sequence[SeriesEntry], lost: set[str], how: _How) -> Pairing:
     try:
-        return _Patient(entries, how).paired()
+        return _Patient(entries, lost, how).paired()
     except Exception as error:  # Headers hold anything: what one patient's cannot be asked for must not cost the others.
         said = f"its objects and its plan's could not be brought together: unexpected {type(error).__name__}"
         held = tuple(PairedFraction(entry, waits=said) for entry in entries if is_volume(entry))
@@ -237,9 +253,10 @@ def _of_patient(entries: Sequence[SeriesEntry], how: _How) -> Pairing:
 
 @dataclass(eq=False)
 class _Patient:
-    """Everything of one patient."""
+    """Everything of one patient; `lost` are the modalities of the objects of which not even the header can be read."""
 
     entries: Sequence[SeriesEntry]
+    lost: set[str]
     how: _How
     plans: list[PlanSet] = field(default_factory=list)
     waiting: list[_Waiting] = field(default_factory=list)
@@ -250,7 +267,7 @@ class _Patient:
     def __post_init__(self) -> None:
         self.images = [e for e in self.entries if is_volume(e)]
         self.doses = dict(self._doses_and_plans())
-        unread = bool(self.unusable)
+        unread = bool(self.unusable) or "RTDOSE" in self.lost
         self.records = self._records()
         sets = {h.text("SOPInstanceUID"): h for h in self._headers("RTSTRUCT")}
         for header in self._headers("RTPLAN"):
@@ -259,8 +276,7 @@ class _Patient:
                 made = self._plan_set(plan, header.path, sets.get(plan.structure_set_uid))
             except Exception as error:
                 self._unread(header, "plan", error)
-                why = "a plan of this patient cannot be read, and could be the one"
-                self.waiting.append(_Waiting("", True, why, unread=True))
+                self.waiting.append(_UNREAD_PLAN)
                 continue
             if isinstance(made, _Waiting):
                 self.waiting.append(made)
@@ -269,6 +285,9 @@ class _Patient:
                 self.waiting.append(_Waiting(made.date, plan.approved, why, made.image.uid))
             else:
                 self.plans.append(made)
+
+        if self.lost & {"RTPLAN", ""}:
+            self.waiting.append(_UNREAD_PLAN)
 
     def _headers(self, modality: str) -> list[Header]:
         """One header an object: the same object twice counts once."""
@@ -304,7 +323,8 @@ class _Patient:
     def _plan_set(self, plan: Plan, path: Path, structures: Header | None) -> PlanSet | _Waiting:
         waiting = partial(_Waiting, plan.date, plan.approved)
         if structures is None:
-            return waiting("its structure set is not there")
+            lost = "RTSTRUCT" in self.lost
+            return waiting(f"its structure set {'cannot be read' if lost else 'is not there'}", unread=lost)
         try:
             frame, _, series, planes = referenced_image(structures)
         except Exception as error:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from patient.errors import InputError, RecontourError
 from patient.read.index import SeriesEntry
 from pipelines.configuration import Configuration
 from pipelines.job_key import case_name, image_key
@@ -95,6 +98,24 @@ class Worklist:
             self.leave(image_key(entry))
         else:
             self._hold(image_key(entry), case_name(entry), reason)
+
+    @contextmanager
+    def own_fault_of(self, entry: SeriesEntry) -> Iterator[None]:
+        """Whatever is raised about an image's files is that image's: it waits, the others do not.
+
+        Raises:
+            RecontourError, sqlite3.Error: what is wrong with the outbox or the ledger is everybody's.
+        """
+        try:
+            yield
+        except OSError as error:  # Files may go while the night looks.
+            self.hold(entry, f"its files or those that it stands on cannot be read: {error.strerror}")
+        except InputError as error:
+            self.hold(entry, error.public)
+        except (RecontourError, sqlite3.Error):
+            raise
+        except Exception as error:
+            self.hold(entry, f"it cannot be looked at: unexpected {type(error).__name__}")
 
     def leave(self, image: str) -> None:
         """There is nothing to do about an image; one that failed for good is told until a person has taken note of it."""

@@ -17,27 +17,25 @@ from pydicom.uid import generate_uid
 from patient.errors import InputError, MixedSeries, NotDicom, printable
 from patient.read.headers import NEVER_CLAIMED, Header, read_header
 from patient.read.reading import reading
+from patient.read.remains import Remains, remains
 
 THREADS = 8
 """Opening files waits for disks and shares more than it computes."""
 
 
 IMAGES = ("CT", "MR", "PT")
-_IDENTITY_BYTES = 64 * 1024
-"""Of a file that cannot be read, in which its series is looked for."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """A file or folder that could not be used, and why; files that never claimed to be DICOM are no problem.
 
-    `series_uid` and `modality` are what the bytes of an unreadable file still tell; empty where they do not.
+    `remains` is what the bytes of an unreadable file still tell.
     """
 
     path: Path
     error: InputError
-    series_uid: str = ""
-    modality: str = ""
+    remains: Remains = field(default_factory=Remains)
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,7 +200,7 @@ def _attempt(path: Path) -> _Object | Problem | None:
             return _Object(header, frozenset(_references(header.dataset)) if pointers else frozenset())
     except InputError as error:
         _forget_frames(error)
-        return Problem(path, error, *_identity_in_bytes(path))
+        return Problem(path, error, remains(path))
 
 
 def _forget_frames(error: BaseException | None) -> None:
@@ -245,23 +243,6 @@ def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if name != "DICOMDIR" and not name.startswith("."))
 
 
-_UID_IN_BYTES = re.compile(rb"(?:\x20\x00\x0e\x00|\x00\x20\x00\x0e)(?:UI..|..\x00\x00)([0-9.]{1,64})", re.DOTALL)
-_MODALITY_IN_BYTES = re.compile(rb"(?:\x08\x00\x60\x00|\x00\x08\x00\x60)(?:CS..|..\x00\x00)([A-Z]{2,16})", re.DOTALL)
-"""Series Instance UID and Modality, little or big endian, their VR explicit or implicit: tag, VR and length, value."""
-
-
-def _identity_in_bytes(path: Path) -> tuple[str, str]:
-    """Series Instance UID and Modality of a file that cannot be parsed, as far as its bytes tell."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(_IDENTITY_BYTES)
-    except OSError:
-        return "", ""
-    found = (pattern.search(start) for pattern in (_UID_IN_BYTES, _MODALITY_IN_BYTES))
-    uid, modality = (match[1].decode("ascii") if match is not None else "" for match in found)
-    return uid, modality
-
-
 def _among_slices(strangers: Iterable[Problem], series: Iterable[SeriesEntry]) -> list[Problem]:
     """Files that do not begin like DICOM, and lie among an image's slices under a name like theirs: slices, destroyed."""
     slices = {(path.parent, _digits_left_out(path)) for entry in series if entry.modality in IMAGES for path in entry.paths}
@@ -284,8 +265,8 @@ def _with_unreadable(entry: SeriesEntry, problems: Iterable[Problem], known: Con
     mine = [
         problem
         for problem in problems
-        if problem.series_uid == entry.uid
-        or (problem.series_uid not in known and problem.modality in ("", entry.modality) and problem.path.parent in folders)
+        if (left := problem.remains).series_uid == entry.uid
+        or (left.series_uid not in known and left.modality in ("", entry.modality) and problem.path.parent in folders)
     ]
     return replace(entry, unreadable=tuple(mine))
 

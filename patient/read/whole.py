@@ -48,7 +48,7 @@ def told_whole(entry: SeriesEntry) -> bool:
 
 
 def _unreadable(entry: SeriesEntry) -> Iterator[str]:
-    known = [problem for problem in entry.unreadable if problem.series_uid == entry.uid]
+    known = [problem for problem in entry.unreadable if problem.remains.series_uid == entry.uid]
     beside = len(entry.unreadable) - len(known)
     if known:
         yield f"{_files(len(known))} of the series cannot be read: {known[0].error.what}"

@@ -6,16 +6,26 @@ import sqlite3
 from contextlib import closing, nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom.dataset import Dataset
 
+from patient.dose import Dose
 from patient.errors import InputError, OutOfResources
+from patient.read.images import open_folder
+from patient.structures import Loop, Structure, StructureSet
+from patient.trust import GIVEN, Estimated
+from patient.volume import Volume
+from patient.write.rtdose import Registration, write_dose
+from patient.write.rtstruct import write_structure_set
 from pipelines import night
 from pipelines.configuration import Configuration
 from pipelines.ledger import Ledger
 from pipelines.night import run_night
 from pipelines.night_record import labels, read_nights
 from pipelines.work import run_case
+from registration.dicom import write_deformable, write_registration
+from registration.transforms import Rigid, Space
 from tests.making import phantom, write_ct
 from tests.planning import identity, image, plan
 
@@ -80,6 +90,77 @@ def test_a_plan_that_cannot_be_read_holds_its_patients_fractions_and_nobody_else
     assert sorted(c.state for c in record.cases) == ["held", "held", "review"]
     assert all("a plan of this patient cannot be read" in c.reasons[0] for c in record.cases if c.state == "held")
     assert len(record.problems) == 1
+
+
+@pytest.mark.parametrize("name", ["plan", "plan-structures", "plan-dose"])
+def test_an_object_without_a_readable_header_is_named_and_holds_what_may_depend_on_it(tmp_path, name):
+    inbox = tmp_path / "in"
+    for patient in ("P1", "P2"):
+        _planned(inbox, patient)
+        _fraction(inbox, 7, patient, description="CT")
+    path = inbox / "P1" / "plan" / f"{name}.dcm"
+    raw = path.read_bytes()
+    path.write_bytes(raw[: raw.find(b"\xe0\x7f\x10\x00") - 3])
+    record = _night(inbox, tmp_path / "out")
+    held = [c for c in record.cases if c.state == "held"]
+    assert held
+    assert all("cannot be read" in c.reasons[0] for c in held)
+    assert {c.label.patient for c in held} == {c.label.patient for c in held[:1]}
+    assert [c.state for c in record.cases if c not in held] == ["review"]  # the other patient's fraction
+    (problem,) = record.problems
+    assert "Cut short within its header" in problem.what
+    assert "Cut short within its header" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_whatever_goes_wrong_with_one_images_digests_is_that_images(tmp_path, monkeypatch):
+    inbox = tmp_path / "in"
+    bad = _ct(inbox, "a")
+    _ct(inbox, "b")
+    digests = Ledger.digests
+
+    def digest(ledger, paths):
+        if any(path.parent == bad for path in paths):
+            raise ValueError("embedded null byte")
+        return digests(ledger, paths)
+
+    monkeypatch.setattr(Ledger, "digests", digest)
+    record = _night(inbox, tmp_path / "out")
+    assert sorted(c.state for c in record.cases) == ["done", "held"]
+    assert next(c for c in record.cases if c.state == "held").reasons == ("it cannot be looked at: unexpected ValueError",)
+
+
+def test_everything_that_was_made_of_a_course_changes_nothing_when_it_is_put_back_into_the_inbox(tmp_path):
+    inbox, outbox = tmp_path / "in", tmp_path / "out"
+    who = image(inbox / "P1" / "ct", identity("plan P1", "20260102"))
+    uid = plan(inbox / "P1" / "plan", who, date="20260105")
+    days = [identity(str(day), f"202601{day:02d}", "CBCT") for day in (7, 8)]
+    for n, day in enumerate(days):
+        image(inbox / "P1" / f"fraction{n}", day)
+    before = _night(inbox, outbox)
+    assert [c.state for c in before.cases] == ["review", "review"]
+    planned = open_folder(inbox / "P1" / "ct")
+    for n in range(len(days)):
+        today, folder = open_folder(inbox / "P1" / f"fraction{n}"), inbox / "back" / str(n)
+        folder.mkdir(parents=True)
+        corners = np.array([[-4.0, -4.0, 0.0], [2.0, -4.0, 0.0], [2.0, 2.0, 0.0]])
+        drawn = StructureSet((Structure("CTV", interpreted_type="CTV", drawn=(Loop(corners),)),))
+        write_structure_set(folder / "rtstruct.dcm", drawn, today, version="0", fraction=n + 1)
+        here, there = Space.of(today.geometry), Space.of(planned.geometry)
+        reg = write_registration(folder / "reg.dcm", Rigid.identity(there, here), planned, today, version="0")
+        write_deformable(folder / "dreg.dcm", Rigid.identity(here, there), today.geometry, today, planned, version="0")
+        dose = Dose(
+            Volume(np.ones(planned.geometry.shape, np.float32), planned.geometry),
+            summation="PLAN_OVERVIEW",
+            transformed="RIGID",
+            fractions=n + 1,
+            plan_uid=uid,
+        )
+        said = {"derivation": "d", "registrations": [Registration(reg)], "label": "Accumulated", "version": "0"}
+        write_dose(folder / "dose.dcm", Estimated(dose, GIVEN), planned, **said)
+    again = _night(inbox, outbox)
+    assert (again.cases, again.unchanged, again.problems) == ((), 2, ())
+    told = [line for line in again.series if line.why == "made by this software: never taken for the clinic's"]
+    assert sorted(line.modality for line in told) == sorted(["RTSTRUCT", "REG", "REG", "RTDOSE"] * len(days))
 
 
 def test_a_file_whose_name_is_no_text_is_read_like_any_other(tmp_path):
