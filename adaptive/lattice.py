@@ -17,7 +17,7 @@ from patient.errors import InputError
 from patient.geometry import Box, Geometry, Slices, Triple
 from patient.outline import mask_of_region
 from patient.region import Region
-from patient.skipped import drawn_every
+from patient.skipped import left_out
 from patient.structures import Loop, Structure
 
 Axes = tuple[Triple, Triple, Triple]
@@ -180,19 +180,22 @@ def lattice(
 def _halves(positions: Points, spacing: float) -> tuple[Points, Points, int]:
     """mm that each plane stands for, below and above it; and gaps."""
     steps = np.diff(positions)
-    missing = steps > GAP * spacing * drawn_every(steps / spacing, spacing)
+    missing = (steps > GAP * spacing) & ~left_out(steps / spacing, steps)
     half = np.where(missing, spacing, steps) / 2
     below, above = np.concatenate(([spacing / 2], half)), np.concatenate((half, [spacing / 2]))
     return below, above, int(missing.sum())
 
 
 def _uneven(positions: Points, slices: Slices, normal: Triple) -> tuple[Points, Points, int]:
-    """As `_halves`, half the way to the image's next slice."""
+    """As `_halves`, half the way to the image's next slice, or over slices left out in drawing to the next contour."""
     places = np.sort(np.asarray(slices.positions) @ np.asarray(normal))
     own = np.abs(places - positions[:, None]).argmin(axis=1)
     steps = np.diff(places)
-    below, above = (np.concatenate(ends) / 2 for ends in (([steps[0]], steps), (steps, [steps[-1]])))
-    return below[own], above[own], int((np.diff(own) > 1).sum())
+    below, above = (np.concatenate(ends)[own] / 2 for ends in (([steps[0]], steps), (steps, [steps[-1]])))
+    apart = np.diff(places[own])
+    left = left_out(np.diff(own), apart)
+    below[1:], above[:-1] = np.where(left, apart / 2, below[1:]), np.where(left, apart / 2, above[:-1])
+    return below, above, int(((np.diff(own) > 1) & ~left).sum())
 
 
 def _together(most: int, below: Points, above: Points) -> Iterator[NDArray[np.intp]]:

@@ -123,12 +123,21 @@ class SliceStack:
 
     def loops(self, loops: Iterable[Loop]) -> list[Loop]:
         """Loops at the places where they lie in `geometry`."""
-        made: list[Loop] = []
-        for loop in loops:
-            indices = self.grid.indices(loop.points)
-            indices[:, 0] = _continued(indices[:, 0], self.at, np.arange(len(self.at), dtype=np.float64))
-            made.append(replace(loop, points=self.geometry.points(indices)))
-        return made
+        return [self._moved(loop, self.grid, self.geometry, self.at, self._numbers) for loop in loops]
+
+    def own(self, loops: Iterable[Loop]) -> list[Loop]:
+        """Loops in `geometry` where they lie in the image: `loops` backwards."""
+        return [self._moved(loop, self.geometry, self.grid, self._numbers, self.at) for loop in loops]
+
+    @property
+    def _numbers(self) -> Floats:
+        return np.arange(len(self.at), dtype=np.float64)
+
+    @staticmethod
+    def _moved(loop: Loop, of: Geometry, to: Geometry, known: Floats, values: Floats) -> Loop:
+        indices = of.indices(loop.points)
+        indices[:, 0] = _continued(indices[:, 0], known, values)
+        return replace(loop, points=to.points(indices))
 
     def back(self, values: Volume[np.float32]) -> Volume[np.float32]:
         """Signed distances in plane, one plane a slice, on the planes of the grid that they reach.
@@ -140,8 +149,7 @@ class SliceStack:
             values: mm, negative inside, on `geometry` or a part of it; any pixels.
         """
         first = round(float(self.geometry.indices(values.geometry.origin)[0]))
-        count = np.arange(len(self.at), dtype=np.float64)
-        at = _continued(np.arange(len(values.array) + 2, dtype=np.float64) + (first - 1), count, self.at)
+        at = _continued(np.arange(len(values.array) + 2, dtype=np.float64) + (first - 1), self._numbers, self.at)
         closed = _closed(values.array)
         low, high = int(np.ceil(at[0])), int(np.floor(at[-1]))
         out = np.empty((high - low + 1, *values.array.shape[1:]), np.float32)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adaptive.lattice import lattice
 from adaptive.planned import surface_of
 from patient import errors
 from patient.conformance.check import check_file
@@ -174,3 +175,54 @@ def test_a_loop_between_slices_is_refused(tmp_path):
     square = np.array([(0.0, 0.0, 36.0), (9.0, 0, 36), (9.0, 9, 36)])  # a plane of the grid, and no slice
     with pytest.raises(errors.FrameMismatch, match="nearest plane"):
         mask_of_loops([Loop(square)], grid)
+
+
+FINE = np.cumsum([0.0, *[2.0] * 14, *[4.0] * 6])
+
+
+@pytest.mark.parametrize(
+    ("places", "drawn"),
+    [(FINE, range(1, len(FINE), 2)), (BLOCKS, [1, 3, 5, 7, 9, *range(11, len(BLOCKS) - 1)])],
+    ids=["every second slice", "every 6 mm"],
+)
+@pytest.mark.parametrize("slope", [0.0, 0.25], ids=["upright", "sheared"])
+def test_an_organ_drawn_on_some_uneven_slices_has_one_volume_in_mask_field_propagation_and_dvh(places, drawn, slope):
+    grid = _grid(places, slope)
+
+    def prism(slices):
+        """A cone whose corners go with the slices, so that between two contours nothing but its size changes."""
+        square = np.array([(-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0)])
+        at = [np.asarray(grid.slices.positions[k]) + (24.0, 24.0, 0.0) for k in slices]
+        return [Loop(np.column_stack([square * (8 + 0.1 * z), np.zeros(4)]) + (x, y, z)) for x, y, z in at]
+
+    skipped, whole = (Structure("Organ", drawn=tuple(prism(some))) for some in (drawn, range(min(drawn), max(drawn) + 1)))
+    assert skipped.region_on(grid).interpolated == len(whole.drawn) - len(skipped.drawn)
+    assert whole.region_on(grid).interpolated == 0
+    on = {round(float(loop.points[0, 2]), 3) for loop in skipped.region_on(grid).loops}
+    assert on == {round(float(loop.points[0, 2]), 3) for loop in whole.drawn}
+    for measure in (_mask_cc, _field_cc, _surface_cc, _dvh_cc):
+        assert measure(skipped, grid) == pytest.approx(measure(whole, grid), rel=0.02), measure
+
+
+def test_a_slice_without_contour_among_neighbours_is_a_gap_on_uneven_slices_too():
+    grid = _grid(FINE, 0.0)
+    square = np.array([(9.0, 9.0), (30.0, 9.0), (30.0, 30.0), (9.0, 30.0)])
+    loops = tuple(Loop(np.column_stack([square, np.full(4, FINE[k])])) for k in (2, 3, 4, 6, 7, 15, 17))
+    assert Structure("Two parts", drawn=loops).region_on(grid).interpolated == 0
+
+
+def _mask_cc(structure, grid):
+    return structure.mask(grid).array.sum() * grid.voxel_cc
+
+
+def _field_cc(structure, grid):
+    return (field_of_structure(structure, grid).volume.array < 0).sum() * grid.voxel_cc
+
+
+def _surface_cc(structure, grid):
+    field = surface_of(structure, grid).field
+    return field.mask().array.sum() * field.geometry.voxel_cc
+
+
+def _dvh_cc(structure, grid):
+    return sum(slab.cc for slab in lattice(structure, plane_spacing=grid.spacing[0], slices=grid.slices).slabs)
