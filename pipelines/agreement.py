@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,7 +83,13 @@ def compare_case(case: str, predicted: Drawn, reference: Drawn, rules: Rules, wo
         if asked.between_ends:
             mask = between_ends(mask, truth)
         found = compare(mask, truth, rules.tolerance_of(structure))
-        named = ComparisonRecord(structure=structure, state="compared", predicted_name=written, reference_name=wanted)
+        named = ComparisonRecord(
+            structure=structure,
+            state="compared",
+            predicted_name=written,
+            reference_name=wanted,
+            remarks=_of_sides(predicted.remarks(written), reference.remarks(wanted)),
+        )
         if isinstance(found, NotCompared):
             records.append(_absent(named, found))
         else:
@@ -101,7 +107,13 @@ def compare_case(case: str, predicted: Drawn, reference: Drawn, rules: Rules, wo
             for side, understood in (("predicted", ours), ("reference", theirs))
             for name, written in understood.ambiguous.items()
         ),
+        notes=_of_sides(predicted.notes, reference.notes),
     )
+
+
+def _of_sides(predicted: Sequence[str], reference: Sequence[str]) -> tuple[str, ...]:
+    sides = (("predicted", predicted), ("reference", reference))
+    return tuple(f"{side}: {said}" for side, sentences in sides for said in sentences)
 
 
 def _absent(named: ComparisonRecord, found: NotCompared) -> ComparisonRecord:

@@ -42,6 +42,8 @@ class Drawn:
         load: the image in HU on that grid; None where there is none.
         confidence: 0 to 1 of those whose maker said it.
         absent: written names that were asked for and are not there, with the reason.
+        remarks: what is odd about how a written name was drawn and changes its volume, in sentences.
+        notes: what was odd about the structure set or its image and tolerated, or left out, in sentences.
     """
 
     grid: Geometry
@@ -50,6 +52,8 @@ class Drawn:
     load: Callable[[], Volume[Any] | None] | None = field(default=None, repr=False)
     confidence: Mapping[str, float] = field(default_factory=dict)
     absent: Mapping[str, str] = field(default_factory=dict)
+    remarks: Callable[[str], tuple[str, ...]] = field(default=lambda name: (), repr=False)
+    notes: tuple[str, ...] = ()
 
     @cached_property
     def image(self) -> Volume[Any] | None:
@@ -98,11 +102,12 @@ class Drawing:
 
     def _rtstruct(self, on: Drawn | None) -> Drawn:
         held = read_structure_set(self.source)
+        doubts: tuple[str, ...] = ()
         if on is not None:
             grid, load = on.grid, (lambda: on.image)
         elif self.image is not None:
             series = open_image(self.image, drawn_on=held.image_uids)
-            grid, load = series.geometry, series.load
+            grid, load, doubts = series.geometry, series.load, series.doubts
         else:
             raise InputError(
                 "The image that the structure set was drawn on is not there, or several could be it",
@@ -116,6 +121,8 @@ class Drawing:
             names=tuple(structure.name for structure in held.structures),
             mask=lambda name: by_name[name].mask(grid),
             load=load,
+            remarks=lambda name: by_name[name].remarks(grid),
+            notes=(*held.notes, *(f"image: {doubt}" for doubt in doubts)),
         )
 
 

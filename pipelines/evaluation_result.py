@@ -68,6 +68,8 @@ class ComparisonRecord(Record):
     """The largest in-plane HD95 of all slices on which both are."""
     worst_slice_at: float | None = None
     """Where that slice lies: LPS mm along the patient's long axis."""
+    remarks: tuple[str, ...] = ()
+    """How either side was drawn, where its contours were united or interpolated before they were measured."""
 
 
 class CaseComparison(Record):
@@ -81,6 +83,8 @@ class CaseComparison(Record):
     """Names, as they are written, that have no counterpart."""
     reference_only: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What was odd about a structure set or its image and tolerated, or left out."""
 
 
 class SummaryRecord(Record):

@@ -104,7 +104,7 @@ _WORDS = {
 
 
 def reasons(judgements: list[Judgement], cases: list[CaseComparison], left_out: tuple[str, ...]) -> tuple[str, ...]:
-    """Limits that fail, then what could not be measured, then cases that could not be compared."""
+    """Limits that fail, then what could not be measured, cases that could not be compared, and oddly drawn ones."""
     failed = [
         f"{j.structure}: {_WORDS[j.measure]} {j.value:.3g}, limit {'at most' if j.rises else 'at least'} {j.limit:g}"
         + ("" if j.sure else " (not surely: the interval of so few reaches across the limit, or there is none)")
@@ -114,7 +114,18 @@ def reasons(judgements: list[Judgement], cases: list[CaseComparison], left_out: 
     unmeasured = sorted({j.structure for j in judgements if j.passed is None})
     missing = [f"{name}: no patient has it on both sides, so its limits are not judged" for name in unmeasured]
     problems = [f"{case.case} was not compared: {case.problem}" for case in cases if case.problem]
-    return (*failed, *missing, *problems, *left_out)
+    return (*failed, *missing, *problems, *_oddly_drawn(cases), *left_out)
+
+
+def _oddly_drawn(cases: list[CaseComparison]) -> list[str]:
+    """A line a case of which contours were united or interpolated, or something was odd in reading."""
+    said = []
+    for case in cases:
+        odd = [r.structure for r in case.structures if r.remarks]
+        contours = [f"contours were united or interpolated before they were measured ({', '.join(odd)})"] if odd else []
+        if contours or case.notes:
+            said.append(f"{case.case}: {'; '.join([*contours, *case.notes])}")
+    return said
 
 
 def limits_record(limits: Limits | None) -> LimitsRecord | None:

@@ -87,6 +87,12 @@ def write_evaluation_report(folder: Path, result: EvaluationResult, shown: Seque
             compared=sum(bool(case.structures) for case in result.cases),
             plots=_plots(result),
             pictures=pictures,
+            odd=[
+                (case.case, structure, remark)
+                for case in result.cases
+                for structure, remarks in [("", case.notes), *((r.structure, r.remarks) for r in case.structures)]
+                for remark in remarks
+            ],
             unmatched=[c for c in result.cases if c.predicted_only or c.reference_only or c.remarks],
             style=page_style(),
         )

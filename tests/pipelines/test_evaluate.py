@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections.abc import Iterator
@@ -68,6 +69,43 @@ def test_structure_sets_are_paired_by_their_image_and_their_names_by_meaning(pre
     assert _of(result, "Parotid_L").worst[0] == min(
         (r.dice, c.case) for c in result.cases for r in c.structures if r.structure == "Parotid_L"
     )[1]  # fmt: skip
+
+
+def test_what_was_united_or_interpolated_before_it_was_measured_is_said_on_page_and_in_the_document(
+    predicted, clinic, tmp_path
+):
+    """One organ of the prediction is drawn on every second slice, one of the reference with contours that cross."""
+
+    def spoilt(path: Path, roi: str, change) -> None:
+        d = pydicom.dcmread(path)
+        number = next(r.ROINumber for r in d.StructureSetROISequence if r.ROIName == roi)
+        item = next(c for c in d.ROIContourSequence if c.ReferencedROINumber == number)
+        item.ContourSequence = change(list(item.ContourSequence))
+        d.save_as(path)
+
+    def crossing(loops):
+        aside = [copy.deepcopy(loop) for loop in loops]
+        for loop in aside:
+            loop.ContourData = [float(v) + 6.0 * (n % 3 == 0) for n, v in enumerate(loop.ContourData)]
+        return [*loops, *aside]
+
+    made = Path(shutil.copytree(predicted, tmp_path / "predicted"))
+    truth = Path(shutil.copytree(clinic, tmp_path / "clinic"))
+    spoilt(made / "0.dcm", "SpinalCord", lambda loops: loops[::2])
+    spoilt(next(p for p in (truth / "p0").rglob("*.dcm") if p.parent.name != "CT"), "PAROTID_L", crossing)
+    result = _evaluated(made, truth)
+    said = {
+        (r.structure, remark.partition(" ")[0]): remark for c in result.cases for r in c.structures for remark in r.remarks
+    }
+    assert set(said) == {("SpinalCord", "predicted:"), ("Parotid_L", "reference:")}
+    assert "drawn on some slices only" in said["SpinalCord", "predicted:"]
+    assert "contours cross on" in said["Parotid_L", "reference:"]
+    assert (
+        sum("united or interpolated before they were measured (Parotid_L, SpinalCord)" in why for why in result.reasons) == 1
+    )
+    write_evaluation_report(tmp_path, result, ())
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert all(remark in page for remark in said.values())
 
 
 def test_a_missed_organ_is_counted_and_in_no_mean(predicted, clinic):
