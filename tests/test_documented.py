@@ -6,14 +6,22 @@ import doctest
 import re
 import shlex
 import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
+from adaptive import policy
+from contour import limit, template
+from patient.conformance.profile import Profile
 from pipelines.command_reference import PAGE, Called, command_page, commands
 from pipelines.configuration import Configuration
 from pipelines.ledger import TRANSITIONS, State
 from pipelines.terminal import EXIT_CODES
+from registration.quality import Policy as RegistrationPolicy
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -26,7 +34,7 @@ def _text(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def _blocks(page: Path, *kinds: str) -> list[str]:
+def blocks_of(page: Path, *kinds: str) -> list[str]:
     return [block["text"] for block in _BLOCK.finditer(_text(page)) if block["kind"].strip() in kinds]
 
 
@@ -63,9 +71,14 @@ ALL_CALLS = [
     (page.relative_to(ROOT).as_posix(), call)
     for page in PAGES
     if page.name != PAGE
-    for text in _blocks(page, "", "console", "bash", "sh", "shell")
+    for text in blocks_of(page, "", "console", "bash", "sh", "shell")
     for call in _calls(text)
 ]
+INLINE = sorted(
+    {code for page in PAGES for code in re.findall(r"`(-?-[a-z][\w-]*|recontour [^`|]*)`", _BLOCK.sub("", _text(page)))}
+)
+OTHERS = {"--disable_tta"}
+"""Options of other people's programs that the text names."""
 
 
 def test_the_reference_of_the_command_line_is_the_help_of_the_commands() -> None:
@@ -95,6 +108,18 @@ def test_every_call_in_the_documents_names_a_command_and_options_that_exist(page
     _parsed(call)
 
 
+@pytest.mark.parametrize("code", INLINE)
+def test_commands_and_options_named_in_the_text_exist(code: str) -> None:
+    options = (
+        {option for one in CALLED.values() for each in one.command.params for option in each.opts} | {"--help"} | OTHERS
+    )
+    said = code.split()
+    if code.startswith("recontour "):
+        called = max((words for words in CALLED if f"{code} ".startswith(f"{words} ")), key=len)
+        assert called != "recontour" or said[1].startswith("-") or said[1].isupper(), f"no such command: {code}"
+    assert {word for word in said if word.startswith("-")} <= options
+
+
 def test_the_documents_show_every_command() -> None:
     shown = " ".join(call for _, call in ALL_CALLS) + _text(ROOT / "README.md")
     for words, one in CALLED.items():
@@ -117,7 +142,7 @@ def test_the_settings_in_the_documents_are_those_of_the_configuration_with_their
     page = DOCS / "reference/configuration.md"
     rows = {_code(row[0])[0]: row for row in _table(page, "key")}
     assert set(rows) == set(Configuration.model_fields)
-    example, defaults = _blocks(page, "toml")
+    example, defaults = blocks_of(page, "toml")
     assert set(tomllib.loads(example)) == set(Configuration.model_fields)
     Configuration.model_validate(tomllib.loads(example))
     tables = Configuration.model_validate(tomllib.loads(defaults))
@@ -128,6 +153,37 @@ def test_the_settings_in_the_documents_are_those_of_the_configuration_with_their
         elif key != "workers":
             said = tomllib.loads(f"{key} = {_code(row[2])[0]}")
             assert getattr(Configuration.model_validate(said), key) == default, key
+
+
+def _keys(model: type[BaseModel]) -> Iterator[str]:
+    """The keys of a file of settings, in all of its tables."""
+    for name, field in model.model_fields.items():
+        yield field.alias or name
+        for inner in _models_in(field.annotation):
+            yield from _keys(inner)
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _models_in(inner)
+
+
+SETTINGS = {
+    "templates.md": set(_keys(template._File)),
+    "policies.md": set(_keys(policy._File)),
+    "evaluation.md": set(_keys(limit._File)),
+    "how-to/tps-profile.md": set(_keys(Profile)),
+    "how-to/registration-limits.md": {field.name for field in fields(RegistrationPolicy)} - {"version"},
+}
+"""Pages that explain a file of settings, and every key that such a file may have."""
+
+
+@pytest.mark.parametrize("page", SETTINGS)
+def test_every_key_of_a_file_of_settings_stands_on_its_page(page: str) -> None:
+    text = _text(DOCS / page)
+    assert [key for key in sorted(SETTINGS[page]) if not re.search(rf"\b{key}\b", text)] == []
 
 
 def test_every_path_in_the_table_of_where_to_change_what_exists() -> None:
@@ -167,7 +223,7 @@ def test_examples_in_python_run_as_they_are_written(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_blocks_of_python_and_toml_can_be_read(page: Path) -> None:
-    for text in _blocks(page, "python"):
+    for text in blocks_of(page, "python"):
         compile(text, str(page), "exec")
-    for text in _blocks(page, "toml"):
+    for text in blocks_of(page, "toml"):
         tomllib.loads(text)
