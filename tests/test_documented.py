@@ -16,7 +16,8 @@ from pydantic import BaseModel
 
 from adaptive import policy
 from contour import limit, template
-from patient.conformance.profile import Profile
+from patient.conformance.profile import Profile, load_profile
+from patient.errors import InputError
 from pipelines.command_reference import PAGE, Called, command_page, commands
 from pipelines.configuration import Configuration
 from pipelines.ledger import TRANSITIONS, State
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
 CALLED = {one.words: one for one in commands()}
-_BLOCK = re.compile(r"^```(?P<kind>[^\n]*)\n(?P<text>.*?)^```", re.M | re.S)
+_BLOCK = re.compile(r"^ *```(?P<kind>[^\n]*)\n(?P<text>.*?)^ *```", re.M | re.S)
 
 
 def _text(page: Path) -> str:
@@ -57,22 +58,22 @@ def _code(cell: str) -> list[str]:
 
 
 def _calls(text: str) -> list[str]:
-    """Lines that call recontour, continued lines joined, with prompt, container and comment taken off."""
-    joined = re.sub(r"\\\n\s*", " ", text)
-    calls = []
-    for line in joined.splitlines():
-        bare = re.sub(r"^\s*(\$ )?(sudo (-u \S+ )?)?(\S*/bin/)?", "", line)
-        if bare.startswith("recontour "):
-            calls.append(re.split(r"\s+(#|>|\||&&|;)|  +", bare)[0])
-    return calls
+    """Lines that call recontour, continued lines joined, without what stands before and behind the call."""
+    found = re.findall(r"(?:^|[ /=])(recontour (?:-|[a-z]+).*)", re.sub(r"\\\n[\s#]*", "", text), re.M)
+    return [re.split(r"\s+(?:#|>|\||&&|;)|  +", call)[0] for call in found]
 
 
 ALL_CALLS = [
     (page.relative_to(ROOT).as_posix(), call)
     for page in PAGES
     if page.name != PAGE
-    for text in blocks_of(page, "", "console", "bash", "sh", "shell")
+    for text in blocks_of(page, "", "sh", "text")
     for call in _calls(text)
+] + [
+    (path.relative_to(ROOT).as_posix(), call)
+    for path in sorted(ROOT.joinpath("deploy").iterdir())
+    for call in _calls(_text(path))
+    if " nightly " in call
 ]
 INLINE = sorted(
     {code for page in PAGES for code in re.findall(r"`(-?-[a-z][\w-]*|recontour [^`|]*)`", _BLOCK.sub("", _text(page)))}
@@ -91,7 +92,7 @@ def test_the_reference_of_the_command_line_is_the_help_of_the_commands() -> None
 
 
 def _parsed(call: str) -> None:
-    bare = re.sub(r"\[|\]|\.\.\.", "", re.sub(r"\$\w+", "1", call))
+    bare = re.sub(r"[\[\]'\"]|\.\.\.", "", re.sub(r"\$\w+", "1", call))
     words = [word for word in shlex.split(bare) if word != "OPTIONS"]
     group, rest = CALLED["recontour"], words[1:]
     while hasattr(group.command, "commands") and rest and rest[0] in group.command.commands:
@@ -227,3 +228,25 @@ def test_blocks_of_python_and_toml_can_be_read(page: Path) -> None:
         compile(text, str(page), "exec")
     for text in blocks_of(page, "toml"):
         tomllib.loads(text)
+
+
+WHOLE = [
+    (page.relative_to(ROOT).as_posix(), text)
+    for page in PAGES
+    for text in (blocks_of(page, "toml") if page.name != "policies.md" else ["\n".join(blocks_of(page, "toml"))])
+    if re.search(r"^description = ", text, re.M)
+]
+READERS = (template.load_template, limit.load_limits, policy.load_policy, load_profile)
+
+
+@pytest.mark.parametrize(("page", "text"), WHOLE, ids=[page for page, _ in WHOLE])
+def test_whole_files_of_settings_in_the_documents_are_taken(page: str, text: str, tmp_path: Path) -> None:
+    path = tmp_path / "shown.toml"
+    path.write_text(text, encoding="utf-8")
+    refused = []
+    for read in READERS:
+        try:
+            read(str(path))
+        except InputError as error:
+            refused.append(error.what)
+    assert len(refused) == len(READERS) - 1, f"{page}: {refused}"
