@@ -28,7 +28,7 @@ class Naming:
             before the list, and may mean what the list does not have (a nodal level, a target).
     """
 
-    own: Mapping[str, str] = field(default_factory=dict)
+    own: Mapping[str, str] = field(default_factory=dict[str, str])
 
     def meaning(self, archive_name: str) -> str | None:
         """The TG-263 name, also of a planning risk volume that is written as TG-263 asks; None where it would be a guess."""

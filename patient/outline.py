@@ -266,7 +266,7 @@ def _filled(loops: Sequence[Loop], grid: Geometry, *, unite: bool) -> Mask:
     rows = bottom - top
     rows[(edges.plane < k0) | (edges.plane >= k0 + nk)] = 0
     edge = np.repeat(np.arange(len(rows)), rows)
-    row = np.arange(rows.sum()) - np.repeat(np.cumsum(rows) - rows, rows) + np.repeat(top, rows)
+    row = np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows) + np.repeat(top, rows)
     slope = (edges.end[edge, 1] - edges.start[edge, 1]) / (last[edge] - first[edge])
     column = edges.start[edge, 1] + (row - first[edge]) * slope
     column = np.ceil(column).clip(i0, i0 + ni).astype(np.intp)

@@ -14,6 +14,7 @@ from functools import reduce
 import numpy as np
 import shapely
 from numpy.typing import NDArray
+from shapely.geometry.base import BaseGeometry
 
 from patient.structures import Loop
 
@@ -120,7 +121,7 @@ def _meeting(loops: Mapping[int, Points]) -> list[int]:
 def _rings(shape: shapely.Geometry, axes: Points, height: float) -> Iterator[Points]:
     """The rings of a shape as loops on a slice, LPS mm."""
     for polygon in shapely.get_parts(shape):
-        if shapely.get_type_id(polygon) == shapely.GeometryType.POLYGON:
+        if isinstance(polygon, shapely.Polygon):
             for ring in shapely.get_rings(polygon):
                 flat = shapely.get_coordinates(ring)[:-1]
                 yield np.column_stack([flat, np.full(len(flat), height)]) @ axes
@@ -153,13 +154,21 @@ def _shapes(rings: Sequence[Points]) -> NDArray[np.object_]:
     return shapes
 
 
+def _areas(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    return shapely.area(shapes)  # pyright: ignore[reportUnknownMemberType]
+
+
+def _lengths(shapes: NDArray[np.object_]) -> NDArray[np.float64]:
+    return shapely.length(shapes)  # pyright: ignore[reportUnknownMemberType]
+
+
 def _compared(shapes: NDArray[np.object_]) -> tuple[set[int], list[list[int]]]:
     """Those that are another one again, and groups of those that cross."""
-    area, length = shapely.area(shapes), shapely.length(shapes)
+    area, length = _areas(shapes), _lengths(shapes)
     a, b = np.triu_indices(len(shapes), 1)
     met = shapely.intersects(shapes[a], shapes[b])
     a, b = a[met], b[met]
-    shared = shapely.area(shapely.intersection(shapes[a], shapes[b]))
+    shared = _areas(shapely.intersection(shapes[a], shapes[b]))
     smaller = np.minimum(area[a], area[b])
     rounding = np.minimum(SAME_MM * np.minimum(length[a], length[b]), SAME_PART * smaller)
     same = (np.maximum(area[a], area[b]) - shared <= rounding) | (area[a] + area[b] == 0)
@@ -183,5 +192,6 @@ def _odd_area(loops: Sequence[Loop], axes: Points) -> float:
     total = 0.0
     for some in _slices(loops, axes, fewest=1):
         shapes = _shapes([loops[n].points @ axes[:2].T for n in some])
-        total += float(shapely.area(reduce(shapely.symmetric_difference, shapes)))
+        odd: BaseGeometry = reduce(shapely.symmetric_difference, shapes)
+        total += odd.area
     return total

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -176,8 +176,8 @@ def _keys_beside(schema: type[BaseModel], keys: Sequence[str]) -> list[str]:
 def _inside(table: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     if key in table.get("properties", {}):
         return table["properties"][key]
-    inner = table.get("additionalProperties") or table.get("items") or {}
-    return inner if isinstance(inner, dict) else {}
+    inner = table.get("additionalProperties") or table.get("items")
+    return cast("dict[str, Any]", inner) if isinstance(inner, dict) else {}
 
 
 def _tables(whole: Mapping[str, Any], said: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -219,7 +219,7 @@ def _alone(line: str) -> dict[str, Any]:
 def _path(said: Any) -> list[str]:
     """The keys of a document that holds one."""
     path: list[str] = []
-    while isinstance(said, dict) and len(said) == 1:
-        key, said = next(iter(said.items()))
+    while isinstance(said, dict) and len(table := cast("dict[str, Any]", said)) == 1:
+        key, said = next(iter(table.items()))
         path.append(key)
     return path

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -83,7 +83,7 @@ class Estimated(Generic[T]):
         return Estimated(self.judged[0], self.trust & trust)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Estimated) and self.judged == other.judged
+        return isinstance(other, Estimated) and self.judged == cast("Estimated[object]", other).judged
 
     def __hash__(self) -> int:
         return hash(self.judged)

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataset import Dataset
 from pydicom.uid import UID, RTStructureSetStorage
 
 from patient.conformance.profile import Profile, load_profile
@@ -271,7 +272,7 @@ def _too_few(loop: Loop) -> bool:
 
 def _counts(structure: Structure) -> list[int]:
     contour = structure.as_read[1] if structure.as_read else None
-    items = (contour.get("ContourSequence") if contour is not None else None) or []
+    items: Iterable[Dataset] = (contour.get("ContourSequence") if contour is not None else None) or ()
     counts = [Attributes(item, structure.name, []) for item in items]
     return [count.unless_malformed(count.integer, "NumberOfContourPoints") or -1 for count in counts]
 
@@ -295,7 +296,7 @@ def _on_planes(loops: tuple[Loop, ...], where: str, image: ImageSeries) -> Itera
         yield Remark("off_plane", f"{count} loops lie on no plane of the image, the worst {off[worst]:.2f} mm off", where)
     uids = [i.sop_instance_uid for i in image.instances]
     known = set(uids)
-    named = [(loop, k) for loop, k, far in zip(closed, nearest, off, strict=True) if loop.image_uid and far <= PLANE_MM]
+    named = [(loop, int(k)) for loop, k, far in zip(closed, nearest, off, strict=True) if loop.image_uid and far <= PLANE_MM]
     wrong = sum(loop.image_uid != uids[k] for loop, k in named)
     unknown = sum(bool(loop.image_uid) and loop.image_uid not in known for loop in closed)
     if wrong or unknown:

@@ -45,8 +45,10 @@ def passed(
         OutputRefused: an error that the source does not have, or a contour of a kept structure that is not in it.
     """
     report = check_file(path, image=image, profile=profile)
-    known = {_key(remark) for remark in check_file(source, image=image, profile=profile).errors} if source else set()
-    theirs = {structure.name for structure in kept.structures} if kept else set()
+    known: set[tuple[str, str]] = (
+        {_key(remark) for remark in check_file(source, image=image, profile=profile).errors} if source else set()
+    )
+    theirs: set[str] = {structure.name for structure in kept.structures} if kept else set()
     inherited = [r for r in report.errors if _key(r) in known and r.where in theirs]
     ours = [r for r in report.errors if r not in inherited]
     ours += _lost(kept, read_structure_set(path)) if kept else ()

@@ -44,7 +44,7 @@ def second_opinions(path: Path, image_folder: Path, image: ImageSeries) -> list[
         InputError: rt-utils is not installed, cannot read the pair, or is known to read such images wrongly.
     """
     try:
-        from rt_utils import RTStructBuilder
+        from rt_utils import RTStructBuilder  # pyright: ignore[reportMissingTypeStubs]
     except ImportError as error:
         raise InputError("rt-utils is not installed", remedy="Install it, or leave --deep out") from error
     (_, rows, columns), (_, dy, dx) = image.geometry.shape, image.geometry.spacing

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import numpy as np
 from pydicom.datadict import dictionary_description
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
@@ -48,7 +49,7 @@ class Attributes:
 
     def items(self, keyword: str) -> list[Attributes]:
         """The items of a sequence; none where it is absent or empty."""
-        found = self._value(keyword) or []
+        found: Sequence[Any] = self._value(keyword) or ()
         if not all(isinstance(item, Dataset) for item in _listed(found)):
             raise self._malformed(keyword, "is no sequence of items")
         place = ", ".join(filter(None, (self.place, f"{_name(keyword)} item")))
@@ -117,7 +118,7 @@ class Attributes:
 
     def _shown(self, keyword: str) -> str:
         """The bytes of a numerical value, for a message; what may hold a name is not shown."""
-        element = self.dataset.get_item(keyword)
+        element = cast("DataElement | None", self.dataset.get_item(keyword))
         value = element.value if element is not None else None
         raw = value if isinstance(value, bytes) else str(value).encode("ascii", "replace")
         text = raw.strip(b"\0 ").decode("ascii", "replace")

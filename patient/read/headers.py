@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, cast
 
 import pydicom
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.tag import BaseTag, Tag
@@ -67,7 +67,7 @@ class Header:
         try:
             value = self.dataset.get(keyword)
         except Exception:  # pydicom converts when asked; malformed bytes fail in as many ways as there are types
-            raw = self.dataset.get_item(keyword)
+            raw = cast("DataElement | None", self.dataset.get_item(keyword))
             value = raw.value.decode("ascii", "replace") if raw is not None and isinstance(raw.value, bytes) else ""
         return "" if value is None else str(value).strip(" \t\r\n\0")
 
@@ -118,7 +118,7 @@ def _parse(file: BinaryIO, path: Path) -> tuple[Dataset, BinaryIO]:
             dataset = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag in _PIXELS)
             return FileDataset(str(path), dataset, None, meta, is_implicit_VR=False, is_little_endian=True), stream
         file.seek(0)
-    return pydicom.dcmread(file, stop_before_pixels=True, force=not claims), file
+    return pydicom.dcmread(file, stop_before_pixels=True, force=not claims), file  # pyright: ignore[reportUnknownMemberType]
 
 
 def _inflating(file: BinaryIO, path: Path) -> tuple[FileMetaDataset, BinaryIO]:

@@ -134,7 +134,7 @@ class Index:
             InputError: none.
         """
         found = [entry for entry in self.of(*modalities) if uid in ("", entry.uid)]
-        found = next(filter(None, ([e for e in found if e.modality == modality] for modality in modalities)), [])
+        found = next(filter(None, ([e for e in found if e.modality == modality] for modality in modalities)), found[:0])
         if len(found) > 1:
             raise MixedSeries(
                 f"{len(found)} {found[0].modality} series where one is asked for",

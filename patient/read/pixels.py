@@ -248,7 +248,7 @@ def _decoded(header: Header, shape: tuple[int, int, int]) -> NDArray[Any]:
     try:
         if header.transfer_syntax.is_deflated:
             raise NotImplementedError("deflated, and not of 8, 16 or 32 bits")
-        dataset = pydicom.dcmread(header.path, force=True)
+        dataset = pydicom.dcmread(header.path, force=True)  # pyright: ignore[reportUnknownMemberType]
         dataset.file_meta.TransferSyntaxUID = header.transfer_syntax
         for size in coded_sizes(dataset, shape[0]):
             if size is not None and size != (*shape[1:], 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Plane:
     @property
     def normal(self) -> NDArray[np.float64]:
         """Rows x columns: the direction in which planes are counted."""
-        return np.cross(self.axes[1], self.axes[0])
+        return cast("NDArray[np.float64]", np.cross(self.axes[1], self.axes[0]))
 
     @property
     def name(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from patient.errors import NotDicom, RecontourError
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Generator[None]:
     """Turn whatever is raised while a file is read into an InputError that names the file.
 
     Values that are needed are read through `patient.read.attributes`, which names attribute and item as well.

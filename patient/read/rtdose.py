@@ -103,7 +103,7 @@ def plan_dose(doses: Sequence[Dose], plan: Plan | None = None) -> Dose:
     doses = [dose for dose in doses if dose.kind != "ERROR" and not dose.made_here]
     if not doses:
         raise ReferenceError("There is no planning system's dose among the given objects")
-    plans = {dose.plan_uid for dose in doses} | ({plan.sop_instance_uid} if plan is not None else set())
+    plans = {*(dose.plan_uid for dose in doses), *([plan.sop_instance_uid] if plan is not None else [])}
     if len(plans) > 1:
         raise ReferenceError(
             f"Doses and plan name {len(plans)} different plans",

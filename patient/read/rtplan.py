@@ -74,7 +74,7 @@ def _fractions(plan: Attributes) -> int | None:
 
 
 def _isocentre(beams: list[Attributes], notes: list[str]) -> tuple[float, float, float] | None:
-    found = []
+    found: list[list[float]] = []
     for beam in beams:
         points = beam.items("ControlPointSequence") or beam.items("IonControlPointSequence")
         if points and (place := points[0].numbers("IsocenterPosition", 3)):

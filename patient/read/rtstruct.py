@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from copy import copy
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,7 +168,9 @@ def _text(item: Dataset, tag: int) -> bytes:
         return b""
     if isinstance(value, bytes):
         return value.rstrip(b"\0 ")
-    return ("\\".join(map(str, value)) if isinstance(value, MultiValue) else str(value)).encode("ascii", "replace")
+    if isinstance(value, MultiValue):
+        return "\\".join(map(str, cast("MultiValue[Any]", value))).encode("ascii", "replace")
+    return str(value).encode("ascii", "replace")
 
 
 def _image_uid(item: Attributes) -> str:

@@ -98,8 +98,8 @@ def _in_order(planes: Sequence[Plane]) -> tuple[list[Plane], Floats]:
     normal = planes[0].normal
     ordered = sorted(planes, key=lambda plane: float(plane.position @ normal))
     places = np.array([plane.position @ normal for plane in ordered])
-    same = np.flatnonzero(np.diff(places) < SAME_MM)
-    if same.size:
+    same: list[int] = np.flatnonzero(np.diff(places) < SAME_MM).tolist()
+    if same:
         raise DuplicateSlices(
             f"Two planes lie at one place ({len(same)} such pairs)",
             where=f"{ordered[same[0]].name}, {ordered[same[0] + 1].name}",

@@ -16,7 +16,7 @@ def decimals(values: ArrayLike) -> list[str]:
     Raises:
         OutputRefused: that leaves fewer than 5 decimals.
     """
-    out = []
+    out: list[str] = []
     for value in np.asarray(values, dtype=np.float64).ravel().tolist():
         places = DS_CHARACTERS - len(f"{value:.0f}.")
         if not np.isfinite(value) or places < 5:

@@ -130,7 +130,7 @@ def write_new(path: Path, dataset: Dataset) -> str:
     """
     keep_raw(dataset)
     with path.open("xb") as file:
-        pydicom.dcmwrite(file, dataset, enforce_file_format=True)
+        pydicom.dcmwrite(file, dataset, enforce_file_format=True)  # pyright: ignore[reportUnknownMemberType]
         file.flush()
         os.fsync(file.fileno())
     return str(dataset.SOPInstanceUID)
