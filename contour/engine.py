@@ -19,7 +19,7 @@ class Flag:
 
     `code` is a word that scripts can match (missing, cut_by_field_of_view, implausible_volume, wrong_side, fragments,
     touches_crop, abrupt_end, uneven_pair, dense_lung, low_confidence, shifted_hounsfield, suggestion, cleaned,
-    without_barrier, synonym, small_contours); `detail` a sentence with the values.
+    without_barrier, synonym, small_contours, small_left_out, simplified); `detail` a sentence with the values.
     """
 
     code: str

@@ -9,7 +9,12 @@ import numpy as np
 from contour.engine import Flag
 from patient.structures import Loop
 
+LEFT_OUT = "small_left_out"
+"""What the template asks for happened, and took next to nothing of the structure: told, and no reason to look."""
 CODE = "small_contours"
+"""More than that went, or nothing could: a person should look."""
+NOTABLE = 0.001
+"""Of a structure's volume."""
 
 
 def area(loop: Loop) -> float:
@@ -32,6 +37,8 @@ def without_small(loops: Sequence[Loop], least_mm2: float, slice_mm: float) -> t
         return tuple(loops), ()
     if small.all():
         return tuple(loops), (Flag(CODE, f"every contour is smaller than {least_mm2:g} mm2: all of them were kept"),)
-    lost = float(areas[small].sum()) * slice_mm / 1000
-    said = f"{int(small.sum())} of {len(loops)} contours smaller than {least_mm2:g} mm2 were left out ({lost:.2f} cc)"
-    return tuple(loop for loop, gone in zip(loops, small, strict=True) if not gone), (Flag(CODE, said),)
+    lost, whole = float(areas[small].sum()), float(areas.sum())
+    said = f"{int(small.sum())} of {len(loops)} contours smaller than {least_mm2:g} mm2 were left out"
+    cc = f"{lost * slice_mm / 1000:.2f} cc, {100 * lost / whole:.2g} %" if lost else "0 cc"
+    flag = Flag(CODE if lost > NOTABLE * whole else LEFT_OUT, f"{said} ({cc})")
+    return tuple(loop for loop, gone in zip(loops, small, strict=True) if not gone), (flag,)

@@ -7,7 +7,7 @@ Holes are keyholes: one loop with a channel of no width (PS3.3 C.8.8.6.3), which
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -32,12 +32,19 @@ INSET = 0.35
 SMOOTH_MM = 0.03
 """A field's loop may leave out points that lie closer than this to the line between their neighbours."""
 MOST_POINTS = 2000
-"""Points a loop: 27 bytes each must fit the 64 KB that an explicit VR can say (PS3.5 7.1.2)."""
+"""Points of a loop with its holes: 27 bytes each must fit the 64 KB that an explicit VR can say (PS3.5 7.1.2)."""
+COARSEST = 1.0
+"""Pixels up to which a field's contours are simplified to keep within that; what has more points then keeps them."""
+FINER = 4
+"""How often the tolerance is halved where contours would cross, before every point is kept."""
+NOTABLE = 0.5
+"""Pixels of simplification from which on a person is told."""
 SMALLEST_PIXELS = 1e-3
 """Loops of less area are numerical dust."""
 OFF_PLANE = 0.1
 """A loop further from a plane than this part of the slice spacing lies on no plane."""
 
+_MULTIPOLYGON = shapely.GeometryType.MULTIPOLYGON
 Points = NDArray[np.float64]
 
 
@@ -99,18 +106,27 @@ def _mirrored_plane(values: NDArray[np.float32]) -> Points | None:
 
 def _loops(plane_of: Callable[[float], Points | None], geometry: Geometry, tolerance: float) -> tuple[Loop, ...]:
     """Zero level of framed planes (None where they hold nothing), kept within `tolerance` pixels; on the image's slices."""
+    pixel = min(geometry.spacing[1:])
 
     def on(place: float) -> list[Loop]:
         loops: list[Loop] = []
         values = plane_of(place)
-        for outer, holes in _polygons(values, tolerance) if values is not None else ():
+        for (outer, *holes), reached in _polygons(values, tolerance) if values is not None else ():
             ring = _keyholed(outer, holes) if holes else outer
             kji = np.full((len(ring), 3), float(place))
             kji[:, 1:] = ring[:, ::-1] - 1.0
-            loops.append(Loop(geometry.points(kji)))
+            loops.append(Loop(geometry.points(kji), tolerance=reached * pixel))
         return loops
 
     return tuple(loop for loops in each(on, _places(geometry)) for loop in loops)
+
+
+def coarsely_simplified(loops: Iterable[Loop], grid: Geometry) -> str:
+    """A sentence where contours of very many points were simplified by more than half a pixel; empty where none were."""
+    reached = max((loop.tolerance for loop in loops), default=0.0)
+    if reached <= NOTABLE * min(grid.spacing[1:]):
+        return ""
+    return f"contours of more than {MOST_POINTS} points were simplified by up to {reached:.2f} mm"
 
 
 def _places(geometry: Geometry) -> Sequence[float]:
@@ -131,10 +147,13 @@ def _pixels(shape: tuple[int, int]) -> tuple[Points, Points]:
     return x, y
 
 
-def _polygons(plane: Points, tolerance: float) -> Iterable[tuple[Points, list[Points]]]:
-    """Outer loops (x, y) with their holes, first point not repeated, of the region where `plane` > 0.
+def _polygons(plane: Points, tolerance: float) -> Iterator[tuple[list[Points], float]]:
+    """Outer rings (x, y) with their holes, first point not repeated, of the region where `plane` > 0.
 
     The tracer is used without its convenience function, which copies and masks every plane anew.
+
+    Yields:
+        A polygon, and within how many pixels it follows the level: `tolerance`, or more where it had too many points.
     """
     x, y = _pixels((plane.shape[0], plane.shape[1]))
     generator = contourpy.SerialContourGenerator(
@@ -148,20 +167,55 @@ def _polygons(plane: Points, tolerance: float) -> Iterable[tuple[Points, list[Po
         quad_as_tri=False,
         z_interp=contourpy.ZInterp.Linear,
     )
-    outers, holes_of = cast("tuple[list[Points], list[NDArray[np.uint32]]]", generator.filled(0.0, np.inf))
-    for points, offsets in zip(outers, holes_of, strict=True):
-        rings = [_simplified(points[a:b], tolerance) for a, b in pairwise(offsets)]
-        if len(rings[0]) >= 3:
-            yield rings[0], [ring for ring in rings[1:] if len(ring) >= 3]
+    outers, offsets_of = cast("tuple[list[Points], list[NDArray[np.uint32]]]", generator.filled(0.0, np.inf))
+    exact = [[points[a:b] for a, b in pairwise(offsets)] for points, offsets in zip(outers, offsets_of, strict=True)]
+    for rings, reached in _simplified(exact, tolerance) if tolerance and exact else ((rings, 0.0) for rings in exact):
+        outer, *holes = map(_without_flat_points, rings)
+        if len(outer):
+            yield [outer, *filter(len, holes)], reached
 
 
-def _simplified(ring: Points, tolerance: float) -> Points:
+def _simplified(exact: list[list[Points]], tolerance: float) -> list[tuple[list[Points], float]]:
+    """The polygons of a plane with fewer points, and how many pixels each may be off; no two rings cross for it.
+
+    Points go by Douglas and Peucker (1973, Cartographica 10:112). Where the sides of a thin ring or wall would cross, fewer
+    go; of polygons of too many points more do, as far as nothing crosses.
+    """
+    fine = [_thinned(rings, tolerance) for rings in exact]
+    for _ in range(FINER):
+        if _is_whole(fine):
+            break
+        tolerance /= 2
+        fine = [_thinned(rings, tolerance) for rings in exact]
+    else:
+        return [(rings, 0.0) for rings in exact]
+    coarse, reached = list(fine), [tolerance] * len(fine)
+    for n, rings in enumerate(exact):
+        while sum(map(len, coarse[n])) > MOST_POINTS and 2 * reached[n] <= COARSEST:
+            reached[n] *= 2
+            coarse[n] = _thinned(rings, reached[n])
+    if max(reached) == tolerance or _is_whole(coarse):
+        return list(zip(coarse, reached, strict=True))
+    return [(rings, tolerance) for rings in fine]
+
+
+def _thinned(rings: list[Points], tolerance: float) -> list[Points]:
+    """Closed rings within a tolerance; one that would be no ring any more stays as it is."""
+    which = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+    lines = cast("NDArray[np.object_]", shapely.linestrings(np.concatenate(rings), indices=which))
+    thin = (shapely.get_coordinates(line) for line in shapely.simplify(lines, tolerance, preserve_topology=False))
+    return [made if len(made) >= 4 else ring for ring, made in zip(rings, thin, strict=True)]
+
+
+def _is_whole(polygons: list[list[Points]]) -> bool:
+    """Whether no two rings of them cross or overlap."""
+    rings = [ring for rings in polygons for ring in rings]
+    offsets = np.cumsum([0, *map(len, rings)]), np.cumsum([0, *map(len, polygons)]), np.array([0, len(polygons)])
+    return bool(shapely.is_valid(shapely.from_ragged_array(_MULTIPOLYGON, np.concatenate(rings), offsets)[0]))
+
+
+def _without_flat_points(ring: Points) -> Points:
     """A closed ring (first point repeated) without points on straight lines; empty where nothing is left of it."""
-    if tolerance:
-        exact, ring = shapely.LinearRing(ring), ring[:0]
-        while not len(ring) or len(ring) > MOST_POINTS:
-            ring = shapely.get_coordinates(shapely.simplify(exact, tolerance))
-            tolerance *= 2
     edges = np.diff(ring, axis=0)
     before = np.concatenate((edges[-1:], edges[:-1]))
     ring = ring[:-1][np.abs(before[:, 0] * edges[:, 1] - before[:, 1] * edges[:, 0]) > 1e-12]

@@ -30,12 +30,14 @@ class Loop:
         image_uid: SOP Instance UID of the plane it lies on; empty where nobody said.
         kind: Contour Geometric Type (PS3.3 C.8.8.6.1).
         digits: the Contour Data as it was read, to be written back digit for digit; empty for a loop that we made.
+        tolerance: mm within which a loop that we made follows the surface it was made from.
     """
 
     points: NDArray[np.float64]
     image_uid: str = ""
     kind: str = CLOSED_PLANAR
     digits: bytes = b""
+    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)

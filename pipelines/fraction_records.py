@@ -16,8 +16,9 @@ from adaptive.propagate import Made, Propagated
 from adaptive.rules import Policy
 from contour.template import Template
 from patient.geometry import Geometry
-from patient.outline import loops_of_field, mask_of_loops
+from patient.outline import coarsely_simplified, loops_of_field, mask_of_loops
 from patient.series import ImageSeries
+from patient.structures import Loop
 from patient.write.rtdose import Registration
 from pipelines.case import image_record
 from pipelines.fraction_result import (
@@ -211,7 +212,8 @@ def _couch(couch: CouchCorrection | None) -> CouchRecord | None:
 def _structure(one: Propagated, made: Fraction) -> FractionStructureRecord:
     volume = _measured(made, one.name, "volume")
     compared = volume.figure.judged[0] if volume is not None else None
-    apart = one.disagreement
+    apart, coarse = one.disagreement, coarsely_simplified(_loops(one), made.today.geometry)
+    simplified = (FlagRecord(code="simplified", detail=coarse),) if coarse else ()
     return FractionStructureRecord(
         name=one.name,
         number=one.structure.number,
@@ -228,7 +230,7 @@ def _structure(one: Propagated, made: Fraction) -> FractionStructureRecord:
         disagreement=None if apart is None else DisagreementRecord(mean=apart.mean, hd95=apart.hd95),
         trusted=bool(one.trust),
         doubts=one.trust.doubts,
-        flags=tuple(FlagRecord(code=flag.code, detail=flag.detail) for flag in one.flags),
+        flags=(*(FlagRecord(code=flag.code, detail=flag.detail) for flag in one.flags), *simplified),
         reason=one.reason if one.made is Made.NONE else "",
     )
 
@@ -237,8 +239,14 @@ def _drawn_cc(one: Propagated, today: Geometry) -> float | None:
     """Of the contours, as readers count their inside in voxels."""
     if one.field is None:
         return None
-    loops = one.drawn if one.drawn is not None else loops_of_field(one.field)
-    return float(mask_of_loops(loops, today).array.sum()) * today.voxel_cc
+    return float(mask_of_loops(_loops(one), today).array.sum()) * today.voxel_cc
+
+
+def _loops(one: Propagated) -> tuple[Loop, ...]:
+    """As it is written."""
+    if one.drawn is not None:
+        return one.drawn
+    return loops_of_field(one.field) if one.field is not None else ()
 
 
 def _measured(made: Fraction, structure: str, quantity: str) -> Measurement | None:

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
-from contour.small import CODE, area, without_small
-from contour.template import load_template
+from contour.small import CODE, LEFT_OUT, NOTABLE, area, without_small
+from contour.template import available_templates, load_template
 from patient.errors import TemplateError
 from patient.structures import Loop
+from pipelines.contouring import reasons_of
+from pipelines.result import FlagRecord, StructureRecord
 
 TILTED = np.array([[1, 0, 0], [0, 0.6, 0.8]])
 
@@ -26,7 +28,30 @@ def test_smaller_contours_are_left_out_and_counted():
     loops = [square(1.0), square(2.1, 3), square(9.0, 3), square(1.5, 6)]
     kept, flags = without_small(loops, 4.0, 3.0)
     assert kept == (loops[1], loops[2])
-    assert [(f.code, f.detail) for f in flags] == [(CODE, "2 of 4 contours smaller than 4 mm2 were left out (0.01 cc)")]
+    assert [(f.code, f.detail) for f in flags] == [
+        (CODE, "2 of 4 contours smaller than 4 mm2 were left out (0.01 cc, 3.7 %)")
+    ]
+
+
+def test_what_takes_next_to_nothing_of_a_structure_is_told_and_no_reason_to_look():
+    loops = [square(90.0), *(square(1.0, 3.0 * n) for n in range(1, 9))]
+    share = 8.0 / (8100 + 8)
+    assert share < NOTABLE
+    kept, (flag,) = without_small(loops, 4.0, 3.0)
+    assert kept == (loops[0],)
+    assert (flag.code, flag.detail) == (LEFT_OUT, "8 of 9 contours smaller than 4 mm2 were left out (0.02 cc, 0.099 %)")
+    record = StructureRecord(
+        name="Bones",
+        state="contoured",
+        flags=(FlagRecord(code=flag.code, detail=flag.detail), FlagRecord(code=CODE, detail="d")),
+    )
+    assert reasons_of([record]) == ("Bones: d",)
+
+
+def test_every_shipped_template_leaves_out_specks_of_bones():
+    bones = [w for name in available_templates() for w in load_template(name).structures if w.name == "Bones"]
+    assert bones
+    assert {wanted.least_area_mm2 for wanted in bones} == {2.0}
 
 
 def test_nothing_small_is_nothing_said_and_a_structure_of_small_ones_stays():

@@ -1,12 +1,26 @@
 import numpy as np
 import pytest
+import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy import ndimage
 
 from patient.errors import FrameMismatch
 from patient.geometry import Geometry
-from patient.outline import loops_of_field, loops_of_mask, mask_of_loops, mask_of_united_loops
+from patient.outline import (
+    COARSEST,
+    MOST_POINTS,
+    SMOOTH_MM,
+    _keyholed,
+    _mirrored_plane,
+    _polygons,
+    coarsely_simplified,
+    loops_of_field,
+    loops_of_mask,
+    mask_of_loops,
+    mask_of_united_loops,
+)
 from patient.structures import Loop
 from patient.volume import Field, Level, Volume
 
@@ -82,3 +96,66 @@ def test_points_and_open_lines_enclose_nothing():
     g = Geometry((1, 9, 9), (1, 1, 1))
     triangle = np.array([[1, 1, 0.0], [7, 1, 0.0], [7, 7, 0.0]])
     assert not mask_of_loops([Loop(triangle, kind="OPEN_PLANAR"), Loop(triangle[:1], kind="POINT")], g).array.any()
+
+
+def _rings_of(loops):
+    """Each loop as the polygons that the even-odd rule makes of it: a keyhole's channel falls away."""
+    return [shapely.make_valid(shapely.Polygon(loop.points[:, :2])) for loop in loops]
+
+
+def _traced(values, tolerance):
+    """Polygons of a field, and as the even-odd rule makes them of keyholed loops: a channel falls away."""
+    polygons = [polygon for polygon, _ in _polygons(_mirrored_plane(-values), tolerance)]
+    whole = shapely.MultiPolygon([shapely.Polygon(outer, holes) for outer, *holes in polygons])
+    return whole, [shapely.make_valid(shapely.Polygon(_keyholed(outer, holes))) for outer, *holes in polygons]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.floats(8.0, 40.0), st.floats(0.7, 2.0), st.floats(-0.5, 0.5), st.floats(0.0, 0.6), st.floats(0.03, 3.0)
+)  # fmt: skip
+def test_the_sides_of_a_thin_ring_never_cross_however_far_its_points_are_thinned_out(
+    radius, thick, off, squeezed, tolerance
+):
+    y, x = np.mgrid[:96, :96]
+    away = np.hypot((y - 48 - off) * (1 + squeezed), x - 48 + off) - radius
+    _never_crosses((np.abs(away) - thick / 2).astype(np.float32), tolerance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.floats(0.8, 3.0), st.floats(0.03, 3.0))
+def test_no_contour_of_any_field_crosses_itself_or_another_one(seed, smooth, tolerance):
+    values = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(64, 64)), smooth).astype(np.float32)
+    _never_crosses(values, tolerance)
+
+
+DUST = 0.1
+"""Pixels: a ring of less area may be left out altogether."""
+
+
+def _never_crosses(values, tolerance):
+    whole, loops = _traced(values, tolerance)
+    assert shapely.is_valid(whole)
+    assert sum(loop.area for loop in loops) == pytest.approx(whole.area, rel=1e-6)
+    assert shapely.union_all(loops).area == pytest.approx(whole.area, rel=1e-6)
+    exact, _ = _traced(values, 0.0)
+    rings = [ring for part in exact.geoms for ring in shapely.get_rings(part) if shapely.Polygon(ring).area > DUST]
+    off = shapely.distance(shapely.points(shapely.get_coordinates(rings)), whole.boundary)
+    assert not len(off) or off.max() <= tolerance + 1e-9
+
+
+def test_contours_of_very_many_points_are_simplified_further_and_say_by_how_much():
+    j, i = np.mgrid[:400, :400]
+    angle, away = np.arctan2(j - 200, i - 200), np.hypot(j - 200, i - 200)
+    g = Geometry((1, 400, 400), (3, 1, 1))
+    smooth, ragged = (
+        loops_of_field(Field(Volume((away - 150 - high * np.sin(n * angle))[None].astype(np.float32), g), Level.DISTANCE))
+        for high, n in ((0.0, 1), (12.0, 160))
+    )
+    assert {loop.tolerance for loop in smooth} == {SMOOTH_MM}
+    assert coarsely_simplified(smooth, g) == ""
+    reached = max(loop.tolerance for loop in ragged)
+    assert reached > SMOOTH_MM
+    assert all(len(loop.points) <= MOST_POINTS or reached > COARSEST / 2 for loop in ragged)
+    said = coarsely_simplified([Loop(ragged[0].points, tolerance=0.6)], g)
+    assert said == "contours of more than 2000 points were simplified by up to 0.60 mm"
