@@ -217,7 +217,7 @@ def _code(value: str, meaning: str) -> Dataset:
 
 def _references(image: ImageSeries) -> list[Dataset]:
     """Every instance of the image, once."""
-    items = []
+    items: list[Dataset] = []
     for uid, sop_class in {i.sop_instance_uid: i.sop_class_uid for i in image.instances}.items():
         item = Dataset()
         item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = sop_class, uid
@@ -239,7 +239,7 @@ def _refer(dataset: Dataset, fixed: ImageSeries, moving: ImageSeries) -> None:
 
 
 def _series_items(images: Iterable[ImageSeries]) -> list[Dataset]:
-    items = []
+    items: list[Dataset] = []
     for image in images:
         item = Dataset()
         item.SeriesInstanceUID = image.series_uid

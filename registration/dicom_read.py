@@ -144,7 +144,7 @@ def read_deformable(path: Path, fixed: Image, moving: Image) -> Transform:
 def _meant(said: Attributes, where: str, a: Side, b: Side) -> tuple[Attributes, Side, Side]:
     """The item that takes points of the fixed image's frame of reference to the moving image's."""
     series_of, registered = _series_of(said), said.text("FrameOfReferenceUID")
-    found = []
+    found: list[tuple[Attributes, frozenset[str], frozenset[str]]] = []
     for item in said.items("DeformableRegistrationSequence"):
         images = _images(item)
         series = frozenset(series_of[uid] for uid in images if uid in series_of)
@@ -231,7 +231,7 @@ def _images(item: Attributes) -> frozenset[str]:
 
 def _series_of(said: Attributes) -> dict[str, str]:
     """Series of each instance, by the Common Instance Reference Module (C.12.2)."""
-    out = {}
+    out: dict[str, str] = {}
     for study in (said, *said.items("StudiesContainingOtherReferencedInstancesSequence")):
         for series in study.items("ReferencedSeriesSequence"):
             for instance in series.items("ReferencedInstanceSequence"):
