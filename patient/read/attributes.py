@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, cast
+from math import isfinite
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-import numpy as np
 from pydicom.datadict import dictionary_description
 from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
 from patient.errors import InputError
-from patient.read.headers import Header
+
+if TYPE_CHECKING:
+    from patient.read.headers import Header
 
 T = TypeVar("T")
 _SHOWN = 20
@@ -112,7 +114,7 @@ class Attributes:
             numbers = [float(v) for v in _listed(value)]
         except (TypeError, ValueError, OverflowError) as error:
             raise self._malformed(keyword, f"holds {self._shown(keyword)}, which is no number") from error
-        if not np.isfinite(numbers).all():
+        if not all(map(isfinite, numbers)):
             raise self._malformed(keyword, "holds what is no finite number")
         return numbers
 

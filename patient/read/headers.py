@@ -11,7 +11,7 @@ import pydicom
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
@@ -21,6 +21,7 @@ from pydicom.uid import (
 )
 
 from patient.errors import NotDicom
+from patient.read.attributes import Attributes
 from patient.read.inflate import Inflating
 from patient.read.reading import reading
 
@@ -61,9 +62,27 @@ class Header:
     pixel_bytes: int
     identity: Dataset = field(repr=False)
     has_pixels: bool = True
+    _texts: dict[str, str] = field(default_factory=dict[str, str], init=False, repr=False)
+    _whole_numbers: dict[str, int | None] = field(default_factory=dict[str, int | None], init=False, repr=False)
 
     def text(self, keyword: str) -> str:
         """An attribute as text, without padding; empty where absent, as it stands where it is malformed."""
+        if keyword not in self._texts:
+            self._texts[keyword] = self._read_text(keyword)
+        return self._texts[keyword]
+
+    def whole_number(self, keyword: str, default: int = 0) -> int:
+        """A whole number; the default where it is absent or empty.
+
+        Raises:
+            InputError: it is malformed.
+        """
+        if keyword not in self._whole_numbers:
+            self._whole_numbers[keyword] = Attributes(self.dataset, self.path.name, []).integer(keyword)
+        said = self._whole_numbers[keyword]
+        return default if said is None else said
+
+    def _read_text(self, keyword: str) -> str:
         try:
             value = self.dataset.get(keyword)
         except Exception:  # pydicom converts when asked; malformed bytes fail in as many ways as there are types
@@ -163,9 +182,5 @@ def _refuse_cut(dataset: Dataset, path: Path) -> None:
 
 def _raw_copy(dataset: Dataset) -> Dataset:
     """The elements of the identifying groups as they stood in the file, and how their characters are to be read."""
-    copy = Dataset()
-    for tag in map(BaseTag, dataset.keys()):
-        element = dataset.get_item(tag)
-        if tag == CHARACTER_SET or (tag.group in _IDENTITY_GROUPS and isinstance(element, RawDataElement)):
-            copy[tag] = element
-    return copy
+    elements = ((tag, dataset.get_item(tag)) for tag in dataset.keys() if tag >> 16 in _IDENTITY_GROUPS)  # noqa: SIM118
+    return Dataset({tag: held for tag, held in elements if tag == CHARACTER_SET or isinstance(held, RawDataElement)})

@@ -134,14 +134,17 @@ def _all_alike(planes: Sequence[Plane]) -> tuple[str, ...]:
         raise PixelDataError("No plane with pixels")
     first = planes[0]
     for what, of in _ALIKE:
-        other = next((plane for plane in planes if of(plane) != of(first)), None)
+        usual = of(first)
+        other = next((plane for plane in planes if of(plane) != usual), None)
         if other is not None:
             raise _mixed(f"One series holds {what}", first, other)
-    for plane in planes:
-        if np.abs(plane.axes - first.axes).max() > 1e-3:
-            raise _mixed("One series holds planes of two orientations", first, plane)
-        if not np.allclose(plane.spacing, first.spacing, rtol=1e-3, atol=1e-4):
-            raise _mixed(f"One series holds two pixel spacings, {first.spacing} and {plane.spacing} mm", first, plane)
+    turned = np.abs(np.array([plane.axes for plane in planes]) - first.axes).max(axis=(1, 2)) > 1e-3
+    if turned.any():
+        raise _mixed("One series holds planes of two orientations", first, planes[int(np.argmax(turned))])
+    scaled = ~np.isclose([plane.spacing for plane in planes], first.spacing, rtol=1e-3, atol=1e-4).all(axis=1)
+    if scaled.any():
+        other = planes[int(np.argmax(scaled))]
+        raise _mixed(f"One series holds two pixel spacings, {first.spacing} and {other.spacing} mm", first, other)
     written = len({plane.header.text("PatientName") for plane in planes})
     return (f"The patient's name is written in {written} ways, which differ by case or padding",) if written > 1 else ()
 

@@ -273,9 +273,10 @@ def _with_unreadable(entry: SeriesEntry, problems: Iterable[Problem], known: Con
 
 def _series_uid(header: Header) -> str:
     """The series' UID; without one, files of one study, frame and folder are taken for a series of their own."""
-    said = header.text("SeriesInstanceUID")
+    if said := header.text("SeriesInstanceUID"):
+        return said
     shared = [header.text(k) for k in ("StudyInstanceUID", "FrameOfReferenceUID", "SeriesNumber", "Modality")]
-    return said or generate_uid(entropy_srcs=[*shared, printable(header.path.parent)])
+    return generate_uid(entropy_srcs=[*shared, printable(header.path.parent)])
 
 
 def _entry(uid: str, modality: str, objects: Iterable[_Object]) -> SeriesEntry:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from patient.errors import PixelDataError
 from patient.read.codestream import coded_sizes
 from patient.read.headers import Header
 from patient.read.inflate import refuse_expansion
-from patient.read.planes import Plane, whole_number
+from patient.read.planes import Plane
 from patient.series import Pixels
 
 AIR = -1024
@@ -58,7 +57,7 @@ def read_pixels(planes: Sequence[Plane], *, is_ct: bool) -> Pixels:
     if is_ct:
         _refuse_other_units(planes)
     whole = all(
-        _slope(p).is_integer() and _intercept(p).is_integer() and whole_number(p.header, "BitsAllocated", 16) <= 16
+        _slope(p).is_integer() and _intercept(p).is_integer() and p.header.whole_number("BitsAllocated", 16) <= 16
         for p in planes
     )
     for header in dict.fromkeys(plane.header for plane in planes):
@@ -74,7 +73,7 @@ def read_pixels(planes: Sequence[Plane], *, is_ct: bool) -> Pixels:
         for k in files[header]:
             plane = planes[k]
             values = held.values[(plane.frame or 1) - 1]
-            array[k] = _rescaled(values, plane, array.dtype)
+            _rescale(values, plane, array[k])
             if is_ct:
                 inside += _clear_padding(array[k], values, header)
         return held.beyond, inside
@@ -102,7 +101,7 @@ def _refuse_other_units(planes: Sequence[Plane]) -> None:
             raise _no_hounsfield(plane, f"Rescale Type is {meaning}, not HU")
         if _slope(plane) <= 0:
             raise _no_hounsfield(plane, f"Rescale Slope is {plane.slope:g}: no Hounsfield units come of it")
-        unsigned = not whole_number(plane.header, "PixelRepresentation")
+        unsigned = not plane.header.whole_number("PixelRepresentation")
         if unsigned and _intercept(plane) >= 0:
             said = "missing" if plane.intercept is None else f"{plane.intercept:g}"
             raise _no_hounsfield(plane, f"Rescale Intercept is {said} and pixels are unsigned: nothing would be below 0 HU")
@@ -121,13 +120,14 @@ def _no_hounsfield(plane: Plane, what: str) -> PixelDataError:
     )
 
 
-def _rescaled(stored: NDArray[Any], plane: Plane, dtype: Any) -> NDArray[Any]:
+def _rescale(stored: NDArray[Any], plane: Plane, out: NDArray[Any]) -> None:
     slope, intercept = _slope(plane), _intercept(plane)
-    if dtype == np.int16 and slope == 1 and _fits(stored, intercept):
-        return stored.astype(np.int16, copy=False) + np.int16(intercept)
-    exact = np.int32 if dtype == np.int16 else np.float32
+    if out.dtype == np.int16 and slope == 1 and _fits(stored, intercept):
+        np.add(stored, np.int16(intercept), out=out, dtype=np.int16, casting="unsafe")
+        return
+    exact = np.int32 if out.dtype == np.int16 else np.float32
     values = stored.astype(exact) * exact(slope) + exact(intercept)
-    return np.clip(values, -32768, 32767, out=values) if dtype == np.int16 else values
+    out[...] = np.clip(values, -32768, 32767, out=values) if out.dtype == np.int16 else values
 
 
 def _fits(stored: NDArray[Any], intercept: float) -> bool:
@@ -152,6 +152,8 @@ def _reaching_the_edge(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The connected parts of a picture's mask that touch its edge."""
     if not mask.any():
         return mask
+    from scipy import ndimage  # most CTs have no padding
+
     labels, _ = ndimage.label(mask)
     on_edge = np.zeros(labels.max() + 1, dtype=bool)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
@@ -184,7 +186,7 @@ def stored(header: Header) -> Stored:
     """
     with header.reading():
         shape = _shape(header)
-        if whole_number(header, "SamplesPerPixel", 1) != 1:
+        if header.whole_number("SamplesPerPixel", 1) != 1:
             raise PixelDataError("Is a colour picture, not an image of one value a pixel", where=header.path.name)
         _refuse_short(header, shape)
         values = _native(header, shape) if _is_native(header) else _decoded(header, shape)
@@ -192,16 +194,16 @@ def stored(header: Header) -> Stored:
 
 
 def _shape(header: Header) -> tuple[int, int, int]:
-    return max(whole_number(header, "NumberOfFrames", 1), 1), whole_number(header, "Rows"), whole_number(header, "Columns")
+    return max(header.whole_number("NumberOfFrames", 1), 1), header.whole_number("Rows"), header.whole_number("Columns")
 
 
 def _is_native(header: Header) -> bool:
-    return header.pixel_offset is not None and whole_number(header, "BitsAllocated") in _NATIVE_BITS
+    return header.pixel_offset is not None and header.whole_number("BitsAllocated") in _NATIVE_BITS
 
 
 def _refuse_short(header: Header, shape: tuple[int, int, int]) -> None:
     """Refuse sizes that the file cannot hold, before memory is taken for them."""
-    needed = math.prod(shape) * max(whole_number(header, "BitsAllocated"), 8) // 8
+    needed = math.prod(shape) * max(header.whole_number("BitsAllocated"), 8) // 8
     if not _is_native(header):
         refuse_expansion(needed, header.path.stat().st_size, header.path.name)
     elif header.pixel_bytes < needed:
@@ -216,8 +218,8 @@ def _short(header: Header, there: int, needed: int) -> PixelDataError:
 
 def _native(header: Header, shape: tuple[int, int, int]) -> NDArray[Any]:
     order = "<" if header.transfer_syntax.is_little_endian else ">"
-    sign = "i" if whole_number(header, "PixelRepresentation") else "u"
-    kind = np.dtype(f"{order}{sign}{whole_number(header, 'BitsAllocated') // 8}")
+    sign = "i" if header.whole_number("PixelRepresentation") else "u"
+    kind = np.dtype(f"{order}{sign}{header.whole_number('BitsAllocated') // 8}")
     needed = math.prod(shape) * kind.itemsize
     if len(values := header.pixel_values(needed)) < needed:
         raise _short(header, len(values), needed)
@@ -227,9 +229,9 @@ def _native(header: Header, shape: tuple[int, int, int]) -> NDArray[Any]:
 def _within_bits_stored(values: NDArray[Any], header: Header) -> Stored:
     """Shift out the bits above Bits Stored, keeping the sign."""
     held = values.dtype.itemsize * 8
-    used = whole_number(header, "BitsStored", held)
+    used = header.whole_number("BitsStored", held)
     unused = held - used
-    if values.dtype.kind not in "iu" or not 0 < unused < held or whole_number(header, "HighBit", used - 1) != used - 1:
+    if values.dtype.kind not in "iu" or not 0 < unused < held or header.whole_number("HighBit", used - 1) != used - 1:
         return Stored(values)
     within = np.right_shift(np.left_shift(values, unused), unused)
     # Of a signed value the unused bits may repeat its sign or be zero: both are one value of so many bits.

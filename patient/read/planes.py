@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -55,27 +56,17 @@ def planes_of(header: Header) -> Iterator[Plane]:
     """
     with header.reading():
         attributes = Attributes.of(header)
-        if whole_number(header, "Rows") <= 0 or whole_number(header, "Columns") <= 0:
+        if header.whole_number("Rows") <= 0 or header.whole_number("Columns") <= 0:
             raise PixelDataError("Has no pixels", where=header.path.name)
         frames = attributes.items("PerFrameFunctionalGroupsSequence")
         if not frames:
-            if whole_number(header, "NumberOfFrames", 1) > 1:
+            if header.whole_number("NumberOfFrames", 1) > 1:
                 raise UnsupportedGeometry("Several frames without a place for each", where=header.path.name)
             yield plane_of(header, None, (attributes,))
             return
         shared = attributes.items("SharedFunctionalGroupsSequence")[:1]
         for number, frame in enumerate(frames, start=1):
             yield plane_of(header, number, (frame, *shared))
-
-
-def whole_number(header: Header, keyword: str, default: int = 0) -> int:
-    """A whole number of a header; the default where it is absent or empty.
-
-    Raises:
-        InputError: it is malformed.
-    """
-    said = Attributes.of(header).integer(keyword)
-    return default if said is None else said
 
 
 _GROUPS = {
@@ -91,13 +82,14 @@ _GROUPS = {
 def _holder(keyword: str, places: Sequence[Attributes]) -> Attributes:
     """The first of the places, or of their functional groups, that has the attribute; the last place where none has."""
     for place in places:
-        for holder in (place, *place.items(_GROUPS[keyword])):
-            if holder.has(keyword):
-                return holder
+        if place.has(keyword):
+            return place
+        if holder := next((item for item in place.items(_GROUPS[keyword]) if item.has(keyword)), None):
+            return holder
     return places[-1]
 
 
-def _numbers(keyword: str, count: int, places: Sequence[Attributes]) -> NDArray[np.float64]:
+def _numbers(keyword: str, count: int, places: Sequence[Attributes]) -> list[float]:
     holder = _holder(keyword, places)
     if not (numbers := holder.numbers(keyword, count)):
         raise UnsupportedGeometry(
@@ -106,7 +98,24 @@ def _numbers(keyword: str, count: int, places: Sequence[Attributes]) -> NDArray[
             why="Its voxels cannot be placed in the patient",
             remedy="Export the series again",
         )
-    return np.array(numbers)
+    return numbers
+
+
+@lru_cache(maxsize=64)
+def _axes(cosines: tuple[float, ...]) -> NDArray[np.float64] | None:
+    """`Plane.axes` of an Image Orientation; None where its directions are no perpendicular unit vectors.
+
+    The planes of an image share one as a rule, and with it the array.
+    """
+    row, column = np.array(cosines).reshape(2, 3)
+    lengths = np.linalg.norm((row, column), axis=1)
+    if np.abs(lengths - 1).max() > 0.01 or abs(row @ column) > RIGHT_ANGLE:
+        return None
+    along_row = row / lengths[0]
+    along_column = column - (column @ along_row) * along_row
+    axes = np.array([along_column / np.linalg.norm(along_column), along_row])
+    axes.flags.writeable = False
+    return axes
 
 
 def plane_of(header: Header, frame: int | None, places: Sequence[Attributes]) -> Plane:
@@ -120,27 +129,23 @@ def plane_of(header: Header, frame: int | None, places: Sequence[Attributes]) ->
         UnsupportedGeometry: position, orientation or spacing is missing or makes no sense.
         InputError: an attribute is malformed.
     """
-    position = _numbers("ImagePositionPatient", 3, places)
-    cosines = _numbers("ImageOrientationPatient", 6, places).reshape(2, 3)
-    down, across = (float(v) for v in _numbers("PixelSpacing", 2, places))
-    lengths = np.linalg.norm(cosines, axis=1)
-    if np.abs(lengths - 1).max() > 0.01 or abs(cosines[0] @ cosines[1]) > RIGHT_ANGLE or min(down, across) <= 0:
+    position = np.array(_numbers("ImagePositionPatient", 3, places))
+    axes = _axes(tuple(_numbers("ImageOrientationPatient", 6, places)))
+    down, across = _numbers("PixelSpacing", 2, places)
+    if axes is None or min(down, across) <= 0:
         raise UnsupportedGeometry(
             f"Row and column directions are not perpendicular unit vectors, or spacing is not positive ({down} x {across})",
             where=header.path.name,
             why="Its voxels cannot be placed in the patient",
         )
-    along_row = cosines[0] / lengths[0]
-    along_column = cosines[1] - (cosines[1] @ along_row) * along_row
-    axes = np.array([along_column / np.linalg.norm(along_column), along_row])
     return Plane(
         header,
         frame,
         position,
         axes,
         (down, across),
-        whole_number(header, "Rows"),
-        whole_number(header, "Columns"),
+        header.whole_number("Rows"),
+        header.whole_number("Columns"),
         _holder("RescaleSlope", places).number("RescaleSlope"),
         _holder("RescaleIntercept", places).number("RescaleIntercept"),
         _holder("RescaleType", places).text("RescaleType").upper(),

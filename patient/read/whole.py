@@ -10,7 +10,6 @@ from itertools import pairwise
 from patient.errors import InputError
 from patient.read.headers import Header
 from patient.read.index import SeriesEntry
-from patient.read.planes import whole_number
 
 UNTOLD = "No header says how many slices the series has: whether all are there is not known"
 
@@ -88,5 +87,5 @@ def _is_multi_frame(headers: Sequence[Header]) -> bool:
 def _count(header: Header, keyword: str, least: int = 1) -> int | None:
     """A whole number from `least` on; None where it is missing or makes no sense."""
     with suppress(InputError):
-        return value if (value := whole_number(header, keyword, least - 1)) >= least else None
+        return value if (value := header.whole_number(keyword, least - 1)) >= least else None
     return None

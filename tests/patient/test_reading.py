@@ -1,6 +1,10 @@
+import subprocess
+import sys
+from collections import Counter
+
 import numpy as np
 import pytest
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
 from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELossless, generate_uid
 
 from patient import errors
@@ -201,3 +205,24 @@ def test_one_name_and_two_patient_ids_are_two_patients(tmp_path):
 
     with pytest.raises(errors.MixedSeries, match="two patients"):
         open_folder(write_ct(tmp_path / "ct", HU, change))
+
+
+def test_an_image_without_padding_is_read_without_scipy(ct_folder):
+    code = "import sys; from pathlib import Path; from patient.read.images import open_folder\n"
+    code += "open_folder(Path(sys.argv[1])).load(); print('scipy' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code, ct_folder], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_what_a_header_says_of_its_picture_is_asked_of_it_once(ct_folder, monkeypatch):
+    asked: Counter[tuple[int, str]] = Counter()
+    get = Dataset.get
+
+    def counting(self, key, default=None):
+        asked[id(self), str(key)] += 1
+        return get(self, key, default)
+
+    image = open_image(scan(ct_folder).one("CT"))
+    monkeypatch.setattr(Dataset, "get", counting)
+    image.load()
+    assert max(asked.values()) == 1
