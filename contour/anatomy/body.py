@@ -39,6 +39,8 @@ SKIN_SHARE = 0.65
 """Where between the air outside and the tissue inside the skin is drawn: at -350 HU between -1000 and 0."""
 SKIN_LEVELS = (-450.0, -200.0)
 """HU within which the skin is drawn, whatever lies on it."""
+AROUND = 4
+"""Coarse pixels of air that are looked at with the body."""
 LUNG_LIKE = -945.0
 """Median HU above which air that leaves the picture is lung cut by the picture's side, not room air."""
 
@@ -58,6 +60,12 @@ class Body:
     step: int
     spacing: Spacing
     box: Box
+
+    @property
+    def coarse_box(self) -> Box:
+        """Of the body on coarse pixels, in all planes, with some air around it where the picture has any."""
+        (_, j0, i0), (_, j1, i1), step, shape = self.box.start, self.box.stop, self.step, self.solid.shape
+        return Box((0, j0 // step, i0 // step), (shape[0], j1 // step, i1 // step)).padded((0, AROUND, AROUND), shape)
 
 
 def coarse(hu: NDArray[Any], step: int) -> NDArray[np.int16]:

@@ -73,15 +73,18 @@ def without_pockets(air: Bools, small: NDArray[np.int16], body: Body) -> Bools:
     pockets = _pockets(air, small, body)
     if pockets is None:
         return air
-    far = ~grown(pockets, body.spacing, WALL[0] * max(body.spacing[1:]))
-    markers = _large(eroded(air & far, 1.01 * body.spacing[1], body.spacing), body.spacing).astype(np.int32)
-    markers[pockets] = 2
     labels = cc3d.connected_components(air, connectivity=6)
-    held = np.bincount(labels[pockets], minlength=int(labels.max()) + 1) > 0
-    held[0] = False
+    held = np.zeros(int(labels.max()) + 1, dtype=bool)
+    held[labels[pockets]] = True
     mixed = held[labels]
-    box = Box.of(mixed).slices
-    basins = watershed(small[box], markers[box], mask=mixed[box])
+    radius = 1.01 * body.spacing[1]
+    margin = (0, *(int(radius / s) + 1 for s in body.spacing[1:]))  # a box's sides would erode nothing
+    box = Box.of(mixed).padded(margin, air.shape).slices
+    far = ~grown(pockets, body.spacing, WALL[0] * max(body.spacing[1:]))[box]
+    cores = eroded(air[box] & far, radius, body.spacing) & mixed[box]
+    markers = _large(cores, body.spacing).astype(np.int32)
+    markers[pockets[box]] = 2
+    basins = watershed(small[box], markers, mask=mixed[box])
     out = air & ~mixed
     out[box] |= basins == 1
     return out

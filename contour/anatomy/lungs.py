@@ -6,7 +6,7 @@ closed in; its side is the patient's side of the other lung, or of the spine whe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cc3d
@@ -18,6 +18,7 @@ from contour.anatomy.airway import find_airway
 from contour.anatomy.body import Body
 from contour.anatomy.gas import PURE, SKIN, grown, without_pockets
 from contour.anatomy.planes import Bools, Spacing, closed, eroded, filled
+from patient.geometry import Box
 
 TISSUE = -400.0
 """Between lung and soft tissue."""
@@ -69,6 +70,23 @@ def find_chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] 
         spine: `[n, 3]` coarse (plane, row, column) of the spinal canal's middle, to tell a single lung's side and to know an
             airway from bowel gas; None if unknown.
     """
+    box = body.coarse_box
+    part = replace(body, solid=np.ascontiguousarray(body.solid[box.slices]))
+    seen = None if spine is None else spine - box.start
+    chest = _chest(np.ascontiguousarray(small[box.slices]), part, seen)
+
+    def whole(found: Bools | None) -> Bools | None:
+        if found is None:
+            return None
+        out = np.zeros(small.shape, dtype=bool)
+        out[box.slices] = found
+        return out
+
+    return replace(chest, left=whole(chest.left), right=whole(chest.right), trachea=whole(chest.trachea))
+
+
+def _chest(small: NDArray[np.int16], body: Body, spine: NDArray[np.float64] | None) -> Chest:
+    """As `find_chest`, of the part of the image that shows the body."""
     inner = eroded(body.solid, SKIN, body.spacing)
     air = inner & (small < TISSUE)
     trachea = find_airway(small, air, body, spine)
@@ -186,11 +204,15 @@ def _split(parts: NDArray[np.uint32], middle: float, spacing: Spacing) -> tuple[
 
 def _closed(lung: Bools, within: Bools, spacing: Spacing) -> Bools:
     """Vessels and small consolidations enclosed, plane by plane; specks dropped."""
-    out = closed(lung, VESSEL, spacing)
-    for k in np.flatnonzero(lung.any(axis=(1, 2))):
-        out[k] = (filled(out[k]) | lung[k]) & within[k]
-    labels = cc3d.connected_components(out, connectivity=6)
+    box = Box.of(lung).slices
+    own, inside = lung[box], within[box]
+    part = closed(own, VESSEL, spacing)
+    for k in np.flatnonzero(own.any(axis=(1, 2))):
+        part[k] = (filled(part[k]) | own[k]) & inside[k]
+    labels = cc3d.connected_components(part, connectivity=6)
     counts = np.bincount(labels.ravel()) * np.prod(spacing) / 1000.0
     keep = counts > max(1.0, 0.005 * counts[1:].sum())
     keep[0] = False
-    return keep[labels]
+    out = np.zeros_like(lung)
+    out[box] = keep[labels]
+    return out
