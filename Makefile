@@ -28,7 +28,7 @@ $(STAMP): $(RUN)
 
 # The sample course as a clinic would see it: a night for the planning CT, then one for each fraction's image.
 night: run
-	$(BIN)/recontour sample -o night/sample
+	[ -d night/sample ] || $(BIN)/recontour sample -o night/sample
 	mkdir -p night/inbox/plan
 	for come in plan/CT fraction_01 fraction_02 fraction_03; do \
 		cp -R night/sample/$$come night/inbox/$$(dirname $$come); \

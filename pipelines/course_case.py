@@ -16,10 +16,8 @@ from patient.errors import InputError, MixedSeries
 from pipelines.course_result import COURSE_SCHEMA, Colours, CourseResult, course_result
 from pipelines.fraction_result import FractionResult
 from pipelines.numbering import rising
-from pipelines.publish import CASES, write_whole
+from pipelines.publish import CASES, COURSES, written_beside
 from pipelines.report.course import write_course_report
-
-COURSES = "courses"
 
 
 def fraction_cases(folders: Sequence[Path]) -> list[Path]:
@@ -91,7 +89,7 @@ def is_told(folder: Path, cases: Sequence[Path]) -> bool:
 
 
 def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
-    """Write a course's folder; files of an earlier telling are replaced one by one, course.json last.
+    """Write a course's folder, whole or not at all; files of an earlier telling are replaced.
 
     Args:
         cases: fraction case folders of one patient, in the order in which they were made.
@@ -112,10 +110,11 @@ def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
     named = {case.name: _Read(case, result) for case, result in zip(cases, results, strict=True)}
     newest = named[course.today.case]
     said = course_result(course, folder.name, newest.result.image.patient, _colours(results, newest.result))
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(newest.folder, folder / "figures")
-    write_course_report(folder, said, pictures, {name: read.folder for name, read in named.items()})
-    write_whole(folder / "course.json", said.model_dump_json(indent=1))
+    with written_beside(folder) as made:
+        (made / "figures").mkdir()
+        pictures = _pictures(newest.folder, made / "figures")
+        write_course_report(made, said, pictures, {name: read.folder for name, read in named.items()})
+        (made / "course.json").write_text(said.model_dump_json(indent=1), encoding="utf-8")
     return said
 
 
@@ -177,9 +176,7 @@ def _colours(results: Sequence[FractionResult], newest: FractionResult) -> Colou
 
 
 def _pictures(case: Path, figures: Path) -> list[Path]:
-    """Today's pictures, the worst planes first as the case has them; those of an earlier telling go."""
-    for old in figures.glob("today-*.png"):
-        old.unlink()
+    """Today's pictures, the worst planes first as the case has them."""
     made = []
     for number, picture in enumerate(sorted((case / "figures").glob("*.png")), start=1):
         made.append(figures / f"today-{number:02d}.png")

@@ -16,11 +16,10 @@ from typing import Literal
 
 from patient.errors import InputError, OutOfResources, file_token
 from patient.read.index import SeriesEntry
-from pipelines.publish import CASES, KEPT, WORK, unwritable, write_whole
+from pipelines.publish import CASES, COURSES, KEPT, WORK, unwritable, write_whole
 
 MARK = ".recontour"
 PRIVATE = "private"
-COURSES = "courses"
 _OURS = (WORK, CASES, KEPT, COURSES, PRIVATE)
 
 

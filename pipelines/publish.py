@@ -14,9 +14,11 @@ from pathlib import Path
 from patient.durable import sync, sync_tree
 from patient.errors import InputError, NightBusy, OutOfResources
 from pipelines.ledger_file import BACKUP, LEDGER
+from pipelines.stopping import uninterrupted
 
 WORK = ".work"
 CASES = "cases"
+COURSES = "courses"
 KEPT = ".kept"
 """Steps of cases that a night did not finish, by case."""
 _HALF_WRITTEN = frozenset(f".{name}" for name in ("night.json", "index.html", LEDGER, BACKUP))
@@ -109,9 +111,35 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
+@contextmanager
+def written_beside(folder: Path) -> Iterator[Path]:
+    """A place beside a folder for what shall be in it: put there when all went well, and else as if never begun.
+
+    A folder that is not there appears by one rename. In one that is there files and folders of the same names are replaced,
+    and nothing else is touched; a cancel waits until that is done.
+    """
+    made = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(made, ignore_errors=True)
+    try:
+        made.mkdir(parents=True)
+        yield made
+        sync_tree(made)
+        with uninterrupted():
+            if folder.is_dir():
+                for path in sorted(made.iterdir(), key=lambda path: path.suffix == ".json"):  # the record last
+                    if path.is_dir():
+                        shutil.rmtree(folder / path.name, ignore_errors=True)
+                    path.replace(folder / path.name)
+            else:
+                made.rename(folder)
+            sync(folder.parent)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def sweep(outbox: Path) -> None:
     """Remove what a night left half made, also one that died. Only with the outbox locked."""
-    for left in (*(outbox / WORK).iterdir(), *(outbox / CASES).glob(".*.part")):
+    for left in (*(outbox / WORK).iterdir(), *(outbox / CASES).glob(".*.part"), *(outbox / COURSES).glob(".*.part")):
         shutil.rmtree(left, ignore_errors=True)
     for left in (path for path in outbox.glob(".*") if path.is_file() and path.name in _HALF_WRITTEN):
         left.unlink(missing_ok=True)

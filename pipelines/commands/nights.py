@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import DONE, LOOK, SOME_FAILED, Json, check_all, must_be_folder, people, progress, show_lines
+from pipelines.terminal import (
+    DONE,
+    LOOK,
+    SOME_FAILED,
+    Json,
+    check_all,
+    must_be_folder,
+    people,
+    progress,
+    published,
+    show_lines,
+)
 
 
 def nightly(
@@ -101,7 +112,7 @@ def status(
 
 
 def sample(
-    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write into.")] = Path("sample"),
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")] = Path("sample"),
     fractions: Annotated[int, typer.Option(help="Fraction images, one a day.", min=0, max=99)] = 3,
     slices: Annotated[int, typer.Option(help="Planes of the planning CT.", min=40)] = 266,
     size: Annotated[int, typer.Option(help="Rows and columns of a plane.", min=64)] = 256,
@@ -110,9 +121,9 @@ def sample(
     """The sample course: a synthetic patient's plan and fractions, with the truth beside them."""
     from data_samples.course import write_course
 
-    with progress("Making the sample course") as update:
+    with published(out) as made, progress("Making the sample course") as update:
         write_course(
-            out, fractions=fractions, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "images")
+            made, fractions=fractions, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "images")
         )
     people.print(f"Planning CT of {slices} planes with structures, dose and plan, and {fractions} fractions in {out}")
     return DONE

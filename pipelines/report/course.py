@@ -12,7 +12,6 @@ from pathlib import Path
 from markupsafe import Markup
 
 from pipelines.course_result import CourseResult, LimitRecord, TrackRecord
-from pipelines.publish import write_whole
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.trends import dose_plot, track_plot
 
@@ -32,7 +31,7 @@ class _Shown:
 
 
 def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[Path], cases: Mapping[str, Path]) -> None:
-    """Write report.html and figures/*.svg; each file is replaced whole.
+    """Write report.html and figures/*.svg.
 
     Args:
         folder: of the course; `figures` is there.
@@ -65,7 +64,7 @@ def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[P
             style=page_style(),
         )
     )
-    write_whole(folder / "report.html", page)
+    (folder / "report.html").write_text(page, encoding="utf-8")
 
 
 def soonest(track: TrackRecord) -> LimitRecord | None:
@@ -104,8 +103,6 @@ def _write_plots(figures: Path, kinds: Sequence[tuple[str, Sequence[Markup]]]) -
     """The plots as files that stand alone, with the page's style in each."""
     style = files("pipelines.report").joinpath("style.css").read_text(encoding="utf-8")
     for kind, plots in kinds:
-        for old in figures.glob(f"{kind}-*.svg"):
-            old.unlink()
         for number, plot in enumerate(plots, start=1):
             head, tail = str(plot).split(">", 1)
             (figures / f"{kind}-{number:02d}.svg").write_text(f"{head}><style>{style}</style>{tail}", encoding="utf-8")

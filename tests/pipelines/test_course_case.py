@@ -148,3 +148,25 @@ def test_without_a_place_the_course_goes_among_the_courses_of_the_outbox(tmp_pat
     (folder,) = (tmp_path / "courses").iterdir()
     assert folder.name.startswith("20260101-")
     assert "P1" not in folder.name
+
+
+def test_a_course_that_is_cancelled_while_it_is_told_stays_as_it_was(outbox, told, tmp_path, monkeypatch):
+    folder = tmp_path / "c"
+    write_course_of(find_cases(outbox)[:6], folder)
+    (folder / "note.txt").write_text("a person's")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    def cancelled(place, *more):
+        (place / "report.html").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.course_case.write_course_report", cancelled)
+    for place in (folder, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            write_course_of(find_cases(outbox), place)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    monkeypatch.undo()
+    write_course_of(find_cases(outbox), folder)
+    assert is_told(folder, find_cases(outbox))
+    assert (folder / "note.txt").read_text() == "a person's"
+    assert {p.name for p in (folder / "figures").iterdir()} == {p.name for p in (told[1] / "figures").iterdir()}

@@ -23,7 +23,7 @@ COMMAND = """
 import sys, time
 from functools import partial
 from pathlib import Path
-import pipelines.case, pipelines.fraction_case, pipelines.night, pipelines.registration_case
+import data_samples.course, pipelines.case, pipelines.fraction_case, pipelines.night, pipelines.registration_case
 from pipelines.app import main
 
 def hangs(*values, **more):
@@ -34,6 +34,7 @@ def hangs(*values, **more):
 if __name__ == "__main__":
     OUT = sys.argv[sys.argv.index("-o") + 1]
     pipelines.case.contour_case = pipelines.fraction_case.adapt_case = pipelines.registration_case.register_case = hangs
+    data_samples.course.write_course = hangs
     pipelines.night.run_night = partial(pipelines.night.run_night, function="tests.scenarios.trivial:waits")
     main()
 """
@@ -104,13 +105,13 @@ def test_what_failed_for_good_stands_on_every_page_until_a_person_ends_it(tmp_pa
         assert ledger.jobs()[0].attempts == 1
 
 
-@pytest.mark.parametrize("command", ["contour", "adapt", "register"])
+@pytest.mark.parametrize("command", ["contour", "adapt", "register", "sample"])
 def test_a_command_that_is_told_to_stop_leaves_nothing(tmp_path, command):
     who = identity("plan", "20260102")
     image(tmp_path / "plan", who)
     plan(tmp_path / "plan", who, date="20260105")
     image(tmp_path / "fraction", identity("day", "20260107", "CBCT"))
-    inputs = {"contour": ["fraction"], "adapt": ["plan", "fraction"], "register": ["fraction", "fraction"]}[command]
+    inputs = {"contour": ["fraction"], "adapt": ["plan", "fraction"], "register": ["fraction", "fraction"]}.get(command, [])
     (tmp_path / "place").mkdir()
     run = _start(tmp_path, command, *(tmp_path / name for name in inputs), "-o", tmp_path / "place" / "out")
     until(lambda: any((tmp_path / "place").glob(".recontour-*/hangs")), run)
