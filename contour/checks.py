@@ -33,20 +33,25 @@ def check(wanted: Wanted, field: Field, whole: Geometry, found: Mapping[str, Pla
         found: centroids (LPS mm) of what was found before, for left and right.
     """
     mask = field.mask()
-    volume = float(mask.array.sum()) * whole.voxel_cc
+    volume = float(np.count_nonzero(mask.array)) * whole.voxel_cc
     cut = cut_sides(field, whole)
     flags = [Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(cut)}")] if cut else []
     if wanted.volume_cc is not None:
         low, high = wanted.volume_cc
         if volume > high or (volume < low and not cut):
             flags.append(Flag("implausible_volume", f"{volume:.1f} cc; plausible are {low:g} to {high:g} cc"))
-    sizes = np.sort(np.bincount(cc3d.connected_components(mask.array, connectivity=26).ravel())[1:])[::-1]
-    pieces = int((sizes > FRAGMENT * sizes.sum()).sum())
-    if pieces > _PIECES.get(wanted.name, 1):
+    usual = _PIECES.get(wanted.name, 1)
+    if usual < 1 / FRAGMENT and (pieces := _pieces(mask.array)) > usual:
         flags.append(Flag("fragments", f"{pieces} pieces"))
     if side := wrong_side(wanted.name, found):
         flags.append(Flag("wrong_side", side))
     return (*flags, suggestion(wanted)) if wanted.is_target else tuple(flags)
+
+
+def _pieces(mask: NDArray[np.bool_]) -> int:
+    """How many pieces are more than `FRAGMENT` of the whole: fewer than 1 / FRAGMENT."""
+    sizes = np.bincount(cc3d.connected_components(mask, connectivity=26).ravel())[1:]
+    return int((sizes > FRAGMENT * sizes.sum()).sum())
 
 
 def sure_enough(wanted: Wanted, answer: Finding) -> tuple[Flag, ...] | str:
@@ -89,10 +94,11 @@ def cut_sides(field: Field, whole: Geometry) -> list[str]:
         ends = _ends(whole, axis, along)[box.slices[0]]
         places = np.arange(box.start[axis], box.stop[axis])
         if axis == 0:
-            reached = (places == ends) & mask.array.any(axis=(1, 2))
+            reached = mask.array[places == ends]
         else:
             beyond = places >= ends[:, None] if along > 0 else places <= ends[:, None]
-            reached = beyond & mask.array.any(axis=3 - axis)
+            some = beyond.any(axis=0)
+            reached = beyond[:, some] & mask.array.compress(some, axis=axis).any(axis=3 - axis)
         if reached.any():
             sides.append(name)
     return sides
@@ -140,7 +146,8 @@ def wrong_side(name: str, found: Mapping[str, Place]) -> str:
 def centroid(field: Field) -> tuple[float, float, float]:
     """Centre of mass of the voxels inside, LPS mm."""
     mask = field.mask()
-    counts = [mask.array.sum(axis=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    shadow = np.add.reduce(mask.array, axis=0, dtype=np.int32)
+    counts = [[np.count_nonzero(plane) for plane in mask.array], shadow.sum(axis=1), shadow.sum(axis=0)]
     k, j, i = (float(np.average(np.arange(len(n)), weights=n)) for n in counts)
     x, y, z = (float(v) for v in field.geometry.points((k, j, i)))
     return x, y, z

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from contour.margin import by_side, shifted
-from contour.recipe import Combined, Margin, Named, Recipe, needs, reduced
+from contour.recipe import Combined, Margin, Named, Recipe, ingredients, needs, reduced
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Level, Volume
 
@@ -35,7 +35,8 @@ def derive(recipe: Recipe, found: Mapping[str, Field], whole: Geometry) -> Field
         return f"derived from {missing[0]}, which is not there"
     if (what := reduced(recipe, found)) is None:
         return "nothing is left of it"
-    field = _made(what, found, whole)
+    distances = {name: _as_distance(found[name]) for name in set(ingredients(what))}
+    field = _made(what, distances, whole)
     inside = field.volume.array < 0
     if not inside.any():
         return "nothing is left of it"
@@ -98,13 +99,8 @@ def _combined(operator: str, left: Field, right: Field, whole: Geometry) -> Fiel
 
 
 def _placed(field: Field, part: Geometry) -> Distance:
-    """A field's distances on another part of the same grid; well outside where it says nothing.
-
-    Near its surface a probability becomes a distance by its own slope, so that the zero level stays where it was.
-    """
-    values = field.volume.array
-    if field.level is Level.PROBABILITY:
-        values = _distance_of_probability(values, field.geometry.spacing)
+    """A field's distances on another part of the same grid; well outside where it says nothing."""
+    values = _as_distance(field).volume.array
     outside = np.float32(REACH * max(part.spacing))
     box = part.box_of(field.geometry)
     out = np.full(part.shape, outside, dtype=np.float32)
@@ -114,15 +110,24 @@ def _placed(field: Field, part: Geometry) -> Distance:
     return out
 
 
+def _as_distance(field: Field) -> Field:
+    """Near its surface a probability becomes a distance by its own slope, so that the zero level stays where it was."""
+    if field.level is Level.DISTANCE:
+        return field
+    values = _distance_of_probability(field.volume.array, field.geometry.spacing)
+    return Field(Volume(values, field.geometry), Level.DISTANCE)
+
+
 def _distance_of_probability(values: NDArray[np.float32], spacing: tuple[float, float, float]) -> Distance:
     """mm to the level 0.5: by the steepest slope next to it, its sign exact; further on the distance in plane to pixels on
     the other side, right to half a pixel."""
     limit, pixel = np.float32(REACH * max(spacing)), spacing[1:]
-    out = np.empty_like(values)
+    out, reach = np.empty_like(values), (0, *(int(limit / s) + 2 for s in pixel))
     for k, plane in enumerate(values):
-        inside = plane > 0.5
-        far = edt.edt(inside.astype(np.uint8) + np.uint8(1), anisotropy=pixel, black_border=False)
-        far = np.minimum(far - np.float32(0.5 * min(pixel)), limit)
+        inside, far = plane > 0.5, np.full(plane.shape, limit)
+        near = Box.of(inside[None]).padded(reach, (1, *plane.shape)).slices[1:]
+        sides = edt.edt(inside[near].astype(np.uint8) + np.uint8(1), anisotropy=pixel, black_border=False)
+        far[near] = np.minimum(sides - np.float32(0.5 * min(pixel)), limit)
         j, i = np.nonzero((plane > 0.01) & (plane < 0.99))
         if len(j):
             far[j, i] = np.minimum(np.abs(np.float32(0.5) - plane[j, i]) / _steepest(values, k, j, i, spacing), limit)

@@ -56,7 +56,7 @@ class Extent:
         """Of a structure on the image's grid; None where it is empty."""
         mask = field.mask()
         axis, sign = whole.nearest_axis(HEAD)
-        areas = np.count_nonzero(mask.array, axis=tuple(a for a in range(3) if a != axis))
+        areas = np.array([np.count_nonzero(plane) for plane in np.moveaxis(mask.array, axis, 0)])
         slices = np.flatnonzero(areas)
         if not len(slices):
             return None

@@ -19,7 +19,7 @@ from patient.conformance.profile import load_profile
 from patient.errors import InputError, NotDicom, among
 from patient.read.headers import MODALITIES
 from patient.read.images import open_image
-from patient.read.index import Problem, SeriesEntry, scan
+from patient.read.index import Problem, SeriesEntry, scan_all
 from patient.read.remains import Remains
 from patient.read.rtstruct import read_structure_set
 from patient.series import PATIENT_POSITIONS, ImageSeries
@@ -146,12 +146,13 @@ def _log(result: CaseResult, clock: Clock) -> str:
 
 def _entry(request: CaseRequest) -> SeriesEntry:
     """The series among the request's files, and those of them that cannot be read."""
-    read = [scan(Path(path)) for path in request.files]
-    headers = [h for index in read for e in index.series for h in e.headers]
+    paths = [Path(path) for path in request.files]
+    headers = [header for entry in scan_all(paths).series for header in entry.headers]
+    there = {header.path for header in headers}
     unreadable = tuple(
-        Problem(Path(path), NotDicom("Not readable as DICOM", where=Path(path).name), Remains(series_uid=request.series_uid))
-        for path, index in zip(request.files, read, strict=True)
-        if not index.series
+        Problem(path, NotDicom("Not readable as DICOM", where=path.name), Remains(series_uid=request.series_uid))
+        for path in paths
+        if path not in there
     )
     wanted = [h for h in headers if h.text("SeriesInstanceUID") in (request.series_uid, "")]
     if not wanted:

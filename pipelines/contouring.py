@@ -252,7 +252,7 @@ class Contouring:
                 required=wanted.required,
                 engine=engine,
                 source=wanted.source,
-                volume_cc=round(float(mask.sum()) * self.image.geometry.voxel_cc, 2),
+                volume_cc=round(float(np.count_nonzero(mask)) * self.image.geometry.voxel_cc, 2),
                 centroid_mm=(round(centre[0], 1), round(centre[1], 1), round(centre[2], 1)),
                 planes=_slices(structure.loops, self.image.geometry),
                 loops=len(structure.loops),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -161,8 +161,17 @@ def scan(folder: Path, progress: Callable[[int, int], None] = lambda done, total
     Raises:
         InputError: the folder is not there.
     """
+    return scan_all((folder,), progress)
+
+
+def scan_all(folders: Sequence[Path], progress: Callable[[int, int], None] = lambda done, total: None) -> Index:
+    """As `scan`, of several folders or files together.
+
+    Raises:
+        InputError: one of them is not there.
+    """
     problems: list[Problem] = []
-    paths = list(_files(folder, problems))
+    paths = [path for folder in folders for path in _files(folder, problems)]
     objects: list[_Object] = []
     strangers: list[Problem] = []
     with ThreadPoolExecutor(THREADS) as threads:

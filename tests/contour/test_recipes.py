@@ -129,3 +129,21 @@ def test_a_template_that_is_wrong_says_which_line(tmp_path, text, line):
 def test_a_template_that_is_not_there_names_those_that_are():
     with pytest.raises(TemplateError, match="head_neck"):
         load_template("nothing")
+
+
+@pytest.mark.parametrize("recipe", ["A", "A | A"])
+def test_a_recipe_that_is_one_structure_is_that_structure_however_it_was_found(recipe):
+    drawn = Field.of_mask(FOUND["A"].mask())
+    made = derive(parse(recipe), {"A": drawn}, G)
+    assert not isinstance(made, str)
+    assert (made.mask().placed_in(G).array == FOUND["A"].mask().array).all()
+
+
+def test_a_probability_becomes_the_same_distance_whatever_lies_around_it():
+    ball = np.clip(0.5 - FOUND["A"].volume.array, 0, 1).astype(np.float32)
+    box = Box.of(ball > 0)
+    derived = [
+        derive(parse("A | A"), {"A": field}, G)
+        for field in (Field(Volume(ball, G)), Field(Volume(ball, G).cropped(box.padded(1, G.shape))))
+    ]
+    assert np.array_equal(*(field.volume.array for field in derived))
