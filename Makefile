@@ -38,13 +38,11 @@ night: run
 	done
 	@echo "Open night/outbox/index.html"
 
-# Nights have time limits to keep, so they are tested with nothing beside them.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --ignore=tests/scenarios
-	$(BIN)/pytest tests/scenarios
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The documentation as a site that opens without a server: site/index.html.
 $(DOCS): $(RUN)

@@ -22,3 +22,8 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"REAL PATIENTS ARE NOT THERE ({DATA}): set RECONTOUR_DATA")
     return DATA
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Scenarios go first: they are the longest, and two workers then end together."""
+    items.sort(key=lambda item: "scenarios" not in item.path.parts)

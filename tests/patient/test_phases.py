@@ -1,9 +1,6 @@
 """Several images in one series: told apart, named, and never mixed."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,14 +13,10 @@ from patient.read.whole import UNTOLD
 from patient.structures import Structure, StructureSet
 from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set
+from tests.commands import recontour
 from tests.making import phantom, write_ct
 
 HU = phantom()
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
-
-
-def _run(arguments):
-    return subprocess.run([RECONTOUR, *arguments], capture_output=True, encoding="utf-8")
 
 
 def phases(folder, tag="TemporalPositionIdentifier", values=(1, 2, 3), moved=0.0, **more):
@@ -119,17 +112,17 @@ def test_a_number_for_every_slice_is_no_join(tmp_path):
 def test_contouring_a_series_of_phases_asks_for_one_and_contours_that_one_alone(tmp_path):
     folder = phases(tmp_path / "ct")
     call = ["contour", str(folder), "-o", str(tmp_path / "out"), "--template", "abdomen", "--json"]
-    asked = _run(call)
+    asked = recontour(*call)
     assert asked.returncode == 2
     assert "1 (12 slices), 2 (12 slices), 3 (12 slices)" in " ".join(asked.stderr.split())
     assert "--phase" in asked.stderr
-    made = _run([*call, "--phase", "2"])
+    made = recontour(*call, "--phase", "2")
     assert made.returncode in (0, 3), made.stderr
     assert any("Temporal Position Identifier 2" in note for note in json.loads(made.stdout)["image"]["notes"])
     listed = dcmread(tmp_path / "out" / "rtstruct.dcm").ReferencedFrameOfReferenceSequence[0].RTReferencedStudySequence[0]
     uids = {i.ReferencedSOPInstanceUID for i in listed.RTReferencedSeriesSequence[0].ContourImageSequence}
     assert uids == {i.sop_instance_uid for i in open_folder(folder, phase="2").instances}
-    checked = _run(["check", str(tmp_path / "out" / "rtstruct.dcm"), "--ct", str(folder)])
+    checked = recontour("check", tmp_path / "out" / "rtstruct.dcm", "--ct", folder)
     assert checked.returncode in (0, 3), checked.stderr
 
 
@@ -139,6 +132,6 @@ def test_what_exists_on_a_phase_chooses_it(tmp_path):
     drawn = Structure("Lesion", field=Field.of_mask(Volume(HU == 900, image.geometry)))
     write_structure_set(tmp_path / "rs.dcm", StructureSet((drawn,)), image, version="0")
     call = ["contour", str(folder), "-o", str(tmp_path / "out"), "--template", "abdomen", "--json"]
-    made = _run([*call, "--existing", str(tmp_path / "rs.dcm")])
+    made = recontour(*call, "--existing", tmp_path / "rs.dcm")
     assert made.returncode in (0, 3), made.stderr
     assert any("Temporal Position Identifier 3" in note for note in json.loads(made.stdout)["image"]["notes"])

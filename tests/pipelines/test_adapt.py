@@ -1,7 +1,5 @@
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +21,11 @@ from pipelines.fraction_records import EXPECTED
 from pipelines.fraction_result import FractionResult
 from pipelines.plan_folder import read_fraction_folder, read_plan_folder
 from registration.dicom_read import rigid_between
+from tests.commands import recontour
 from tests.pipelines.fractions import FRACTIONS, SHIFT, changed, write_pair
 from tests.pipelines.test_schemas import _follows_its_schema
 from tests.referees import errors_of
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 POLICY = """
 schema = 1
 version = "t"
@@ -329,7 +327,7 @@ def test_the_command_publishes_whole_or_nothing(pair, tmp_path):
     shutil.copytree(pair[1], other)
     for path in other.iterdir():
         changed(path, PatientID="SOMEBODY")
-    done = subprocess.run([RECONTOUR, "adapt", pair[0], other, "-o", tmp_path / "out"], capture_output=True, text=True)
+    done = recontour("adapt", pair[0], other, "-o", tmp_path / "out")
     assert done.returncode == 2
     assert "another patient" in done.stderr
     assert "SOMEBODY" not in done.stderr

@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.commands import recontour
 from tests.making import phantom, write_ct
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 COMMANDS = ("contour", "register", "nightly", "status", "check", "evaluate", "commission", "train", "sample")
 
 
-def _run(*arguments, **how):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, encoding="utf-8", **how)
+def _process(*arguments, **how):
+    """As a user starts it."""
+    command = [Path(sys.executable).with_name("recontour"), *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8", **how)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example_and_stands_in_the_guide(command):
-    said = _run(command, "--help")
+    said = recontour(command, "--help")
     assert said.returncode == 0
     assert f"recontour {command}" in said.stdout.split("Example:")[1]
     assert f"### {command}" in Path(__file__).parents[2].joinpath("docs/user-guide.md").read_text(encoding="utf-8")
@@ -33,7 +35,7 @@ def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path):
         ["contour", write_ct(tmp_path / "one", phantom()[:1]), "-o", tmp_path / "o"],
         ["nightly", tmp_path, "-o", tmp_path / "o", "--config", tmp_path / "none.toml"],
     ):
-        done = _run(*arguments)
+        done = recontour(*arguments)
         assert done.returncode == 2, done.stderr
         assert done.stderr.strip()
         assert "Traceback" not in done.stderr
@@ -41,7 +43,7 @@ def test_a_wrong_call_exits_with_2_and_a_sentence(tmp_path):
 
 
 def test_a_wrong_call_names_all_that_is_wrong_before_any_work(tmp_path):
-    done = _run("evaluate", tmp_path / "made", tmp_path / "clinic", "-o", tmp_path / "o", "--limits", "hed_neck")
+    done = recontour("evaluate", tmp_path / "made", tmp_path / "clinic", "-o", tmp_path / "o", "--limits", "hed_neck")
     assert done.returncode == 2
     assert "PREDICTED: no such file or folder" in done.stderr
     assert "REFERENCE: no such file or folder" in done.stderr
@@ -54,26 +56,26 @@ def test_an_unknown_profile_is_refused_before_any_work(tmp_path, ct_folder):
         ("adapt", ct_folder, ct_folder, "-o", tmp_path / "o", "--profile", "aria"),
         ("check", ct_folder / "0.dcm", "--profile", "aria"),
     ):
-        done = _run(*call)
+        done = recontour(*call)
         assert done.returncode == 2
         assert "No profile 'aria'" in done.stderr
         assert "reading" not in done.stderr
 
 
 def test_a_plan_and_a_fraction_that_were_exchanged_are_told(tmp_path, ct_folder):
-    _run("contour", ct_folder, "-o", tmp_path / "made")
+    recontour("contour", ct_folder, "-o", tmp_path / "made")
     fraction = write_ct(tmp_path / "fraction", phantom(), tag="fraction")
     plan = tmp_path / "plan"
     plan.mkdir()
     for path in (*ct_folder.iterdir(), tmp_path / "made" / "rtstruct.dcm"):
         (plan / path.name).write_bytes(path.read_bytes())
-    done = _run("adapt", fraction, plan, "-o", tmp_path / "o")
+    done = recontour("adapt", fraction, plan, "-o", tmp_path / "o")
     assert done.returncode == 2, done.stderr
     assert "exchanged" in " ".join(done.stderr.split())
 
 
 def test_the_version_is_said():
-    done = _run("--version")
+    done = recontour("--version")
     assert done.returncode == 0
     assert done.stdout.startswith("recontour 0.")
 
@@ -81,7 +83,7 @@ def test_the_version_is_said():
 def test_an_image_of_air_is_refused_before_anything_is_looked_for(tmp_path):
     air = np.full((12, 40, 48), -1000, dtype=np.int16)
     air[:, :2] = -900
-    done = _run("contour", write_ct(tmp_path / "air", air), "-o", tmp_path / "o")
+    done = recontour("contour", write_ct(tmp_path / "air", air), "-o", tmp_path / "o")
     assert done.returncode == 2
     assert "nothing in the image is" in done.stderr
     assert not (tmp_path / "o").exists()
@@ -90,7 +92,7 @@ def test_an_image_of_air_is_refused_before_anything_is_looked_for(tmp_path):
 def test_a_night_keeps_its_own_files_in_its_outbox(tmp_path, ct_folder):
     elsewhere = tmp_path / "temporary"
     elsewhere.mkdir()
-    done = _run(
+    done = _process(
         "nightly", ct_folder, "-o", tmp_path / "out", "--settle-minutes", "0", env={**os.environ, "TMPDIR": str(elsewhere)}
     )
     assert done.returncode == 3, done.stderr
@@ -99,13 +101,13 @@ def test_a_night_keeps_its_own_files_in_its_outbox(tmp_path, ct_folder):
 
 
 def test_one_patient_is_contoured_with_json_on_stdout_and_nothing_else(tmp_path, ct_folder):
-    done = _run("contour", ct_folder, "-o", tmp_path / "out", "--json")
+    done = _process("contour", ct_folder, "-o", tmp_path / "out", "--json")
     assert done.returncode == 3, done.stderr
     result = json.loads(done.stdout)
     assert result["verdict"] == "review"
     assert {"rtstruct.dcm", "report.html", "result.json", "log.txt"} <= {p.name for p in (tmp_path / "out").iterdir()}
-    assert _run("contour", ct_folder, "-o", tmp_path / "out").returncode == 2
-    checked = _run("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct_folder, "--json")
+    assert recontour("contour", ct_folder, "-o", tmp_path / "out").returncode == 2
+    checked = recontour("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct_folder, "--json")
     assert checked.returncode == 0, checked.stdout
     assert json.loads(checked.stdout)[0]["errors"] == []
 
@@ -113,11 +115,11 @@ def test_one_patient_is_contoured_with_json_on_stdout_and_nothing_else(tmp_path,
 def test_a_clinics_structures_are_kept_and_no_second_external_is_made(tmp_path, ct_folder):
     import pydicom
 
-    _run("contour", ct_folder, "-o", tmp_path / "first")
+    recontour("contour", ct_folder, "-o", tmp_path / "first")
     d = pydicom.dcmread(tmp_path / "first" / "rtstruct.dcm")
     d.StructureSetROISequence[0].ROIName = "Patient outline"
     d.save_as(tmp_path / "clinic.dcm")
-    done = _run("contour", ct_folder, "-o", tmp_path / "second", "--existing", tmp_path / "clinic.dcm")
+    done = recontour("contour", ct_folder, "-o", tmp_path / "second", "--existing", tmp_path / "clinic.dcm")
     assert done.returncode in (0, 3), done.stderr
     again = pydicom.dcmread(tmp_path / "second" / "rtstruct.dcm")
     assert [o.RTROIInterpretedType for o in again.RTROIObservationsSequence].count("EXTERNAL") == 1
@@ -129,8 +131,8 @@ def test_a_clinics_structures_are_kept_and_no_second_external_is_made(tmp_path, 
 
 def test_a_structure_set_of_another_frame_is_refused(tmp_path, ct_folder):
     other = write_ct(tmp_path / "other", phantom(), tag="other")
-    _run("contour", other, "-o", tmp_path / "made")
-    done = _run("contour", ct_folder, "-o", tmp_path / "out", "--existing", tmp_path / "made" / "rtstruct.dcm")
+    recontour("contour", other, "-o", tmp_path / "made")
+    done = recontour("contour", ct_folder, "-o", tmp_path / "out", "--existing", tmp_path / "made" / "rtstruct.dcm")
     assert done.returncode == 2
     assert "frame of reference" in done.stderr
     assert not (tmp_path / "out").exists()
@@ -143,7 +145,7 @@ def test_an_image_without_identity_gives_labels(tmp_path):
     image = sitk.GetImageFromArray(phantom((20, 60, 64)))
     image.SetSpacing((3, 3, 3))
     sitk.WriteImage(image, str(tmp_path / "ct.nii.gz"))
-    done = _run("contour", tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "--json")
+    done = recontour("contour", tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "--json")
     assert done.returncode in (0, 3), done.stderr
     labels = sitk.ReadImage(str(tmp_path / "out" / "labels.nii.gz"))
     assert labels.GetSize() == image.GetSize()

@@ -1,7 +1,4 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -11,9 +8,9 @@ import SimpleITK as sitk  # noqa: N813
 from contour.small import area
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
+from tests.commands import recontour
 from tests.making import phantom, write_ct
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 TEMPLATE = """
 description = "The larger of two bones"
 structures.External = { engine = "anatomy" }
@@ -36,8 +33,7 @@ def ct(tmp_path):
 def _contoured(image, out, clean, *how):
     template = out.with_suffix(".toml")
     template.write_text(TEMPLATE.replace("CLEAN", clean))
-    command = [RECONTOUR, "contour", image, "-o", out, "--template", template, "--json", *how]
-    done = subprocess.run(list(map(str, command)), capture_output=True, encoding="utf-8")
+    done = recontour("contour", image, "-o", out, "--template", template, "--json", *how)
     assert done.returncode in (0, 3), done.stderr
     result = json.loads(done.stdout)
     return result, {s["name"]: s for s in result["structures"]}

@@ -1,9 +1,6 @@
 import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -19,17 +16,17 @@ from pipelines.registration_case import Kind, open_either, register_case
 from registration.dicom_read import read_deformable, rigid_between
 from registration.pulling import pulled
 from registration.transforms import Rigid, Space
+from tests.commands import recontour
 from tests.making import write_ct
 from tests.pipelines.fractions import changed
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 GRID = Geometry((36, 72, 72), (3.0, 3.0, 3.0), origin=(-106.5, -106.5, -50.0), image="fixed", frame_of_reference="1.2.3")
 SHIFT = np.array([6.0, -4.0, 5.0])
 HALF_A_VOXEL = 1.5
 
 
 def _run(*arguments):
-    return subprocess.run([RECONTOUR, "register", *map(str, arguments)], capture_output=True, encoding="utf-8")
+    return recontour("register", *arguments)
 
 
 def _patient(seed=0):

@@ -1,25 +1,18 @@
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pydicom
 import pytest
 
 from data_samples.patient import write_sample
 from patient.read.images import open_folder
+from tests.commands import recontour
 from tests.making import phantom, write_ct
 
 pytest.importorskip("rt_utils", reason="RT-UTILS IS NOT INSTALLED")
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
-
-
-def _run(*arguments):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 def _deep(rtstruct, ct):
-    done = _run("check", rtstruct, "--ct", ct, "--deep", "--json")
+    done = recontour("check", rtstruct, "--ct", ct, "--deep", "--json")
     return done.returncode, json.loads(done.stdout)[0]
 
 
@@ -28,7 +21,7 @@ def contoured(tmp_path_factory):
     """The sample patient's chest, and the structure set that was made of it."""
     folder = tmp_path_factory.mktemp("chest")
     write_sample(folder / "ct", slices=30, size=96)
-    assert _run("contour", folder / "ct", "-o", folder / "out", "--template", "thorax").returncode in (0, 3)
+    assert recontour("contour", folder / "ct", "-o", folder / "out", "--template", "thorax").returncode in (0, 3)
     return folder / "ct", folder / "out" / "rtstruct.dcm"
 
 
@@ -83,8 +76,8 @@ def test_a_structure_that_the_other_reader_cannot_read_is_told(contoured, tmp_pa
 
 def test_pictures_that_are_not_square_get_no_second_opinion_and_a_sentence(tmp_path):
     ct = write_ct(tmp_path / "ct", phantom())
-    _run("contour", ct, "-o", tmp_path / "out")
-    done = _run("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct, "--deep")
+    recontour("contour", ct, "-o", tmp_path / "out")
+    done = recontour("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct, "--deep")
     assert done.returncode == 2
     assert "40 x 48 pixels" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,9 +1,6 @@
 """A planning CT with uneven slices, or of a tilted gantry, through the commands: drawn on its own slices and importable."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,15 +11,11 @@ from patient.read.rtstruct import read_structure_set
 from patient.structures import Structure, StructureSet
 from patient.volume import Field, Level, Volume
 from patient.write.rtstruct import write_structure_set
+from tests.commands import recontour
 from tests.making import write_ct
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 PLACES = np.cumsum([0.0, *[3.0] * 15, *[6.0] * 8])
 SHAPE = (len(PLACES), 64, 80)
-
-
-def _run(*arguments):
-    return subprocess.run([RECONTOUR, *map(str, arguments)], capture_output=True, encoding="utf-8")
 
 
 def scan(folder, slope, tag="t", moved=0.0):
@@ -64,7 +57,8 @@ def test_a_planning_ct_is_contoured_on_its_own_slices(tmp_path, slope):
         '[structures.Core]\nengine = "existing"\ncolor = [9, 9, 9]\n'
         '[structures.PTV]\nrecipe = "Core + 6 mm"\ncolor = [9, 99, 9]\n'
     )
-    made = _run("contour", ct, "-o", tmp_path / "out", "--template", template, "--existing", tmp_path / "rs.dcm", "--json")
+    call = ("contour", ct, "-o", tmp_path / "out", "--template", template)
+    made = recontour(*call, "--existing", tmp_path / "rs.dcm", "--json")
     assert made.returncode in (0, 3), made.stderr
     result = json.loads(made.stdout)
     assert any("resampled to 3.00 mm" in note for note in result["image"]["notes"])
@@ -81,8 +75,8 @@ def test_a_planning_ct_is_contoured_on_its_own_slices(tmp_path, slope):
             assert np.abs(loop.points[:, 2] - own[loop.image_uid]).max() < 1e-3
     kept, before = written["Core"], read_structure_set(tmp_path / "rs.dcm")["Core"]
     assert [loop.digits for loop in kept.drawn] == [loop.digits for loop in before.drawn]
-    checked = _run("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct)
+    checked = recontour("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct)
     assert checked.returncode in (0, 3), checked.stderr
-    deep = _run("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct, "--deep")
+    deep = recontour("check", tmp_path / "out" / "rtstruct.dcm", "--ct", ct, "--deep")
     assert deep.returncode == 2
     assert "no second opinion" in deep.stderr

@@ -1,9 +1,6 @@
 """Images of unevenly spaced slices, or of several phases, where two images meet, and in a night."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pydicom
@@ -12,10 +9,10 @@ import pytest
 from patient.read.images import open_folder
 from pipelines.configuration import Configuration
 from pipelines.night import run_night
+from tests.commands import recontour
 from tests.patient.test_phases import phases
 from tests.pipelines.fractions import SHIFT, write_pair
 
-RECONTOUR = str(Path(sys.executable).with_name("recontour"))
 QUIET = Configuration(settle_minutes=0, workers=1, memory_limit_mib=900)
 
 
@@ -41,11 +38,7 @@ def pair(tmp_path_factory):
 def test_unevenly_spaced_slices_are_registered_rigidly_where_they_lie(pair, tmp_path):
     plan, fraction = pair
     assert open_folder(fraction).geometry.slices is not None
-    done = subprocess.run(
-        [RECONTOUR, "register", str(fraction), str(plan / "CT"), "-o", str(tmp_path / "out"), "--rigid", "--json"],
-        capture_output=True,
-        encoding="utf-8",
-    )
+    done = recontour("register", fraction, plan / "CT", "-o", tmp_path / "out", "--rigid", "--json")
     assert done.returncode in (0, 3), done.stderr
     matrix = np.array(json.loads(done.stdout)["matrix_moving_from_fixed"])
     np.testing.assert_allclose(matrix[:3, 3], -SHIFT, atol=1.0)
