@@ -6,8 +6,12 @@ import numpy as np
 import pydicom
 import pytest
 
+from patient.conformance.check import check_file
 from patient.read.images import open_folder
+from patient.read.rtstruct import read_structure_set
 from pipelines.configuration import Configuration
+from pipelines.fraction_case import adapt_case
+from pipelines.fraction_inputs import FractionRequest
 from pipelines.night import run_night
 from tests.commands import recontour
 from tests.patient.test_phases import phases
@@ -33,6 +37,32 @@ def pair(tmp_path_factory):
         dataset.InstanceNumber = kept
         dataset.save_as(path)
     return plan, fraction
+
+
+def test_a_fraction_of_unevenly_spaced_slices_is_registered_and_its_structures_lie_on_its_own_slices(pair, tmp_path):
+    plan, fraction = pair
+    image = open_folder(fraction)
+    result = adapt_case(FractionRequest("c", str(plan), str(fraction), str(tmp_path), policy="prostate", number=1))
+    planned = {s.name: s for s in read_structure_set(plan / "rtstruct.dcm").structures}
+    today = read_structure_set(tmp_path / "rtstruct.dcm")
+    assert {s.name for s in today.structures} == set(planned)
+    own = {one.sop_instance_uid: one.position[2] for one in image.instances}
+    for structure in today.structures:
+        for loop in structure.drawn or ():
+            assert loop.points[0, 2] == pytest.approx(own[loop.image_uid], abs=0.01)
+        on = sorted({round(float(loop.points[0, 2]), 2) for loop in structure.drawn})
+        between = [z for z in own.values() if on[0] <= z <= on[-1] + 0.01]
+        assert len(on) == len(between)  # none left out
+    middle = [np.concatenate([loop.points for loop in s.drawn]) for s in (planned["CTV"], today["CTV"])]
+    centres = [(p.min(axis=0) + p.max(axis=0)) / 2 for p in middle]
+    assert (np.abs(centres[1] - centres[0] - SHIFT) < (1.5, 1.5, 4.0)).all()  # its slices are 3 and 6 mm apart
+    whole = planned["CTV"].mask(open_folder(plan / "CT").geometry)
+    ctv = next(s for s in result.structures if s.name == "CTV")
+    assert ctv.drawn_cc == pytest.approx(float(whole.array.sum()) * whole.geometry.voxel_cc, rel=0.08)
+    assert check_file(tmp_path / "rtstruct.dcm", image=image).errors == ()
+    assert result.registration.trusted, result.registration.reasons
+    assert result.dose.trusted
+    assert any("resampled to 3.00 mm" in note for note in result.notes)
 
 
 def test_unevenly_spaced_slices_are_registered_rigidly_where_they_lie(pair, tmp_path):
