@@ -28,7 +28,7 @@ from patient.write.rtstruct import write_structure_set
 from pipelines.clock import Clock
 from pipelines.contouring import Contouring, reasons_of
 from pipelines.engines import installed_engines
-from pipelines.job_key import patient_key, patient_word
+from pipelines.job_key import Whose, whose
 from pipelines.report.page import write_report
 from pipelines.result import (
     VERSION,
@@ -50,7 +50,7 @@ class CaseRequest:
         case: its name, made of a date and a hash.
         files: the image's files, and those that may be of it and could not be read.
         series_uid: which series of them.
-        patient: what pages call the patient; None for a hash of the Patient ID.
+        patient: whose it is; None where there is no outbox to say it.
         phase: which of several images of that series (a 4D CT); empty where it holds one, or `existing` tells it.
         existing: an RTSTRUCT on the same image whose structures are kept; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
@@ -70,7 +70,7 @@ class CaseRequest:
     profile: str = "standard"
     seed: int = 0
     phase: str = ""
-    patient: str | None = None
+    patient: Whose | None = None
 
 
 def contour_case(
@@ -160,17 +160,18 @@ def _entry(request: CaseRequest) -> SeriesEntry:
     return SeriesEntry(request.series_uid, wanted[0].text("Modality"), tuple(wanted), unreadable=unreadable)
 
 
-def image_record(image: ImageSeries, patient: str | None = None) -> ImageRecord:
+def image_record(image: ImageSeries, patient: Whose | None = None) -> ImageRecord:
     """What a result says of an image.
 
     Args:
         image: whose pixels were used.
-        patient: what pages call the patient; None for a hash of the Patient ID.
+        patient: whose it is; None where there is no outbox to say it.
     """
+    own = patient or whose(image.patient_id)
     dz, dy, dx = (round(v, 4) for v in image.geometry.spacing)
     return ImageRecord(
-        patient=patient_word(image.patient_id) if patient is None else patient,
-        patient_hash=patient_key(image.patient_id),
+        patient=own.called,
+        patient_hash=own.hash,
         study_uid=image.study_uid,
         series_uid=image.series_uid,
         frame_of_reference_uid=image.geometry.frame_of_reference,

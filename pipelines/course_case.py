@@ -88,12 +88,13 @@ def is_told(folder: Path, cases: Sequence[Path]) -> bool:
     return said.get("cases") == sorted(case.name for case in cases) and said.get("schema") == COURSE_SCHEMA
 
 
-def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
+def write_course_of(cases: Sequence[Path], folder: Path, *, formerly: str = "") -> CourseResult:
     """Write a course's folder, whole or not at all; files of an earlier telling are replaced.
 
     Args:
         cases: fraction case folders of one patient, in the order in which they were made.
         folder: made where it is not there.
+        formerly: hash that the patient had in results from before hashes were keyed; empty for none.
 
     Raises:
         InputError: a result that cannot be read, or no case.
@@ -102,7 +103,7 @@ def write_course_of(cases: Sequence[Path], folder: Path) -> CourseResult:
     if not cases:
         raise InputError("A course needs a fraction")
     results = [read_fraction(case) for case in cases]
-    if len({result.image.patient_hash for result in results}) > 1:
+    if len({result.image.patient_hash for result in results} - {formerly}) > 1:
         raise MixedSeries("The cases are of several patients", where=folder.name, why="Their fractions make no course")
     course = course_of(
         [_fraction(case, result, made) for made, (case, result) in enumerate(zip(cases, _renumbered(results), strict=True))]

@@ -12,6 +12,7 @@ from patient.errors import ReferenceError  # noqa: A004
 
 if TYPE_CHECKING:
     from pipelines.fraction_result import FractionResult
+from pipelines.job_key import Whose
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class FractionFiles:
         kept: folder in which steps are kept for a next try; empty for none.
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
         seed: for what draws numbers.
-        patient: what pages call the patient; None for a hash of the Patient ID.
+        patient: whose it is; None where there is no outbox to say it.
     """
 
     case: str
@@ -73,7 +74,7 @@ class FractionFiles:
     kept: str = ""
     predecessor: str = ""
     seed: int = 0
-    patient: str | None = None
+    patient: Whose | None = None
 
 
 def adapt_files(request: FractionFiles) -> FractionResult:

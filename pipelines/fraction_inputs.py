@@ -22,6 +22,7 @@ from patient.volume import Volume
 from pipelines.day_file import read_day
 from pipelines.fraction_records import EarlierFraction
 from pipelines.fraction_result import FractionResult
+from pipelines.job_key import Whose
 from pipelines.numbering import rising
 from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder, read_today_dose
 
@@ -48,7 +49,7 @@ class FractionRequest:
         predecessor: SOP Instance UID of the structure set that this one replaces; empty for none.
         profile: planning system whose limits the gate applies, and whose rule for a DVH's ends.
         seed: the same gives the same.
-        patient: what pages call the patient; None for a hash of the Patient ID.
+        patient: whose it is; None where there is no outbox to say it.
     """
 
     case: str
@@ -68,7 +69,7 @@ class FractionRequest:
     predecessor: str = ""
     profile: str = "standard"
     seed: int = 0
-    patient: str | None = None
+    patient: Whose | None = None
 
 
 @dataclass(frozen=True, eq=False)

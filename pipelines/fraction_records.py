@@ -35,6 +35,7 @@ from pipelines.fraction_result import (
     PlanRecord,
     RigidRecord,
 )
+from pipelines.job_key import Whose
 from pipelines.plan_folder import PlanFolder
 from pipelines.registration_result import CouchRecord, QualityRecord
 from pipelines.result import VERSION, FlagRecord, Verdict
@@ -92,7 +93,7 @@ def fraction_result(
     digest: str,
     predecessor: str,
     seed: int,
-    patient: str | None,
+    patient: Whose | None,
 ) -> FractionResult:
     """The whole record but its timing.
 
@@ -109,7 +110,7 @@ def fraction_result(
         digest: of the inputs.
         predecessor: structure set that this one replaces.
         seed: as given.
-        patient: what pages call the patient; None for a hash of the Patient ID.
+        patient: whose it is; None where there is no outbox to say it.
     """
     structures = tuple(_structure(one, made) for one in made.structures)
     reasons = _reasons(made, structures)
@@ -163,7 +164,7 @@ def _is_missed(structure: FractionStructureRecord) -> bool:
     return structure.planned_cc is not None or "today's image" in structure.reason
 
 
-def _plan(plan: PlanFolder, fractions: tuple[int | None, str], patient: str | None) -> PlanRecord:
+def _plan(plan: PlanFolder, fractions: tuple[int | None, str], patient: Whose | None) -> PlanRecord:
     return PlanRecord(
         image=image_record(plan.image, patient),
         structure_set_uid=plan.structures.sop_instance_uid,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +15,7 @@ from patient.read.whole import lacking
 from pipelines.configuration import Configuration
 from pipelines.course_case import course_folder, fraction_cases, is_told, write_course_of
 from pipelines.fraction_files import FractionFiles, PlanFiles
-from pipelines.job_key import case_name, image_key, job_key, patient_key, series_digest, slices
+from pipelines.job_key import Whose, case_name, image_key, job_key, patient_key, series_digest, slices
 from pipelines.ledger import Ledger, Placed, State
 from pipelines.outbox import Outbox
 from pipelines.pairing import PairedFraction, PlanSet, acquired
@@ -44,8 +44,8 @@ class Night(Protocol):
         """An empty place for a case to be made in."""
         ...
 
-    def patient(self, entry: SeriesEntry) -> str:
-        """What pages call the patient of an image."""
+    def patient(self, entry: SeriesEntry) -> Whose:
+        """Whose image it is, as documents may say it."""
         ...
 
 
@@ -77,7 +77,10 @@ class FractionsInOrder:
     _plans: dict[str, _Planned] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.patient = patient_key(self.fractions[0].image.headers[0].text("PatientID"))
+        self.patient = self.night.patient(self.fractions[0].image).hash
+        self._unkeyed = patient_key(self.fractions[0].image.headers[0].text("PatientID"))
+        for placed in self.night.ledger.fractions(patient=self._unkeyed):  # from before hashes were keyed
+            self.night.ledger.place(replace(placed, patient=self.patient))
         self.images = {image_key(f.image) for f in self.fractions}
         for fraction in self.fractions:  # What a site has set wrongly stops the night before its work, not in the middle.
             self._judged_by(fraction.image)
@@ -185,7 +188,7 @@ class FractionsInOrder:
         folder = course_folder(outbox, cases)
         try:
             if not is_told(folder, cases):
-                write_course_of(cases, folder)
+                write_course_of(cases, folder, formerly=self._unkeyed)
         except Exception as error:  # A course that cannot be told must not stop the night.
             said = error.public if isinstance(error, RecontourError) else type(error).__name__
             self.night.problems.append(f"The course {folder.name} could not be written: {said}")

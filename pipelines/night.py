@@ -21,7 +21,7 @@ from pipelines.configuration import Configuration
 from pipelines.engines import installed_engines
 from pipelines.fractions import FractionsInOrder
 from pipelines.inbox import Inbox
-from pipelines.job_key import case_name, image_key, job_key, series_digest, slices
+from pipelines.job_key import Whose, case_name, image_key, job_key, series_digest, slices
 from pipelines.ledger import Ledger
 from pipelines.ledger_file import LEDGER
 from pipelines.night_record import CaseLine, NightRecord, ProblemLine, remembered, write_nights
@@ -160,9 +160,9 @@ class _Night:
         part = entry.headers[0].text("BodyPartExamined").upper().replace(" ", "").replace("_", "")
         return self.configuration.body_parts.get(part, self.configuration.template)
 
-    def patient(self, entry: SeriesEntry) -> str:
-        """What pages call whose image it is."""
-        return self.place.called(entry.headers[0].text("PatientID"), self.configuration.patient_key)
+    def patient(self, entry: SeriesEntry) -> Whose:
+        """Whose image it is, as documents may say it."""
+        return self.place.whose(entry.headers[0].text("PatientID"), self.configuration.patient_key)
 
     def work(self, scheduler: str | None, progress: Progress, now: Callable[[], float]) -> None:
         """Work on what is due, publish as it comes."""

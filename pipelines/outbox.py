@@ -16,6 +16,7 @@ from typing import Literal
 
 from patient.errors import InputError, OutOfResources, file_token
 from patient.read.index import SeriesEntry
+from pipelines.job_key import Whose
 from pipelines.publish import CASES, COURSES, KEPT, WORK, unwritable, write_whole
 
 MARK = ".recontour"
@@ -67,7 +68,14 @@ class Outbox:
 
     def hashed(self, text: str) -> str:
         """Groups what has one value in common; nobody without the mark can tell whether a value is behind it."""
-        return hmac.new(self.secret.encode(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:8]
+        return self._keyed(text)[:8]
+
+    def whose(self, patient_id: str, key: Literal["none", "hash", "id"]) -> Whose:
+        """What documents of this outbox say of a patient; nobody without the mark can try Patient IDs until one fits."""
+        return Whose(self.called(patient_id, key), self._keyed(f"recontour course {patient_id}"))
+
+    def _keyed(self, text: str) -> str:
+        return hmac.new(self.secret.encode(), text.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
 
     def look_up(self, case: str, entry: SeriesEntry) -> None:
         """Keep what a case's hashes stand for, for the site alone: its patient, series and files."""

@@ -97,7 +97,8 @@ class ImageRecord(Record):
     patient: str
     """What pages call the patient, as `patient_key` of the site's settings says; empty for nothing."""
     patient_hash: str
-    """SHA-256 that is the same for all images of a patient: a course is told of those that have it in common."""
+    """Hash that is the same for all images of a patient: a course is told of those that have it in common. In an outbox
+    it is keyed by the outbox's secret; elsewhere whoever can try all Patient IDs finds the one behind it."""
     study_uid: str
     series_uid: str
     frame_of_reference_uid: str

@@ -69,6 +69,7 @@ def fraction_result(
     number: int,
     *,
     patient: str = "P1",
+    patient_hash: str = "",
     series: str = "",
     acquired: str = "",
     plan: str = "1.2.826.0.1.20260105",
@@ -87,7 +88,7 @@ def fraction_result(
     quality = QualityRecord(**unmeasured, structures=(), notes=())
     image = ImageRecord(
         patient=patient,
-        patient_hash=patient_key(patient),
+        patient_hash=patient_hash or patient_key(patient),
         study_uid="1.2.3",
         series_uid=series or f"1.2.3.{number}",
         frame_of_reference_uid="1.2.4",

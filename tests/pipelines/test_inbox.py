@@ -1,5 +1,7 @@
 """What clinics put into an inbox: files that vanish, cannot be read, come late or back; the night says so and goes on."""
 
+import hashlib
+import json
 import os
 import re
 import sqlite3
@@ -20,6 +22,8 @@ from patient.write.rtdose import Registration, write_dose
 from patient.write.rtstruct import write_structure_set
 from pipelines import night
 from pipelines.configuration import Configuration
+from pipelines.course_case import read_fraction
+from pipelines.job_key import patient_key
 from pipelines.ledger import Ledger
 from pipelines.night import run_night
 from pipelines.night_record import labels, read_nights
@@ -251,6 +255,46 @@ def test_nothing_in_an_outbox_says_who_a_patient_is_or_what_a_file_is_called(tmp
     private = b"".join(p.read_bytes() for p in (tmp_path / "out" / "private").iterdir())
     assert b"MRN4711" in private
     assert (tmp_path / "out" / "private").stat().st_mode & 0o077 == 0
+
+
+def test_nobody_without_the_mark_can_find_a_patient_id_by_trying_all_of_them(tmp_path):
+    inbox, outbox = tmp_path / "in", tmp_path / "out"
+    _planned(inbox, "MRN4711")
+    for day in (7, 8):
+        _fraction(inbox, day, "MRN4711")
+    _ct(inbox, "MRN4712")
+    assert len(_night(inbox, outbox).cases) == 3
+    assert len([*(outbox / "courses").iterdir()]) == 1
+    tried = [hashlib.sha256(f"{salt}{who}".encode()).hexdigest()[:8] for salt in ("", "recontour course ") for who in
+             ("MRN4711", "MRN4712")]  # fmt: skip
+    for file, content in _told(outbox).items():
+        for guess in tried:
+            assert guess.encode() not in content + file.encode(), file
+
+
+def test_a_course_from_before_hashes_were_keyed_goes_on_in_its_folder(tmp_path):
+    inbox, outbox = tmp_path / "in", tmp_path / "out"
+    _planned(inbox)
+    _fraction(inbox, 7)
+    _night(inbox, outbox)
+    (course,) = (outbox / "courses").iterdir()
+    (case,) = (outbox / "cases").iterdir()
+    old, new = patient_key("P1"), read_fraction(case).image.patient_hash
+    assert old != new
+    result = case / "result.json"
+    result.write_text(result.read_text(encoding="utf-8").replace(new, old), encoding="utf-8")
+    course = course.rename(course.with_name(course.name.replace(new[:10], old[:10])))
+    with closing(sqlite3.connect(outbox / "ledger.sqlite")) as db:
+        db.execute("UPDATE fractions SET patient = ?", (old,))
+        db.commit()
+    for path in (inbox / "P1" / "fraction7").iterdir():
+        path.unlink()
+    _fraction(inbox, 8)
+    assert _night(inbox, outbox).problems == ()
+    assert [*(outbox / "courses").iterdir()] == [course]
+    assert len(json.loads((course / "course.json").read_text(encoding="utf-8"))["cases"]) == 2
+    with closing(sqlite3.connect(outbox / "ledger.sqlite")) as db:
+        assert {who for (who,) in db.execute("SELECT patient FROM fractions")} == {new}
 
 
 def test_the_ledger_of_an_earlier_version_forgets_the_paths_that_it_held(tmp_path):

@@ -85,6 +85,7 @@ def fraction(request: FractionFiles | CaseRequest) -> object:
         acquired=request.case[:8],
         plan=request.plan.plan_uid,
         patient=str(dcmread(request.files[0], stop_before_pixels=True).PatientID),
+        patient_hash=request.patient.hash if request.patient is not None else "",
         earlier=tuple(e.measured() for e in earlier),
     )
     told = result.provenance.model_copy(update={"earlier": tuple(Path(e).name for e in request.earlier)})
