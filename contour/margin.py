@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
+from patient.drawn import deepest
 from patient.geometry import Triple
 from patient.parallel import threads
 
@@ -39,6 +40,8 @@ BENT = 0.4
 """Difference of two nodes' gradients beyond which nothing is interpolated between them."""
 MANY, COARSER = 100_000, 3
 """Voxels of which all are measured; of more, those at the new surface, and every third pixel elsewhere."""
+NEXT = 1.5
+"""Pixels from the new surface within which a margin by side is measured at every voxel."""
 ROUNDS = 6
 """Halvings of the step with which the kernel's best point is searched for."""
 
@@ -156,18 +159,43 @@ def by_side(values: Distance, spacing: Triple, toward: tuple[tuple[float, float]
     Args:
         toward: of each array axis the margins toward its end and toward its beginning, mm; each 0 or less to shrink.
     """
-    if min(min(pair) for pair in toward) < 0:
-        return -by_side(-values, spacing, tuple((-start, -end) for end, start in toward))
-    kernel = Kernel.of(toward)
-    band = np.float32(TRUE * max(spacing))
     fine, step = refined(values, spacing)
+    if min(min(pair) for pair in toward) < 0:
+        return -_by_side(-values, spacing, -fine, step, Kernel.of(tuple((-start, -end) for end, start in toward)))
+    return _by_side(values, spacing, fine, step, Kernel.of(toward))
+
+
+def _by_side(values: Distance, spacing: Triple, fine: Distance, step: Points, kernel: Kernel) -> Distance:
+    """`fine`: the same, refined to steps of `step` mm."""
+    band = np.float32(TRUE * max(spacing))
     field = _signed_distance(fine, step, float(band) + kernel.pitch)
     coarse, inside = _coarse(values < 0, spacing), values < 0
     out = np.where(inside, -coarse, coarse - np.float32(kernel.largest))
     asked = np.where(inside, coarse < band, coarse < kernel.largest + band)
-    scale = np.asarray(spacing) / step
-    _measure(out, asked, lambda at: _least(field, (at * scale).T, kernel, step, band))
+    scale, thin = np.asarray(spacing) / step, np.array((1, COARSER, COARSER))
+    some = _every(asked)
+    at = np.argwhere(some)
+    least, best = np.zeros(some.shape, dtype=np.float32), np.zeros((*some.shape, 3))
+    least[some], best[some] = _least(field, (at * thin * scale).T, kernel, step, band)
+    _fill(out, asked, least)
+    near = np.argwhere(asked & ((np.abs(out) < NEXT * max(spacing[1:])) | _at_an_edge(out < 0)))
+    out[tuple(near.T)] = _nearby(field, (near * scale).T, kernel, step, _around(best, near // thin))
     return np.clip(out, -band, band)
+
+
+def _around(best: Points, at: Nodes) -> list[Points]:
+    """What the four coarser nodes around each found, `[n, 3]` of each."""
+    last = np.array(best.shape[1:3]) - 1
+    return [best[(at[:, 0], *np.minimum(at[:, 1:] + aside, last).T)] for aside in ((0, 0), (0, 1), (1, 0), (1, 1))]
+
+
+def _nearby(field: Distance, places: Points, kernel: Kernel, step: Points, starts: list[Points]) -> Distance:
+    """As `_least`, from the best of a few points of the kernel on."""
+    said = np.stack([_at(field, places - (kernel.offsets(start) / step).T) for start in starts])
+    first = said.argmin(axis=0)
+    best = np.stack(starts)[first, np.arange(len(first))]
+    _, best = _searched(field, places, kernel, step, said.min(axis=0), best)
+    return _smoothly(field, places - (kernel.offsets(best) / step).T)
 
 
 def _measure(values: Distance, asked: NDArray[np.bool_], measured: Callable[[Nodes], Distance]) -> None:
@@ -183,13 +211,18 @@ def _measure(values: Distance, asked: NDArray[np.bool_], measured: Callable[[Nod
     coarser = values[:, ::COARSER, ::COARSER].copy()
     at = np.argwhere(some)
     coarser[some] = measured(at * np.array((1, COARSER, COARSER)))
+    _fill(values, asked, coarser)
+    beside = asked & _at_an_edge(values < 0)
+    if beside.any():
+        values[beside] = measured(np.argwhere(beside))
+
+
+def _fill(values: Distance, asked: NDArray[np.bool_], coarser: Distance) -> None:
+    """Put what lies between every `COARSER`th pixel into those that are asked for."""
     for k, plane in enumerate(coarser):
         if asked[k].any():
             j, i = np.nonzero(asked[k])
             values[k, j, i] = _at(plane, np.stack((j, i)) / COARSER)
-    beside = asked & _at_an_edge(values < 0)
-    if beside.any():
-        values[beside] = measured(np.argwhere(beside))
 
 
 def _every(asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -205,9 +238,9 @@ def _every(asked: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _at_an_edge(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of which a neighbour in plane is on the other side."""
+    """Voxels of which a neighbour is on the other side."""
     out = np.zeros_like(inside)
-    for axis in (1, 2):
+    for axis in range(3):
         plane, edge = np.moveaxis(inside, axis, 0), np.moveaxis(out, axis, 0)
         changes = plane[1:] != plane[:-1]
         edge[1:] |= changes
@@ -232,7 +265,7 @@ class Kernel:
     @staticmethod
     def of(toward: tuple[tuple[float, float], ...]) -> Kernel:
         largest = max(max(pair) for pair in toward)
-        pitch = float(np.clip(largest / 3, 0.5, 2.0))
+        pitch = float(np.clip(largest / 3, 0.5, 3.0))
         radii = np.arange(1.0, 0.0, -min(0.34, pitch / max(largest, pitch)))
         ball = np.concatenate([r * _sphere(max(12, int(4 * np.pi * (r * largest / pitch) ** 2))) for r in radii])
         mixed = np.argsort(np.arange(len(ball)) * 0.618034 % 1)
@@ -255,8 +288,9 @@ def _sphere(n: int) -> Points:
     return np.column_stack([height, flat * np.cos(turn), flat * np.sin(turn)])
 
 
-def _least(field: Distance, places: Points, kernel: Kernel, step: Points, band: np.float32) -> Distance:
+def _least(field: Distance, places: Points, kernel: Kernel, step: Points, band: np.float32) -> tuple[Distance, Points]:
     """The least distance that the kernel's points reach from each place `[3, n]`: exactly how far the grown surface is.
+    And from which point of the unit ball, `[n, 3]`.
 
     Args:
         field: signed distance; `places` are indices of it.
@@ -273,12 +307,13 @@ def _least(field: Distance, places: Points, kernel: Kernel, step: Points, band: 
         if n % 8 == 0:
             active = active[least[active] > -band]
     active = active[(least[active] > -band) & (least[active] < band + kernel.pitch)]
-    best = _searched(field, places[:, active], kernel, step, least[active], best[active])
-    least[active] = _smoothly(field, places[:, active] - (kernel.offsets(best) / step).T)
-    return least
+    least[active], best[active] = _searched(field, places[:, active], kernel, step, least[active], best[active])
+    return least, best
 
 
-def _searched(field: Distance, places: Points, kernel: Kernel, step: Points, least: Distance, best: Points) -> Points:
+def _searched(
+    field: Distance, places: Points, kernel: Kernel, step: Points, least: Distance, best: Points
+) -> tuple[Distance, Points]:
     """Each place's best point of the kernel, from where it is least among few on, in steps that halve."""
     stride = kernel.pitch / kernel.largest
     for _ in range(ROUNDS):
@@ -289,7 +324,7 @@ def _searched(field: Distance, places: Points, kernel: Kernel, step: Points, lea
             lower = found < least
             least[lower], best[lower] = found[lower], tried[lower]
         stride /= 2
-    return best
+    return least, best
 
 
 def _at(field: Distance, places: Points) -> Distance:
@@ -397,14 +432,22 @@ def _signed_distance(fine: Distance, step: Points, reach: float) -> Distance:
 
 
 def refined(values: Distance, spacing: Triple, *, small: bool | None = None) -> tuple[Distance, Points]:
-    """The same with values between its slices, and between its pixels where it is small; and the new steps, mm."""
-    fine, step = values, np.asarray(spacing, dtype=np.float64)
+    """The same with values between its slices, and between its pixels where it is small; and the new steps, mm.
+
+    Of a ball of radius r the distance bends as its surface does, and (distance + r)² as little as can be: that is
+    interpolated, with the radius of the largest ball inside.
+    """
+    step = np.asarray(spacing, dtype=np.float64)
     small = values.size < SMALL if small is None else small
     limits = (FINEST, FINEST, FINEST) if small else (FINE, np.inf, np.inf)
+    if not any(s > limit * 1.01 and n > 1 for s, limit, n in zip(step, limits, values.shape, strict=True)):
+        return values, step
+    radius = np.float32(max(deepest(-values, spacing), 0.0))
+    fine = np.square(values + radius)
     for axis, limit in enumerate(limits):
         while step[axis] > limit * 1.01 and fine.shape[axis] > 1:
             fine, step = _halved(fine, axis), np.where(np.arange(3) == axis, step / 2, step)
-    return fine, step
+    return np.sqrt(np.maximum(fine, 0)) - radius, step
 
 
 def _halved(values: Distance, axis: int) -> Distance:

@@ -16,9 +16,9 @@ from typing import cast
 import contourpy
 import edt
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 
+from patient.curve import area, at_bends, enclosing, smooth_area
 from patient.errors import FrameMismatch
 from patient.geometry import MEETS, Box, Geometry
 from patient.parallel import each
@@ -168,7 +168,8 @@ def _polygons(plane: Points, tolerance: float) -> Iterator[tuple[list[Points], f
         z_interp=contourpy.ZInterp.Linear,
     )
     outers, offsets_of = cast("tuple[list[Points], list[NDArray[np.uint32]]]", generator.filled(0.0, np.inf))
-    exact = [[points[a:b] for a, b in pairwise(offsets)] for points, offsets in zip(outers, offsets_of, strict=True)]
+    traced = [at_bends(points, plane) if tolerance else points for points in outers]
+    exact = [[points[a:b] for a, b in pairwise(offsets)] for points, offsets in zip(traced, offsets_of, strict=True)]
     for rings, reached in _simplified(exact, tolerance) if tolerance and exact else ((rings, 0.0) for rings in exact):
         outer, *holes = map(_without_flat_points, rings)
         if len(outer):
@@ -200,11 +201,11 @@ def _simplified(exact: list[list[Points]], tolerance: float) -> list[tuple[list[
 
 
 def _thinned(rings: list[Points], tolerance: float) -> list[Points]:
-    """Closed rings within a tolerance; one that would be no ring any more stays as it is."""
+    """Closed rings within a tolerance, of the area they had; one that would be no ring any more stays as it is."""
     which = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
     lines = cast("NDArray[np.object_]", shapely.linestrings(np.concatenate(rings), indices=which))
     thin = (shapely.get_coordinates(line) for line in shapely.simplify(lines, tolerance, preserve_topology=False))
-    return [made if len(made) >= 4 else ring for ring, made in zip(rings, thin, strict=True)]
+    return [enclosing(made, smooth_area(ring)) if len(made) >= 4 else ring for ring, made in zip(rings, thin, strict=True)]
 
 
 def _is_whole(polygons: list[list[Points]]) -> bool:
@@ -219,13 +220,7 @@ def _without_flat_points(ring: Points) -> Points:
     edges = np.diff(ring, axis=0)
     before = np.concatenate((edges[-1:], edges[:-1]))
     ring = ring[:-1][np.abs(before[:, 0] * edges[:, 1] - before[:, 1] * edges[:, 0]) > 1e-12]
-    return ring if len(ring) >= 3 and abs(_area(ring)) > SMALLEST_PIXELS else ring[:0]
-
-
-def _area(ring: Points) -> float:
-    """Signed area (shoelace) of a ring `[n, 2]`, first point not repeated."""
-    x, y = ring[:, 0], ring[:, 1]
-    return 0.5 * float(x[:-1] @ y[1:] - x[1:] @ y[:-1] + x[-1] * y[0] - x[0] * y[-1])
+    return ring if len(ring) >= 3 and abs(area(ring)) > SMALLEST_PIXELS else ring[:0]
 
 
 def _keyholed(outer: Points, holes: Sequence[Points]) -> Points:

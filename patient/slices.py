@@ -146,7 +146,7 @@ class SliceStack:
         first and last contour a structure reaches half the way to the next slice, as everywhere here.
 
         Args:
-            values: mm, negative inside, on `geometry` or a part of it; any pixels.
+            values: mm, negative inside, on `geometry` or a part of it, any pixels; infinite in slices that say nothing.
         """
         first = round(float(self.geometry.indices(values.geometry.origin)[0]))
         at = _continued(np.arange(len(values.array) + 2, dtype=np.float64) + (first - 1), self._numbers, self.at)
@@ -173,10 +173,12 @@ def _continued(places: Floats, known: Floats, values: Floats) -> Floats:
 
 
 def _closed(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """With an empty slice before and behind; empty ones as far outside as their neighbours reach."""
-    framed = np.pad(values, ((1, 1), (0, 0), (0, 0)), constant_values=np.float32(np.abs(values).max()))
+    """With an empty slice before and behind; those that say nothing (infinite) as far outside as their neighbours reach."""
+    framed = np.pad(values, ((1, 1), (0, 0), (0, 0)), constant_values=np.inf)
     used = np.asarray((framed < 0).any(axis=(1, 2)), dtype=bool)
-    for k in np.flatnonzero(~used):
+    for k in np.flatnonzero(np.isinf(framed).all(axis=(1, 2))):
         if beside := [np.abs(framed[n]) for n in (k - 1, k + 1) if 0 <= n < len(used) and used[n]]:
             framed[k] = np.minimum.reduce(beside)
+        elif k in (0, len(used) - 1):
+            framed[k] = framed[1 if k == 0 else -2]
     return framed

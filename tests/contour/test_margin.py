@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
+import shapely
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contour.derive import derive
 from contour.recipe import parse
 from patient.drawn import field_of_structure
-from patient.geometry import Geometry
+from patient.geometry import Geometry, Slices
 from patient.outline import loops_of_field
 from patient.structures import Loop, Structure
 from patient.volume import Field, Level, Volume
@@ -143,3 +144,64 @@ def test_a_small_structure_in_a_large_margin_leaves_no_hole():
     assert isinstance(made, Field)
     assert all(np.linalg.norm(loop.points[:, :2].mean(axis=0)) < 2 for loop in loops_of_field(made))
     assert len({loop.points[0, 2] for loop in loops_of_field(made)}) == len(loops_of_field(made)), "one loop a slice"
+
+
+def _drawn_ball(radius, grid, heights):
+    turn = np.linspace(0, 2 * np.pi, 240, endpoint=False)
+    loops = [
+        Loop(np.column_stack([r * np.cos(turn), r * np.sin(turn), np.full(240, z)]))
+        for z in heights
+        if abs(z) < radius and (r := np.sqrt(radius**2 - z * z)) > 0
+    ]
+    drawn = field_of_structure(Structure("Drawn", drawn=tuple(loops)), grid)
+    assert drawn is not None
+    return drawn
+
+
+def _area(field):
+    return sum(shapely.Polygon(loop.points[:, :2]).area for loop in loops_of_field(field))
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.floats(6.0, 20.0), st.sampled_from(["5 mm", "(L 6, R 6, A 6, P 4, S 6, I 6) mm"]), middles)
+def test_contours_that_taper_are_closed_as_they_taper_before_a_margin_is_made(radius, margin, middle):
+    """The whole surface of a drawn ball with a margin, ends and all: 0.5 mm, and its areas within half a percent."""
+    grid = _grid((radius,) * 3, (6.0,) * 6, (3.0, 1.27, 1.27), middle)
+    heights = [grid.points((k, 0, 0))[2] for k in range(grid.shape[0])]
+    made = derive(parse(f"A + {margin}"), {"A": _drawn_ball(radius, grid, heights)}, grid)
+    assert isinstance(made, Field)
+    mm = (5.0,) * 6 if margin == "5 mm" else (6.0, 6.0, 6.0, 4.0, 6.0, 6.0)
+    assert np.abs(_off(_points(made), (radius,) * 3, mm)).max() < 0.5
+    if margin == "5 mm":
+        true = sum(np.pi * max(0.0, (radius + 5) ** 2 - z * z) for z in heights)
+        assert _area(made) == pytest.approx(true, rel=5e-3)
+
+
+def test_contours_that_end_bluntly_end_midway_to_the_next_slice():
+    grid = Geometry((20, 40, 40), (3.0, 1.27, 1.27), (-25.0, -25.0, -28.5))
+    turn = np.linspace(0, 2 * np.pi, 240, endpoint=False)
+    tube = [Loop(np.column_stack([10 * np.cos(turn), 10 * np.sin(turn), np.full(240, z)])) for z in (-1.5, 1.5, 4.5, 7.5)]
+    drawn = field_of_structure(Structure("Tube", drawn=tuple(tube)), grid)
+    assert drawn is not None
+    along = drawn.volume.array[:, *np.array(drawn.volume.array.shape[1:]) // 2]
+    last = int(np.flatnonzero(along < 0)[-1])
+    share = along[last] / (along[last] - along[last + 1])
+    assert share == pytest.approx(0.5, abs=0.1)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.lists(st.sampled_from([2.0, 3.0, 4.0]), min_size=25, max_size=25), st.floats(-1.0, 1.0))
+def test_margins_are_right_where_slices_are_not_evenly_spaced(steps, start):
+    """A ball of 15 mm and 6 mm around it, drawn on slices of 2 to 4 mm and written on the same ones."""
+    heights = start - 40 + np.cumsum([0.0, *steps, *[4.0] * 8])
+    slices = Slices(tuple((-40.0, -40.0, float(z)) for z in heights), (64, 64))
+    whole = int((heights[-1] - heights[0]) / 2.0) + 1
+    grid = Geometry((whole, 64, 64), (2.0, 1.27, 1.27), (-40.0, -40.0, float(heights[0])), slices=slices)
+    for text, mm in (("A + 6 mm", (6.0,) * 6), ("A + (L 6, R 6, A 6, P 4, S 6, I 6) mm", (6.0, 6.0, 6.0, 4.0, 6.0, 6.0))):
+        made = derive(parse(text), {"A": _drawn_ball(15.0, grid, heights)}, grid)
+        assert isinstance(made, Field)
+        points = _points(made)
+        assert np.abs(points[:, 2, None] - heights).min(axis=1).max() < 0.05, "on the image's own slices"
+        off = np.abs(_off(points, (15.0,) * 3, mm))
+        assert off.mean() < 0.1
+        assert off.max() < 0.5

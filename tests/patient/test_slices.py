@@ -107,7 +107,10 @@ def test_a_structure_keeps_its_place_and_volume_there_and_back(blocks, centre, s
     drawn = mask_of_loops(loops, grid)
     assert drawn.array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
     field = field_of_structure(Structure("Drawn", drawn=tuple(loops)), grid)
-    assert (field.mask().placed_in(grid).array == drawn.placed_in(grid).array).all()
+    at = grid.slices.on(grid)[:, 0]
+    on = at[at == np.rint(at)].astype(int)
+    assert (field.mask().placed_in(grid).array[on] == drawn.placed_in(grid).array[on]).all()
+    assert field.mask().array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
     surface = surface_of(Structure("s", drawn=loops), grid)
     assert surface.field.mask().array.sum() * surface.field.geometry.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
     centroid = grid.points(np.argwhere(drawn.placed_in(grid).array).mean(axis=0))
