@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
+ROUNDING = 1e-6
+"""Pixels."""
 SHARP = 0.2
 """1 + the cosine of the turn at a point, from which on it is a corner."""
 
@@ -17,7 +19,8 @@ SHARP = 0.2
 def at_bends(ring: Points, plane: Points) -> Points:
     """A ring (x, y) of linear crossings of pixel edges, moved along these to where the cubic through four pixels is 0.
 
-    Where second differences of both sides differ in sign (an edge of a probability) nothing bends.
+    Where second differences of both sides differ in sign (an edge of a probability) nothing bends, and nowhere so much that
+    the values would turn between two pixels.
 
     Args:
         plane: values `[y, x]` that it was traced through, with a frame that says nothing.
@@ -26,11 +29,13 @@ def at_bends(ring: Points, plane: Points) -> Points:
     for axis, values in ((0, plane), (1, plane.T)):
         along, line = ring[:, axis], np.rint(ring[:, 1 - axis]).astype(np.intp)
         first = np.floor(along).astype(np.intp)
-        at = np.flatnonzero((first < along) & (first >= 2) & (first < values.shape[1] - 3))
+        between = np.abs(along - np.rint(along)) > np.abs(ring[:, 1 - axis] - line) + ROUNDING
+        at = np.flatnonzero(between & (first >= 2) & (first < values.shape[1] - 3))
         i, j, share = first[at], line[at], along[at] - first[at]
         before, a, b, after = (values[j, i + n] for n in (-1, 0, 1, 2))
         low, high = before - 2 * a + b, a - 2 * b + after
-        bend = np.where(low * high > 0, np.sign(low) * np.minimum(np.abs(low), np.abs(high)), 0) / 2
+        least = np.minimum.reduce([np.abs(low), np.abs(high), np.abs(b - a)])
+        bend = np.where(low * high > 0, np.sign(low) * least, 0) / 2
         way = bend * share * (1 - share) / (b - a - bend * (1 - 2 * share))
         moved[at, axis] = i + np.clip(share + way, 0.5 * share, 0.5 + 0.5 * share)
     return moved
@@ -43,7 +48,7 @@ def area(ring: Points) -> float:
 
 
 def smooth_area(ring: Points) -> float:
-    """Signed area of a curve through a closed ring's points: above an edge of length L it rises by L³/12 of its curvature."""
+    """Signed area of a curve through a closed ring's points: over an edge of length L it holds L³/12 of its curvature."""
     edges = np.diff(ring, axis=0)
     length = np.hypot(*edges.T)
     edges, length = edges[length > 0], length[length > 0]

@@ -16,6 +16,7 @@ from typing import cast
 import contourpy
 import edt
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from patient.curve import area, at_bends, enclosing, smooth_area

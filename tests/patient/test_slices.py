@@ -105,14 +105,14 @@ def test_a_structure_keeps_its_place_and_volume_there_and_back(blocks, centre, s
     true = 4 / 3 * np.pi * np.prod(radii) / 1000
     coarse = max(step for step, _ in blocks) / height
     drawn = mask_of_loops(loops, grid)
-    assert drawn.array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
+    assert drawn.array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.04 + coarse**2)
     field = field_of_structure(Structure("Drawn", drawn=tuple(loops)), grid)
     at = grid.slices.on(grid)[:, 0]
     on = at[at == np.rint(at)].astype(int)
     assert (field.mask().placed_in(grid).array[on] == drawn.placed_in(grid).array[on]).all()
-    assert field.mask().array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
+    assert field.mask().array.sum() * grid.voxel_cc == pytest.approx(true, rel=0.04 + coarse**2)
     surface = surface_of(Structure("s", drawn=loops), grid)
-    assert surface.field.mask().array.sum() * surface.field.geometry.voxel_cc == pytest.approx(true, rel=0.03 + coarse**2)
+    assert surface.field.mask().array.sum() * surface.field.geometry.voxel_cc == pytest.approx(true, rel=0.04 + coarse**2)
     centroid = grid.points(np.argwhere(drawn.placed_in(grid).array).mean(axis=0))
     assert np.abs(centroid - middle)[:2].max() < 0.3
 
