@@ -66,12 +66,10 @@ def solid(name: str, cc: float) -> Solid:
     return Solid(name, r, lambda z: np.full_like(z, r))
 
 
-def heights(shape: Solid, spacing: float, end: End) -> tuple[Floats, Floats]:
-    """Of its contours, and the borders of their slabs: as many slices as come nearest to its height by the end rule."""
-    beyond = end.beyond(spacing)
-    count = max(2, round((2 * shape.half - 2 * beyond) / spacing) + 1)
-    at = (np.arange(count) - (count - 1) / 2) * spacing
-    return at, np.concatenate([[at[0] - beyond], (at[1:] + at[:-1]) / 2, [at[-1] + beyond]])
+def heights(shape: Solid, spacing: float, end: End) -> Floats:
+    """Of its contours: as many slices as come nearest to its height by the end rule."""
+    count = max(2, round((2 * shape.half - 2 * end.beyond(spacing)) / spacing) + 1)
+    return (np.arange(count) - (count - 1) / 2) * spacing
 
 
 def drawn(radii: Floats, at: Floats) -> Structure:
@@ -119,18 +117,19 @@ def truth(dose: str, radii: Floats, at: Floats, weights: Floats) -> tuple[float,
 def case(name: str, cc: float, spacing: float, end: End) -> Iterator[dict[str, Any]]:
     """One shape's errors in both doses: of what its contours stand for, and of the smooth shape cut at the slabs' ends."""
     shape = solid(name, cc)
-    at, borders = heights(shape, spacing, end)
+    at = heights(shape, spacing, end)
     radii = shape.radius(at)
-    kept = radii > 0.02
-    if kept.sum() < 2:
+    at, radii = at[radii > 0.02], radii[radii > 0.02]
+    if len(at) < 2:
         return
+    borders = np.concatenate([[at[0] - end.beyond(spacing)], (at[1:] + at[:-1]) / 2, [at[-1] + end.beyond(spacing)]])
     share = (np.arange(FINE) + 0.5) / FINE
     slabs = np.diff(borders)
     fine = (borders[:-1, None] + share * slabs[:, None]).ravel()
     thick = np.repeat(slabs / FINE, FINE)
-    as_drawn = np.repeat(np.where(kept, radii, 0), FINE)
+    as_drawn = np.repeat(radii, FINE)
     for dose, given in doses(max(shape.half, float(radii.max())) + 4).items():
-        found = dvh(drawn(radii[kept], at[kept]), given, frame_of_reference=FRAME, plane_spacing=spacing, end=end)
+        found = dvh(drawn(radii, at), given, frame_of_reference=FRAME, plane_spacing=spacing, end=end)
         out: dict[str, Any] = {"shape": name, "cc": cc, "spacing": spacing, "end": str(end), "dose": dose}
         for what, there in (("contours", as_drawn), ("smooth", shape.radius(fine))):
             volume, gray = truth(dose, there, fine, thick)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 Points = NDArray[np.float64]
 ROUNDING = 1e-6
 """Pixels."""
-SHARP = 0.2
+SHARP = 1.0
 """1 + the cosine of the turn at a point, from which on it is a corner."""
 
 
@@ -58,12 +58,13 @@ def smooth_area(ring: Points) -> float:
     return area(ring[:-1]) + float((length**3 * (bent + np.roll(bent, -1))).sum()) / 24
 
 
-def enclosing(ring: Points, wanted: float) -> Points:
-    """A closed ring with all edges put outward, in parallel, until it has the area that is wanted."""
+def enclosing(ring: Points, wanted: float, most: float) -> Points:
+    """A closed ring with all edges put outward, in parallel, until it has the area that is wanted; by `most` at most."""
     edges = np.diff(ring, axis=0)
     length = np.hypot(*edges.T)
     normals = np.column_stack([edges[:, 1], -edges[:, 0]]) / np.maximum(length, 1e-9)[:, None]
     both = normals + np.roll(normals, 1, axis=0)
     opening = np.maximum((both * both).sum(axis=1) / 2, SHARP)
-    moved = ring[:-1] + (wanted - area(ring[:-1])) / length.sum() * both / opening[:, None]
+    outward = float(np.clip((wanted - area(ring[:-1])) / length.sum(), -most, most))
+    moved = ring[:-1] + outward * both / opening[:, None]
     return np.concatenate([moved, moved[:1]])

@@ -119,7 +119,8 @@ def deepest(depth: Floats, spacing: Sequence[float]) -> float:
         depth: mm from the surface at nodes, positive inside; of any number of dimensions.
     """
     middle = np.array(np.unravel_index(int(depth.argmax()), depth.shape))
-    most, found = float(depth.max()), []
+    most = float(depth.max())
+    found: list[float] = []
     for axis, step in enumerate(spacing):
         if 0 < middle[axis] < depth.shape[axis] - 1:
             low, here, high = (float(depth[tuple(middle + n * (np.arange(depth.ndim) == axis))]) for n in (-1, 0, 1))

@@ -205,15 +205,18 @@ def _thinned(rings: list[Points], tolerance: float) -> list[Points]:
     """Closed rings within a tolerance, of the area they had; one that would be no ring any more stays as it is."""
     which = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
     lines = cast("NDArray[np.object_]", shapely.linestrings(np.concatenate(rings), indices=which))
-    thin = (shapely.get_coordinates(line) for line in shapely.simplify(lines, tolerance, preserve_topology=False))
-    return [enclosing(made, smooth_area(ring)) if len(made) >= 4 else ring for ring, made in zip(rings, thin, strict=True)]
+    thin = (shapely.get_coordinates(line) for line in shapely.simplify(lines, tolerance / 2, preserve_topology=False))
+    return [
+        enclosing(made, smooth_area(ring), tolerance / 3) if len(made) >= 4 else ring
+        for ring, made in zip(rings, thin, strict=True)
+    ]
 
 
 def _is_whole(polygons: list[list[Points]]) -> bool:
     """Whether no two rings of them cross or overlap."""
     rings = [ring for rings in polygons for ring in rings]
     offsets = np.cumsum([0, *map(len, rings)]), np.cumsum([0, *map(len, polygons)]), np.array([0, len(polygons)])
-    return bool(shapely.is_valid(shapely.from_ragged_array(_MULTIPOLYGON, np.concatenate(rings), offsets)[0]))
+    return bool(np.all(shapely.is_valid(shapely.from_ragged_array(_MULTIPOLYGON, np.concatenate(rings), offsets))))
 
 
 def _without_flat_points(ring: Points) -> Points:

@@ -123,6 +123,22 @@ def test_a_small_structure_says_how_much_its_volume_depends_on_its_ends():
     assert not large.notes
 
 
+@pytest.mark.parametrize("end", [HALF_SLICE, NOTHING_BEYOND, End(0.25)], ids=str)
+@pytest.mark.parametrize("spacing", [1.0, 3.0])
+def test_a_cone_has_its_analytic_dvh_by_the_end_rule_that_it_was_cut_by(end, spacing):
+    """Slabs of exact area, in a dose that falls across: volume within 1 %, doses within 0.5 % of the largest."""
+    radii = 3.0 + 0.5 * spacing * np.arange(8)
+    at = spacing * np.arange(8)
+    thick = np.full(8, spacing)
+    thick[[0, -1]] = spacing / 2 + end.beyond(spacing)
+    found = _dvh(_structure(*(_disc(r, z) for r, z in zip(radii, at, strict=True))), _linear((0.5, 0, 0)), end=end)
+    areas = np.pi * radii**2 * thick
+    assert found.volume_cc == pytest.approx(areas.sum() / 1000, rel=0.01)
+    for gray in (28.0, 30.0, 31.0):
+        share = _segment(np.clip((gray - 30) / 0.5 / radii, -1, 1)) @ areas / areas.sum()
+        assert found.dose_at_percent(100 * share) == pytest.approx(gray, abs=0.005 * found.maximum)
+
+
 def test_a_nested_loop_is_a_hole():
     ring = _structure(*(_disc(r, 2.0 * k) for k in range(-5, 6) for r in (15.0, 5.0)))
     assert _dvh(ring, _linear((0, 0, 0))).volume_cc == pytest.approx(np.pi * 200 * 22 / 1000, rel=2e-3)

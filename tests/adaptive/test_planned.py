@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from adaptive.lattice import HALF_SLICE, NOTHING_BEYOND, End, lattice
 from adaptive.planned import surface_of
 from adaptive.shape import common, filled
 from patient.geometry import Geometry
@@ -58,6 +59,26 @@ def test_it_ends_half_a_slice_beyond_its_last_contour():
         np.pi * 15.0**2 * 6.0 / 1000, rel=0.01
     )
     assert field.geometry.shape[0] * field.geometry.spacing[0] == pytest.approx(7 * 1.5)
+
+
+@pytest.mark.parametrize("end", [NOTHING_BEYOND, HALF_SLICE, End(0.25), End(0.5, most=0.4)], ids=str)
+def test_what_is_carried_over_has_the_planned_volume_under_every_end_rule_of_a_dvh(end):
+    """Slices of today meet a surface at any height: only one half a slice longer than the contours, at each end, has as many
+    contours today, on the average, as it had. A surface that stopped at its last contour would lose a slice at every go."""
+    tube = Structure("A", drawn=tuple(Loop(circle(15.0, z)) for z in (0.0, 3.0, 6.0, 9.0)))
+    field = surface_of(tube, CT).field
+    column = field.volume.array[:, *np.array(field.geometry.shape[1:]) // 2]
+    places = field.geometry.points(np.column_stack([np.arange(len(column)), *np.zeros((2, len(column)))]))[:, 2]
+    today = []
+    for start in np.arange(-9.0, -6.0, 0.1):
+        at = start + 3.0 * np.arange(10)
+        inside = at[np.interp(at, places, column) < 0]
+        today.append(volume_by(Structure("A", drawn=tuple(Loop(circle(15.0, z)) for z in inside)), end))
+    assert np.mean(today) == pytest.approx(volume_by(tube, end), rel=0.02)
+
+
+def volume_by(structure, end) -> float:
+    return sum(slab.cc for slab in lattice(structure, plane_spacing=3.0, end=end, resolution=1.0).slabs)
 
 
 def test_planes_that_were_left_out_are_counted_and_not_filled():
