@@ -219,7 +219,8 @@ def whole(limit: int | None, only: str | None, who: tuple[str, ...]) -> None:
     path = RESULTS / "rigid.json"
     before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows = {name: {**before.get(name, {}), **tables.get(name, {})} for name in kinds() if name in before or name in tables}
-    record("rigid", {"peers": versions, "moves_up_to": {"mm": LARGEST_MM, "degrees": LARGEST_DEGREES}, **rows})
+    named = versions if "peer" in who else before.get("peers", versions)
+    record("rigid", {"peers": named, "moves_up_to": {"mm": LARGEST_MM, "degrees": LARGEST_DEGREES}, **rows})
 
 
 if __name__ == "__main__":
