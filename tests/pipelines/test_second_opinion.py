@@ -30,7 +30,8 @@ def contoured(tmp_path_factory):
     folder = tmp_path_factory.mktemp("chest")
     write_sample(folder / "ct", slices=30, size=96)
     (folder / "chest.toml").write_text(CHEST)
-    assert recontour("contour", folder / "ct", "-o", folder / "out", "--template", folder / "chest.toml").returncode in (0, 3)
+    done = recontour("contour", folder / "ct", "-o", folder / "out", "--template", folder / "chest.toml")
+    assert done.returncode in (0, 3)
     return folder / "ct", folder / "out" / "rtstruct.dcm"
 
 
