@@ -1,9 +1,9 @@
 """One fraction, from two images and a plan to a recommendation: on arrays and structures, without files.
 
-    rigid by intensity, rigid by features (the referee) -> deformable -> proof -> propagate -> contour afresh -> reconcile
-         -> derive -> change -> dose -> decide
+    rigid by intensity, rigid by features (independent check) -> deformable -> quality -> propagate -> re-segment ->
+         reconcile -> derive -> change -> dose -> decide
 
-A step that is not trusted stops nothing: what stands on it is marked, and the verdict is a person's look.
+A step that is not trusted stops nothing: what stands on it is marked, and the verdict is clinical review.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from adaptive.accumulate import Accumulated, accumulated
-from adaptive.alignment import Alignment, aligned
-from adaptive.change import Change
-from adaptive.compare import Compared, compared, couch_of, drift_of, residual_of, setup_of
-from adaptive.day_dose import DayDose, TodayDose, mapped, placed, recomputed, today_half_width
-from adaptive.decision import Decision, PlannedStructure, decide
-from adaptive.dose_figures import DoseFigures, StructureDose, dose_figures
-from adaptive.intensity import corrected, in_pixels, seen_by_both
-from adaptive.largest import largest_first
-from adaptive.lattice import HALF_SLICE, End
-from adaptive.measurement import Measured, Measurement
-from adaptive.planned import surface_of
-from adaptive.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
-from adaptive.rules import Policy, Propagation, StructurePolicy, matches
-from contour.clean import clean
+from adaptive.alignment.alignment import Alignment, aligned
+from adaptive.alignment.intensity import corrected, in_pixels, seen_by_both
+from adaptive.change.compare import Compared, compared, couch_of, drift_of, residual_of, setup_of
+from adaptive.change.dose_metrics import DoseMetrics, StructureDose, dose_metrics
+from adaptive.change.structures import Change
+from adaptive.decision.decision import Decision, PlannedStructure, decide
+from adaptive.decision.measurement import Measured, Measurement
+from adaptive.decision.rules import Policy, Propagation, StructurePolicy, matches
+from adaptive.dose.accumulate import Accumulated, accumulated
+from adaptive.dose.fraction_dose import FractionDose, TodayDose, mapped, placed, recomputed, today_half_width
+from adaptive.dose.lattice import HALF_SLICE, End
+from adaptive.propagation.planned_surface import surface_of
+from adaptive.propagation.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
+from adaptive.scheduling import largest_first
 from contour.engine import Context, Engine, Finding
+from contour.postprocessing import postprocess
 from contour.template import Template
 from patient.dose import Dose
 from patient.geometry import Geometry, Triple
@@ -77,7 +77,7 @@ class TodaySide:
         patient_position: HFS, ...; empty where unknown.
         dose: that a planning system computed on this image; None for the plan's, placed.
         earlier: figures of earlier fractions.
-        earlier_days: their doses on the plan's grid.
+        earlier_doses: their doses on the plan's grid.
         doubts: why the image may not be all that was scanned, or not as it was.
     """
 
@@ -86,7 +86,7 @@ class TodaySide:
     patient_position: str = ""
     dose: Dose | None = None
     earlier: Sequence[Measured] = ()
-    earlier_days: Sequence[DayDose] = ()
+    earlier_doses: Sequence[FractionDose] = ()
     doubts: tuple[str, ...] = ()
 
 
@@ -107,7 +107,7 @@ class DoseSide:
     """What came of dose: today's, on the plan's grid, summed, and in structures."""
 
     today: TodayDose
-    day: DayDose
+    day: FractionDose
     summed: Accumulated
     figures: tuple[StructureDose, ...]
 
@@ -127,7 +127,7 @@ class Fraction:
         dose: None where the plan has none, or nobody says how many fractions it is for.
         measurements: all figures.
         decision: by the policy.
-        engines: names and versions of those that contoured afresh.
+        engines: names and versions of those that re-segmented.
         notes: what could not be had and why.
         plan_fractions: planned; None where nobody says.
     """
@@ -165,10 +165,10 @@ def adapt(
         plan: what it is compared with.
         today: the fraction.
         policy: how structures are made and judged.
-        engines: for what is contoured afresh, the first that offers a structure.
+        engines: for what is re-segmented, the first that offers a structure.
         seed: the same gives the same.
         context: device, cancel, masks of the registration.
-        template: how what is contoured afresh is cleaned; None for as it was found.
+        template: how what is re-segmented is postprocessed; None for as it was found.
         alignments: where the registration is kept; None for nowhere.
         step: called with the name of each step as it begins.
 
@@ -186,9 +186,9 @@ def adapt(
     raw, seen = in_pixels(today.image, seen_by_both(today.image, plan.image, alignment.plan_from_today))
     image = corrected(raw, plan.image, alignment.plan_from_today, seen)
     stage = Stage((image, plan.image), alignment, seen, today.patient_position)
-    step("contour afresh")
+    step("re-segment")
     asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
-    fresh, used = _afresh(plan.structures, policy, engines, image, asking, template)
+    fresh, used = _segmented(plan.structures, policy, engines, image, asking, template)
     step("propagate")
     structures = _propagated(plan, policy, stage, fresh)
     step("change")
@@ -234,7 +234,7 @@ def adapt(
     )
 
 
-def _afresh(
+def _segmented(
     structures: Sequence[Structure],
     policy: Policy,
     engines: Mapping[str, Engine],
@@ -242,7 +242,8 @@ def _afresh(
     context: Context,
     template: Template | None,
 ) -> tuple[dict[str, Finding | str], dict[str, str]]:
-    """What engines find of the structures that a policy wants afresh, by the plan's names; and which engines they were."""
+    """What engines find of the structures that a policy wants re-segmented, by the plan's names; and which engines they
+    were."""
     asked: dict[str, dict[str, str]] = {}
     for structure in structures:
         how = _asked(structure, policy)
@@ -264,10 +265,10 @@ def _cleaned(found: Finding, template: Template | None) -> Finding | str:
     wanted = next((w for w in template.structures if w.name == found.name), None) if template is not None else None
     if wanted is None or wanted.clean is None:
         return found
-    cleaned = clean(found.field, wanted.clean)
-    if isinstance(cleaned, str):
-        return cleaned
-    return replace(found, field=cleaned.field, flags=(*found.flags, *cleaned.flags))
+    postprocessed = postprocess(found.field, wanted.clean)
+    if isinstance(postprocessed, str):
+        return postprocessed
+    return replace(found, field=postprocessed.field, flags=(*found.flags, *postprocessed.flags))
 
 
 def _asked(structure: Structure, policy: Policy) -> StructurePolicy:
@@ -340,9 +341,9 @@ def _dose(
         here = placed(own, alignment.rigid)
     day = mapped(here, own, alignment, today.number, plan.fractions, seen)
     day = replace(day, dose=day.dose.given(images))
-    summed = accumulated((*today.earlier_days, day), own, today.number, plan.fractions)
+    summed = accumulated((*today.earlier_doses, day), own, today.number, plan.fractions)
     half_width = today_half_width(here, alignment)
-    figures: DoseFigures = dose_figures(
+    figures: DoseMetrics = dose_metrics(
         structures,
         own,
         (here, half_width),

@@ -28,10 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import ROOT, record
 from pipelines.configuration import Configuration
-from pipelines.ledger import Ledger, State
-from pipelines.ledger_file import LEDGER
-from pipelines.night import run_night
-from pipelines.night_record import read_nights
+from pipelines.night.run import run_night
+from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.ledger_file import LEDGER
+from pipelines.records.night import read_nights
 from tests.planning import identity, image
 
 CASES = int(os.environ.get("RECONTOUR_CHAOS_CASES", "1000"))
@@ -124,7 +124,7 @@ import sys
 from pathlib import Path
 from patient.errors import RecontourError
 from benchmarks.chaos import SETTINGS, TRIVIAL
-from pipelines.night import run_night
+from pipelines.night.run import run_night
 try:
     run_night(Path(sys.argv[1]), Path(sys.argv[2]), SETTINGS, scheduler=sys.argv[3], function=TRIVIAL)
 except RecontourError as error:

@@ -43,7 +43,8 @@ def left_out(examples: list[Example]) -> list[float]:
 
 
 def threshold(said: list[float], dice: list[float]) -> float:
-    """Predicted Dice below which a person shall look: catches the bad ones where that spares most of the good ones."""
+    """Predicted Dice below which clinical review is required: catches the bad ones where that spares most of the good
+    ones."""
     bad, good = (np.array([p for p, d in zip(said, dice, strict=True) if (d < BAD) == is_bad]) for is_bad in (True, False))
     most = float(np.quantile(good, 1 - SPARED))
     return round(min(most, float(np.quantile(bad, CAUGHT)) + 0.01) if len(bad) >= 5 else most, 3)

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.record import record
 from data_samples.course import write_course
 from pipelines.configuration import Configuration
-from pipelines.night import run_night
+from pipelines.night.run import run_night
 from tests.planning import identity, image, plan
 
 FRACTIONS = 35

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.dvh import Dvh, dvh
-from adaptive.lattice import HALF_SLICE, NOTHING_BEYOND
+from adaptive.dose.dvh import Dvh, dvh
+from adaptive.dose.lattice import HALF_SLICE, NOTHING_BEYOND
 from benchmarks.record import DATA, main, record
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set

@@ -5,7 +5,7 @@ python benchmarks/dvh_analytic.py
 After Nelms 2015 (Med Phys 42:4435). A shape of 0.1 to 300 cc is cut by its slices and drawn as contours by an end rule: from
 so far before its first contour to so far behind its last one. Truth is twofold. Of the contours: every one stands for its
 slab, with the sections' exact areas; what the DVH makes of that is its own error. Of the smooth shape: what slices of that
-thickness make of it is added, which no rule undoes. Volumes beyond a dose are integrals over slabs of exact areas: of a
+thickness make of it is added, which no rule inverts. Volumes beyond a dose are integrals over slabs of exact areas: of a
 circle's segment (linear dose across), of a circle (Gaussian around the axis).
 """
 
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.dvh import dvh
-from adaptive.lattice import HALF_SLICE, NOTHING_BEYOND, End
+from adaptive.dose.dvh import dvh
+from adaptive.dose.lattice import HALF_SLICE, NOTHING_BEYOND, End
 from benchmarks.record import record
 from patient.dose import Dose
 from patient.geometry import Geometry
-from patient.structures import Loop, Structure
+from patient.loop import Loop
+from patient.structures import Structure
 from patient.volume import Volume
 
 FRAME, DOSE_MM, TOP, SIGMA, RATE = "1.2.3", 2.0, 60.0, 25.0, 0.4

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from benchmarks.record import record
-from contour.derive import derive
+from contour.derived_structures import derive
 from contour.recipe import parse
 from data_samples.course import dose_grid, field_of_view, fraction_image, planning_image, structure, truth_grid
 from data_samples.dicom import Identity, write_ct, write_dose, write_plan, write_structures

@@ -469,7 +469,7 @@ class Sliding:
     """What lies inside a wall flows along it; what lies outside stays: a jump at the wall, as at the pleura.
 
     The flow is down the body, weaker toward the apex; close to the wall what would cross it is taken away, so that nothing
-    leaves or enters. Points go with it for one unit of time (Runge-Kutta of the fourth order); the way back is the same
+    leaves or enters. Points go with it for one unit of time (Runge-Kutta of the fourth order); the inverse is the same
     flow, backward.
 
     Args:

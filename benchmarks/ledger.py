@@ -10,10 +10,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import main, record
-from pipelines.case import CaseRequest
-from pipelines.ledger import Ledger, State
-from pipelines.publish import CASES, WORK, free_name, locked, publish
-from pipelines.work import cluster, run_all
+from pipelines.night.work import cluster, run_all
+from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.publish import CASES, WORK, free_name, locked, publish
+from pipelines.planning.case import CaseRequest
 
 CASES_WANTED = 200
 TRIVIAL = "tests.scenarios.trivial:succeed"

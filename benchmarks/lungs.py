@@ -22,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import DATA, main, record
 from contour.anatomy import AnatomyEngine
-from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Absent, Context, Finding
 from contour.evaluate import NotCompared, compare
+from contour.truncation import Extent, abrupt_ends, uneven_pairs
 from patient.geometry import Geometry
 from patient.outline import mask_of_united_loops
 from patient.read.images import open_folder

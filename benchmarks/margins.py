@@ -30,11 +30,12 @@ from scipy import ndimage
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import record
-from contour.derive import grown
-from patient.drawn import field_of_structure
+from contour.derived_structures import grown
 from patient.geometry import Geometry
+from patient.loop import Loop
+from patient.manual_contours import field_of_structure
 from patient.outline import loops_of_field
-from patient.structures import Loop, Structure
+from patient.structures import Structure
 from patient.volume import Field, Level, Volume
 
 SPACING = (3.0, 1.27, 1.27)

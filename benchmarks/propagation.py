@@ -25,14 +25,15 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.alignment import Alignment, aligned
-from adaptive.change import Ground, structure_change
-from adaptive.intensity import corrected, seen_by_both
-from adaptive.laid import laid
-from adaptive.planned import Surface, surface_of
-from adaptive.policy import load_policy
-from adaptive.propagate import Stage, propagated
-from adaptive.rules import Propagation, StructurePolicy
+from adaptive.alignment.alignment import Alignment, aligned
+from adaptive.alignment.intensity import corrected, seen_by_both
+from adaptive.change.structures import structure_change
+from adaptive.decision.policy import load_policy
+from adaptive.decision.rules import Propagation, StructurePolicy
+from adaptive.propagation.planned_surface import Surface, surface_of
+from adaptive.propagation.propagate import Stage, propagated
+from adaptive.propagation.resampled_surface import resampled_surface
+from adaptive.propagation.surface_distance import Ground
 from benchmarks import peers
 from benchmarks.known import FRAMES, Pair, field_of_view, head_neck_ct, head_neck_patients, random_bend, random_rigid, seen
 from benchmarks.record import DATA, alone, record
@@ -235,7 +236,7 @@ def _pulled(plan_from_today: Transform, surface: Surface, today: Geometry, truth
     at = today.indices(nodes[near])
     room = ROOM / np.asarray(today.spacing)
     box = Box(tuple(int(v) for v in at.min(axis=0) - room), tuple(int(v) + 1 for v in at.max(axis=0) + room))  # type: ignore[arg-type]
-    found = laid(surface, plan_from_today, today.cropped(box.padded(0, today.shape)))
+    found = resampled_surface(surface, plan_from_today, today.cropped(box.padded(0, today.shape)))
     return found if found.mask().array.any() else None
 
 

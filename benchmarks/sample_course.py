@@ -1,6 +1,6 @@
 """The sample course against its truth: propagated structures, their volumes, and the accumulated dose with its band.
 
-Every fraction is treated as a night does it. What is true is pulled through the field that the course was made with: the
+Every fraction is treated as a night does it. What is true is mapped through the field that the course was made with: the
 structures of the day from the patient's own surfaces, the dose of the day from the plan's dose as the couch correction
 placed it, so that what is measured is the registration's doing alone. The rigid copy is the couch correction's.
 """
@@ -21,13 +21,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.accumulate import Accumulated, accumulated
-from adaptive.change import Ground, structure_change
-from adaptive.day_dose import DayDose, mapped
-from adaptive.decision import Measured
-from adaptive.dvh import dvh, dvh_band
+from adaptive.change.structures import structure_change
+from adaptive.decision.decision import Measured
+from adaptive.decision.policy import load_policy
+from adaptive.dose.accumulate import Accumulated, accumulated
+from adaptive.dose.dvh import dvh, dvh_interval
+from adaptive.dose.fraction_dose import FractionDose, mapped
 from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt
-from adaptive.policy import load_policy
+from adaptive.propagation.surface_distance import Ground
 from benchmarks.record import record
 from contour.template import load_template
 from data_samples.course import write_course
@@ -35,8 +36,8 @@ from data_samples.planned import STRUCTURES, plan_patient
 from data_samples.truth import FractionTruth, read_truth
 from patient.trust import GIVEN
 from patient.volume import Field
-from pipelines.engines import installed_engines
-from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
+from pipelines.fraction.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
+from pipelines.planning.engines import installed_engines
 from registration.transforms import inverted
 
 FRACTIONS = 4
@@ -57,7 +58,7 @@ class Day:
 
     made: Fraction
     truth: FractionTruth
-    true_day: DayDose
+    true_day: FractionDose
     true_sum: Accumulated
 
 
@@ -136,9 +137,9 @@ def doses(day: Day, plan: PlanFolder) -> list[dict[str, Any]]:
         if structure.name not in STRUCTURES or structure.name == "External":
             continue
         true = dvh(structure, right.dose, **at)
-        band = dvh_band(structure, ours.dose, ours.half_width, **at)
+        bounds = dvh_interval(structure, ours.dose, ours.half_width, **at)
         for quantity in QUANTITIES:
-            exact, found, interval = true.metric(quantity), band.nominal.metric(quantity), band.interval(quantity)
+            exact, found, interval = true.metric(quantity), bounds.nominal.metric(quantity), bounds.interval(quantity)
             if exact is None or found is None or interval is None:
                 continue
             rows.append(

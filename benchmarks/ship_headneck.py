@@ -24,7 +24,7 @@ from benchmarks.headneck_cases import BITS
 from contour.cases import TrainingCase, read_cases
 from contour.model import OURS, ModelCard, Offset, Shape, write_model
 from contour.unet import Architecture
-from pipelines.train import population
+from pipelines.training.train import population
 
 Triple = tuple[float, float, float]
 FINEST, COARSEST = (2.0, 3.7, 3.7), (3.3, 5.5, 5.5)

@@ -21,11 +21,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from adaptive.accumulate import Accumulated, Summed, accumulated
-from adaptive.alignment import Alignment, aligned
-from adaptive.day_dose import DayDose, mapped, placed
-from adaptive.dvh import dvh, dvh_band
-from adaptive.intensity import seen_by_both
+from adaptive.alignment.alignment import Alignment, aligned
+from adaptive.alignment.intensity import seen_by_both
+from adaptive.dose.accumulate import Accumulated, Summed, accumulated
+from adaptive.dose.dvh import dvh, dvh_interval
+from adaptive.dose.fraction_dose import FractionDose, mapped, placed
 from benchmarks.record import record
 from benchmarks.sample_course import BACK, QUANTITIES, WORK
 from data_samples.course import write_course
@@ -34,7 +34,7 @@ from data_samples.truth import read_truth
 from patient.dose import Dose
 from patient.geometry import Geometry
 from patient.volume import Volume
-from pipelines.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
+from pipelines.fraction.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
 from registration.transforms import inverted
 
 NUMBERS = {1: 1, 2: 7, 3: 13, 4: 20}
@@ -42,7 +42,7 @@ NUMBERS = {1: 1, 2: 7, 3: 13, 4: 20}
 UNTIL, REGISTERED = 20, (1, 4)
 
 
-def true_day(image: int, own: Dose, like: Alignment, fractions: int) -> DayDose:
+def true_day(image: int, own: Dose, like: Alignment, fractions: int) -> FractionDose:
     """The dose of a fraction where the true field takes it, placed by the couch as bones ask for."""
     truth = read_truth(WORK, image)
     grid = own.volume.geometry
@@ -61,7 +61,7 @@ def true_day(image: int, own: Dose, like: Alignment, fractions: int) -> DayDose:
     return mapped(placed(own, exact.rigid), own, exact, NUMBERS[image], fractions, seen)
 
 
-def true_sum(days: Sequence[DayDose], own: Dose) -> Dose:
+def true_sum(days: Sequence[FractionDose], own: Dose) -> Dose:
     """Of all fractions, each between its neighbours with an image."""
     numbers = [day.number for day in days]
     gray = np.stack([day.dose.judged[0].gray.array for day in days])
@@ -73,7 +73,7 @@ def true_sum(days: Sequence[DayDose], own: Dose) -> Dose:
     return replace(own, volume=Volume(total, own.volume.geometry))
 
 
-def registrations_alone(days: Sequence[DayDose], summed: Accumulated) -> Volume[np.float32]:
+def registrations_alone(days: Sequence[FractionDose], summed: Accumulated) -> Volume[np.float32]:
     """The half-width where only images have errors: nothing for fractions before the first, and no drift."""
     ends = [*(day.number for day in days[1:]), UNTIL + 1]
     widths = [d.dose.judged[0].half_width.array * np.float32(e - d.number) for d, e in zip(days, ends, strict=True)]
@@ -88,9 +88,9 @@ def figures(plan: PlanFolder, here: Geometry, true: Dose, summed: Summed, half: 
     for structure in plan.structures.structures:
         if structure.name not in STRUCTURES or structure.name == "External":
             continue
-        exact, band = dvh(structure, true, **at), dvh_band(structure, summed.dose, half, **at)
+        exact, bounds = dvh(structure, true, **at), dvh_interval(structure, summed.dose, half, **at)
         for quantity in QUANTITIES:
-            right, between = exact.metric(quantity), band.interval(quantity)
+            right, between = exact.metric(quantity), bounds.interval(quantity)
             if right is not None and between is not None:
                 held.append(between[0] - 1e-3 <= right <= between[1] + 1e-3)
                 wide.append((between[1] - between[0]) / 2)
@@ -112,8 +112,8 @@ def main() -> None:
     assert plan.dose is not None and plan.plan is not None and plan.plan.fractions  # noqa: PT018
     image, fractions = plan.image.load(), plan.plan.fractions
     own = plan.dose.on(image.geometry)
-    days: dict[int, DayDose] = {}
-    doubted: DayDose | None = None
+    days: dict[int, FractionDose] = {}
+    doubted: FractionDose | None = None
     alignment: Alignment | None = None
     for number in REGISTERED:
         today = read_fraction_folder(WORK / f"fraction_{number:02d}", plan)[0].load()
@@ -126,7 +126,7 @@ def main() -> None:
         print(f"fraction {NUMBERS[number]} registered, trusted: {bool(alignment.trust)}", file=sys.stderr, flush=True)
     assert alignment is not None and doubted is not None  # noqa: PT018
     true = true_sum([true_day(number, own, alignment, fractions) for number in NUMBERS], own)
-    cases: Mapping[str, Sequence[DayDose]] = {
+    cases: Mapping[str, Sequence[FractionDose]] = {
         "only fraction 1": [days[1]],
         "only fraction 20": [days[4]],
         "fractions 1 and 20": [days[1], days[4]],

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.known import Pair, breathing_pair, head_neck_pair, head_neck_patients, rigid_pair, wrong_pairs
 from benchmarks.record import DATA, RESULTS, record
 from patient.errors import NotTrusted
-from pipelines.registration_case import Kind, register
+from pipelines.fraction.registration_case import Kind, register
 from registration.method import RegistrationContext
 from registration.quality import Verdict
 

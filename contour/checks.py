@@ -35,7 +35,7 @@ def check(wanted: Wanted, field: Field, whole: Geometry, found: Mapping[str, Pla
     mask = field.mask()
     volume = float(np.count_nonzero(mask.array)) * whole.voxel_cc
     cut = cut_sides(field, whole)
-    flags = [Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(cut)}")] if cut else []
+    flags = [Flag("cut_by_field_of_view", f"truncated by the image at {', '.join(cut)}")] if cut else []
     if wanted.volume_cc is not None:
         low, high = wanted.volume_cc
         if volume > high or (volume < low and not cut):
@@ -72,7 +72,7 @@ def sure_enough(wanted: Wanted, answer: Finding) -> tuple[Flag, ...] | str:
     others = tuple(flag for flag in answer.flags if flag.code != "low_confidence")
     if answer.confidence >= limits.review_below:
         return others
-    said = f"predicted Dice {answer.confidence:.2f}; below {limits.review_below:.2f} the template has a person look"
+    said = f"predicted Dice {answer.confidence:.2f}; below {limits.review_below:.2f} the template requires clinical review"
     return (*others, Flag("low_confidence", said))
 
 
@@ -80,7 +80,7 @@ def suggestion(wanted: Wanted) -> Flag:
     """What is said of every target that software made: where it ends is a clinical decision."""
     said = "made by margins from a contour" if wanted.recipe is not None else "found by software"
     unsourced = wanted.recipe is not None and not wanted.source
-    detail = f"a suggestion, {said}: a person has to edit and approve it before it is used"
+    detail = f"a draft, {said}: a person has to edit and approve it before use"
     return Flag("suggestion", f"{detail}; the template gives no source for its margins" if unsourced else detail)
 
 
@@ -114,8 +114,8 @@ def _ends(whole: Geometry, axis: int, along: int) -> NDArray[np.float64]:
 
 
 _DIRECTIONS = {
-    "foot end": (0, 0, -1),
-    "head end": (0, 0, 1),
+    "inferior end": (0, 0, -1),
+    "superior end": (0, 0, 1),
     "front": (0, -1, 0),
     "back": (0, 1, 0),
     "right side": (-1, 0, 0),

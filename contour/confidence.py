@@ -20,7 +20,7 @@ from contour.model import Calibration, Population
 Floats = NDArray[np.float32]
 NORMAL_95 = 1.96
 WORST = 6.0
-"""Standard deviations: what is stranger is not worse."""
+"""Standard deviations: what is more unusual is not worse."""
 RIDGE_WEIGHT, RIDGE_STRUCTURE = 1.5, 15.0
 """What weights and a structure's own offset cost, times their square, beside the cross-entropy of all findings."""
 

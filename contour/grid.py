@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 from scipy.special import expit, logit
 
 from patient.geometry import Box, Geometry
-from patient.turn import UPRIGHT, Turn
+from patient.reorientation import UPRIGHT, Reorientation
 from patient.volume import Volume
 
 Spacing = tuple[float, float, float]
@@ -39,7 +39,7 @@ OBLIQUE = 0.98
 
 @dataclass(frozen=True)
 class Grid:
-    """How an image is brought to a network. All triples are in the order of the network's own array axes.
+    """How an image is resampled for a network. All triples are in the order of the network's own array axes.
 
     Args:
         patch: voxels that the network sees at once. Larger windows would be cheaper, but the network is used to the mean and
@@ -138,8 +138,8 @@ class Axis:
         return slice(max(0, int(low)), min(self.image, int(high) + 1))
 
 
-class Brought:
-    """An image brought to a network's grid.
+class ResampledImage:
+    """An image resampled to a network's grid.
 
     Attributes:
         hu: float32, axes as the grid asks.
@@ -147,8 +147,8 @@ class Brought:
     """
 
     def __init__(self, image: Volume[np.generic], grid: Grid) -> None:
-        self._turn = Turn.of(image.geometry, grid.axes)
-        turned = self._turn.upright(image)
+        self._reorientation = Reorientation.of(image.geometry, grid.axes)
+        turned = self._reorientation.upright(image)
         self._box = body_box(turned)
         part = turned.cropped(self._box)
         self._fine = part.geometry
@@ -158,17 +158,17 @@ class Brought:
         self.geometry = _network_geometry(part.geometry, self._axes)
         self._straight: Geometry | None = None
         if np.abs(np.asarray(self.geometry.axes)).max(axis=1).min() < OBLIQUE:
-            self._straight = _straight(self.geometry, self._turn)
+            self._straight = _straight(self.geometry, self._reorientation)
             self.hu, self._bent = _sampled(self.hu, self.geometry, self._straight, AIR), self.geometry
             self.geometry = self._straight
 
     def along(self, part: Volume[np.bool_]) -> Floats:
-        """A mask on the image's voxels, or on a box of them, brought as the image was: what share of each voxel it fills.
+        """A mask on the image's voxels, or on a box of them, resampled as the image was: what share of each voxel it fills.
 
         Raises:
             FrameMismatch: it is on other voxels.
         """
-        turned = self._turn.upright(part)
+        turned = self._reorientation.upright(part)
         inside = self._fine.box_of(turned.geometry).padded(0, self._fine.shape)
         whole = Volume(np.zeros(self._fine.shape, np.bool_), self._fine)
         values = _down((whole if inside.empty else turned.placed_in(self._fine)).array, self._axes)
@@ -181,7 +181,7 @@ class Brought:
         of its maps left out, cubic logits gave them back with a Dice of 0.89, cubic probabilities 0.87, linear ones 0.84.
 
         Args:
-            values: zero away from what is to be brought back.
+            values: zero away from what is to be mapped back.
         """
         if self._straight is not None:
             values = _sampled(values, self._straight, self._bent, 0.0)
@@ -195,7 +195,7 @@ class Brought:
             else:
                 fine = _along(axis.up(run, own), fine, n)
         start, stop = zip(*((run.start, run.stop) for run in image), strict=True)
-        return self._turn.back(Volume(expit(fine), self._fine.cropped(Box(start, stop))))
+        return self._reorientation.back(Volume(expit(fine), self._fine.cropped(Box(start, stop))))
 
 
 def body_box(image: Volume[np.generic]) -> Box:
@@ -254,7 +254,7 @@ def _network_geometry(fine: Geometry, axes: tuple[Axis, ...]) -> Geometry:
     return replace(fine, shape=shape, spacing=(k, j, i), origin=(x, y, z))
 
 
-def _straight(bent: Geometry, turn: Turn) -> Geometry:
+def _straight(bent: Geometry, reorientation: Reorientation) -> Geometry:
     """The grid along the patient's axes that holds an oblique one."""
     rows = np.zeros((3, 3))
     for axis, vector in enumerate(np.asarray(bent.axes)):

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from patient.drawn import deepest
 from patient.geometry import Triple
+from patient.manual_contours import deepest
 from patient.parallel import threads
 
 Distance = NDArray[np.float32]

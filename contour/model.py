@@ -109,7 +109,7 @@ class Calibration(_Frozen):
     Args:
         weights: by feature of `contour.confidence.Features`.
         intercepts: by structure.
-        review_below: predicted Dice below which a person shall look.
+        review_below: predicted Dice below which clinical review is required.
         patients: how many it was fitted on.
     """
 
@@ -172,8 +172,8 @@ class ModelCard(_Frozen):
         }
         if self.confidence is not None:
             named |= set(self.confidence.intercepts)
-        if strangers := named - set(self.structures):
-            raise ValueError(f"{min(strangers)} is none of the model's structures")
+        if unknown := named - set(self.structures):
+            raise ValueError(f"{min(unknown)} is none of the model's structures")
         if self.landmarks_needed > len(self.landmarks):
             raise ValueError("more landmarks are needed than there are")
         if self.kind == OURS and self.architecture is None:

@@ -1,4 +1,4 @@
-"""Contours by a network: an image on the network's grid, seen in windows, and one structure at a time brought back.
+"""Contours by a network: an image on the network's grid, seen in windows, and one structure at a time mapped back.
 
 What is decided (is it there, in one piece, on its side, large enough) is decided on the network's grid; the surface is drawn
 on the image's own planes from probabilities between the network's voxels. No map of the image's size is ever made but in a
@@ -17,7 +17,7 @@ from torch import Tensor
 from contour.checks import Place, cut_sides, wrong_side
 from contour.confidence import Features, predicted
 from contour.engine import Absent, Context, Finding, Flag, NoModel, NotConfident, NotInImage, Offer
-from contour.grid import Brought, Grid
+from contour.grid import Grid, ResampledImage
 from contour.hounsfield import no_hounsfield, shifted
 from contour.layout import candidates, placed
 from contour.model import ModelCard, offers_of
@@ -30,7 +30,7 @@ __all__ = ["Grid", "LoadedModel", "NetworkEngine"]
 
 Floats = NDArray[np.float32]
 FAINT = 0.05
-"""Probability below which nothing is brought back around a structure."""
+"""Probability below which nothing is mapped back around a structure."""
 TOO_LITTLE = 0.35
 """Of the smallest usual volume: what is smaller, and not cut by the image, is no organ."""
 LEAST_CC = 0.1
@@ -46,7 +46,7 @@ class LoadedModel:
 
     Args:
         card: what it is.
-        grid: how an image is brought to it.
+        grid: how an image is resampled for it.
         prepare: HU float32, axes as `grid` says, to input channels `[c, ...]`.
         forward: `[1, c, ...]` to probabilities `[1, structures, ...]` in the order of `card.structures`.
         whole: `prepare` looks at an image's own range or mean, and so needs all of it at once; else it is given windows.
@@ -90,10 +90,10 @@ class NetworkEngine:
         """The network's whole say on an image, on its own grid; or why it has none."""
         card, grid, whole = self._model.card, self._model.grid, self._model.whole
         try:
-            brought = Brought(image, grid)
+            resampled = ResampledImage(image, grid)
         except UnsupportedGeometry as error:
             return error.what
-        if (why := no_hounsfield(brought.hu)) is not None:
+        if (why := no_hounsfield(resampled.hu)) is not None:
             return why
         asked = {*wanted, *card.landmarks}
         channels = [n for n, name in enumerate(card.structures) if name in asked]
@@ -103,10 +103,10 @@ class NetworkEngine:
             context.progress(done, card.name)
 
         maps = probabilities(
-            brought.hu, grid, self._model.prepare, self._model.forward, channels, context.device, before_each, whole
+            resampled.hu, grid, self._model.prepare, self._model.forward, channels, context.device, before_each, whole
         )
         named = {card.structures[n]: values for n, values in zip(channels, maps, strict=True)}
-        return Seen(card, image.geometry, brought, named)
+        return Seen(card, image.geometry, resampled, named)
 
 
 def _go_on(context: Context) -> None:
@@ -117,19 +117,19 @@ def _go_on(context: Context) -> None:
 class Seen:
     """What a network says of one image, structure by structure."""
 
-    def __init__(self, card: ModelCard, whole: Geometry, brought: Brought, maps: Mapping[str, Floats]) -> None:
-        self._card, self._whole, self._brought, self._maps = card, whole, brought, maps
-        found = {name: candidates(values > 0.5, brought.geometry) for name, values in maps.items()}
+    def __init__(self, card: ModelCard, whole: Geometry, resampled: ResampledImage, maps: Mapping[str, Floats]) -> None:
+        self._card, self._whole, self._resampled, self._maps = card, whole, resampled, maps
+        found = {name: candidates(values > 0.5, resampled.geometry) for name, values in maps.items()}
         chosen = {name: of[0] if of else None for name, of in found.items()}
-        self._astray: set[str] = set()
+        self._rejected: set[str] = set()
         if card.layout:
             fitting = placed({name: found[name] for name in card.landmarks if name in found}, card.layout)
-            self._astray = {name for name, candidate in fitting.items() if candidate is None and found[name]}
+            self._rejected = {name for name, candidate in fitting.items() if candidate is None and found[name]}
             chosen |= {name: candidate for name, candidate in fitting.items() if candidate is not None}
         self._chosen = {name: candidate for name, candidate in chosen.items() if candidate is not None}
         self._centres: dict[str, Place] = {name: c.centre for name, c in self._chosen.items()}
         self._elsewhere = self._another_part_of_the_body()
-        self._shifted = shifted(brought.hu)
+        self._shifted = shifted(resampled.hu)
 
     def answer(self, name: str) -> Finding | Absent:
         """One structure on the image's voxels, or why it is not there."""
@@ -140,11 +140,11 @@ class Seen:
             most = float(values.max())
             kind = NotInImage if most < FAINT else NotConfident
             return kind(name, f"the network is nowhere sure of it (at most {100 * most:.0f} %)")
-        if name in self._astray:
+        if name in self._rejected:
             side = wrong_side(name, self._centres)
             where = f"; {side}" if side else ""
             return NotConfident(name, f"what the network sees lies where no other organ that it sees puts it{where}")
-        field = Field(self._brought.back(_alone(values, self._chosen[name].kept)))
+        field = Field(self._resampled.back(_alone(values, self._chosen[name].kept)))
         if not field.mask().array.any():
             return NotConfident(name, "what the network sees of it lies between the image's voxels")
         cut = cut_sides(field, self._whole)
@@ -155,19 +155,21 @@ class Seen:
 
     def _flags(self, name: str, cut: Sequence[str], confidence: float | None) -> Iterator[Flag]:
         if cut:
-            yield Flag("cut_by_field_of_view", f"cut off by the image at {', '.join(cut)}")
+            yield Flag("cut_by_field_of_view", f"truncated by the image at {', '.join(cut)}")
         calibration = self._card.confidence
         if confidence is not None and calibration is not None and confidence < calibration.review_below:
             yield Flag(
                 "low_confidence",
-                f"predicted Dice {confidence:.2f}; below {calibration.review_below:.2f} a person shall look",
+                f"predicted Dice {confidence:.2f}; below {calibration.review_below:.2f} clinical review is required",
             )
         if self._shifted is not None:
             yield Flag("shifted_hounsfield", self._shifted)
         if side := wrong_side(name, self._centres):
             yield Flag("wrong_side", side)
         if self._card.suggestion:
-            yield Flag("suggestion", f"a suggestion of {self._card.name} {self._card.version}: a person has to look at it")
+            yield Flag(
+                "suggestion", f"draft auto-contour ({self._card.name} {self._card.version}): requires clinical review"
+            )
 
     def _too_little(self, name: str, *, cut: bool) -> str | None:
         volume, usual = self._chosen[name].volume_cc, self._card.population.get(name)
@@ -180,7 +182,7 @@ class Seen:
     def _another_part_of_the_body(self) -> str:
         """Why nothing is to be believed here; empty where enough of the model's landmarks are there."""
         landmarks = [name for name in self._card.landmarks if name in self._maps]
-        likely = [name for name in landmarks if name in self._chosen and name not in self._astray]
+        likely = [name for name in landmarks if name in self._chosen and name not in self._rejected]
         large = [name for name in likely if self._too_little(name, cut=False) is None]
         sure = [name for name in large if self.features(name, cut=False).doubt < DOUBTFUL]
         said = {name: self._confidence(name, cut=False) for name in sure}
@@ -200,7 +202,7 @@ class Seen:
         return Features.of(
             self._maps[name],
             self._chosen[name].kept,
-            self._brought.geometry.voxel_cc,
+            self._resampled.geometry.voxel_cc,
             self._card.population.get(name),
             cut=cut,
         )

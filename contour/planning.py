@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def grid(self) -> Grid:
-        """How an image is brought to the network."""
+        """How an image is resampled for the network."""
         return Grid(self.architecture.patch, self.architecture.spacing, self.finest, self.coarsest)
 
 

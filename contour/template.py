@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from contour.clean import Clean
+from contour.postprocessing import Postprocessing
 from contour.recipe import Recipe, ingredients, parse
 from patient.errors import TemplateError
 from patient.names import lookup
@@ -18,7 +18,7 @@ from patient.structures import Code
 
 EXISTING = "existing"
 """The engine of what only a person draws: it is read from the clinic's own structure set."""
-NOT_GIVEN = "it has to come from an existing structure set (--existing)"
+NOT_IN_EXISTING_SET = "it has to come from an existing structure set (--existing)"
 TARGETS = ("GTV", "CTV", "ITV", "PTV")
 Channel = Annotated[int, Field(ge=0, le=255)]
 
@@ -52,7 +52,7 @@ class _Entry(BaseModel):
     type: str = ""
     color: tuple[Channel, Channel, Channel] | None = None
     volume_cc: tuple[float, float] | None = None
-    clean: Clean | None = None
+    clean: Postprocessing | None = None
     confidence: Limits | None = None
     least_area_mm2: Annotated[float, Field(ge=0)] | None = None
     """Contours that are smaller are not written; without it the template's own."""
@@ -94,7 +94,7 @@ class Wanted:
     color: tuple[int, int, int]
     code: Code | None
     volume_cc: tuple[float, float] | None
-    clean: Clean | None = None
+    clean: Postprocessing | None = None
     confidence: Limits | None = None
     least_area_mm2: float = 0.0
     source: str = ""

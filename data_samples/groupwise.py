@@ -1,4 +1,4 @@
-"""Groupwise registration: many patients brought onto their own mean, which lies in the middle of them all.
+"""Groupwise registration: many patients registered to their own mean, which lies in the middle of them all.
 
 First a similarity of organ centres, then displacements that follow image and contours together; the mean displacement is
 taken away after each round, so that the mean resembles none of the patients more than another (Guimond 2000, CVIU 77:192).
@@ -29,7 +29,7 @@ LOW, HIGH = np.array([-246.0, -135.0, -285.0]), np.array([246.0, 129.0, 96.0])
 WORKING = 6.0
 """mm, voxels on which patients are compared."""
 STIFFNESS = 0.02
-"""What a displacement's steepness costs against a difference of images."""
+"""What a displacement's slope costs against a difference of images."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def nodes(spacing: float) -> NDArray[np.float64]:
     return np.stack([x, y, z], axis=-1)
 
 
-def pulled(patient: Patient, points: NDArray[np.float64], values: Floats, order: int = 1) -> Floats:
+def warped(patient: Patient, points: NDArray[np.float64], values: Floats, order: int = 1) -> Floats:
     """A patient's values at points (mm of his own grid); NaN where he was not imaged."""
     at = np.moveaxis(points / patient.spacing, -1, 0)[::-1]
     out = ndimage.map_coordinates(values, at, order=order, mode="nearest", output=np.float32)
@@ -130,9 +130,9 @@ class Registration:
         patient, (matrix, shift) = self.patients[n], self.maps[n]
         at = self.grid @ matrix.T + shift
         smooth = ndimage.gaussian_filter(patient.hu.astype(np.float32), 0.5)
-        image = channels(pulled(patient, at, smooth))
+        image = channels(warped(patient, at, smooth))
         parts = [
-            4 * pulled(patient, at, ndimage.gaussian_filter((patient.bits >> o & 1).astype(np.float32), 0.7))
+            4 * warped(patient, at, ndimage.gaussian_filter((patient.bits >> o & 1).astype(np.float32), 0.7))
             if np.isfinite(patient.centres[o, 0])
             else np.full(self.grid.shape[:3], np.nan, np.float32)
             for o in range(len(ORGANS))
@@ -140,7 +140,7 @@ class Registration:
         return torch.from_numpy(np.concatenate([image, np.stack(parts)]))[None]
 
     def warped(self, n: int, field: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of patient n pulled through a displacement in mm, and 1 where all around he was imaged."""
+        """Features of patient n warped by a displacement in mm, and 1 where all around he was imaged."""
         grid = self.base + torch.movedim(field, 1, -1) / self.half
         image = functional.grid_sample(self.features[n], grid, padding_mode="border", align_corners=True)
         with torch.no_grad():
@@ -168,7 +168,7 @@ class Registration:
                 descent.zero_grad()
                 field = start + functional.interpolate(control, start.shape[2:], mode="trilinear", align_corners=True)
                 image, shown = self.warped(n, field)
-                loss = ((image - mean) * shown).square().sum() / mean[0, 0].numel() + STIFFNESS * _steepness(field)
+                loss = ((image - mean) * shown).square().sum() / mean[0, 0].numel() + STIFFNESS * _gradient(field)
                 loss.backward()
                 descent.step()
             self.fields[n] = field.detach()
@@ -184,7 +184,7 @@ class Registration:
         return (grid + moved) @ matrix.T + shift
 
 
-def _steepness(field: torch.Tensor) -> torch.Tensor:
+def _gradient(field: torch.Tensor) -> torch.Tensor:
     """Mean square of the displacement's second differences, by mm."""
     total = torch.zeros(())
     for axis in (2, 3, 4):

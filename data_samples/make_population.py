@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from data_samples.groupwise import LOW, ORGANS, Floats, Patient, Registration, nodes, pulled, read_patient
+from data_samples.groupwise import LOW, ORGANS, Floats, Patient, Registration, nodes, read_patient, warped
 
 TARGETS = 0b1110000000
 """Bits of the planning target volumes."""
@@ -65,10 +65,10 @@ def averaged(registration: Registration) -> Mean:
     known = {name: np.zeros(grid.shape[:3], np.float32) for name in shares}
     for n, patient in enumerate(registration.patients):
         at = registration.points(n, grid)
-        stack[n] = pulled(patient, at, patient.hu.astype(np.float32))
+        stack[n] = warped(patient, at, patient.hu.astype(np.float32))
         parts = {name: patient.bits >> o & 1 for o, name in enumerate(ORGANS) if np.isfinite(patient.centres[o, 0])}
         for name, part in {**parts, "PTV": (patient.bits & TARGETS) > 0}.items():
-            share = pulled(patient, at, part.astype(np.float32))
+            share = warped(patient, at, part.astype(np.float32))
             known[name] += np.isfinite(share)
             shares[name] += np.nan_to_num(share)
     count = np.isfinite(stack).sum(axis=0)

@@ -3,7 +3,7 @@
     plan_from_fraction = shrinking . weight loss . day's bend . flexion . setup
 
 each map smooth and invertible. It is then sampled on a grid of nodes and taken linearly between them: that field, which is
-written, is the truth, and image and structures of the day are pulled through it.
+written, is the truth, and image and structures of the day are mapped through it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The sample course's patient on the day of planning: image without noise, structures as surfaces, dose.
 
 All of it lies on the population's grid (3 mm) and in its coordinates, LPS mm from the middle of the brainstem; whoever
-wants it elsewhere pulls it there. The tumour is made up: an oropharyngeal primary on the right and a node below it.
+wants it elsewhere resamples it there. The tumour is made up: an oropharyngeal primary on the right and a node below it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy import ndimage
 from data_samples.population import ORGANS, Population, population
 from patient.geometry import Box, Geometry, Triple
 from patient.volume import Field, Level, Volume
-from registration.pulling import pulled_field
+from registration.resampling import resampled_field
 from registration.transforms import Transform, placed
 
 Floats = NDArray[np.float32]
@@ -69,9 +69,9 @@ class Planned:
         """
         surface = self._named(name, plan_from_image)
         near = _around(surface, onto)
-        pulled = pulled_field(plan_from_image, Field(surface, Level.DISTANCE), onto.cropped(near))
-        box = Box.of(pulled.volume.array < 0).padded(2, near.shape)
-        part = pulled.volume.cropped(box)
+        resampled = resampled_field(plan_from_image, Field(surface, Level.DISTANCE), onto.cropped(near))
+        box = Box.of(resampled.volume.array < 0).padded(2, near.shape)
+        part = resampled.volume.cropped(box)
         return Field(Volume(part.array.copy(), part.geometry), Level.DISTANCE)
 
     def _named(self, name: str, plan_from_image: Transform) -> Volume[np.float32]:

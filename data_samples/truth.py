@@ -21,7 +21,7 @@ from registration.transforms import Displacement, Rigid, Space, Transform, place
 
 HELP = {
     "displacement.mha": "plan point = fraction point + vector: mm, LPS, linear between nodes, unknown beyond them",
-    "setup": "how the patient as a whole lay: matrix plan_from_fraction, and the couch's move that undoes it",
+    "setup": "how the patient as a whole lay: matrix plan_from_fraction, and the couch's move that inverts it",
     "bones": "the rigid map nearest to the field at the bones in view, neck bent or not: what matching bone should find",
     "change": "what was asked for, see data_samples/motion.py",
 }
@@ -29,7 +29,7 @@ HELP = {
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
-    """One rigid map and the couch's move that undoes it, about the plan's isocentre.
+    """One rigid map and the couch's move that inverts it, about the plan's isocentre.
 
     Args:
         plan_from_fraction: where points of the fraction's image lie in the plan's.

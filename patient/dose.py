@@ -60,7 +60,7 @@ class Dose:
             raise FrameMismatch(
                 f"The dose is in frame of reference {grid.frame_of_reference!r}, the image in {image.frame_of_reference!r}",
                 where=self.sop_instance_uid,
-                why="It would be laid over the wrong place",
+                why="It would be mapped to the wrong place",
                 remedy="Give the image that the dose was computed on",
             )
         return replace(self, volume=Volume(self.volume.array, replace(grid, image=image.image)))

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from patient.curve import area, at_bends, enclosing, smooth_area
 from patient.errors import FrameMismatch
 from patient.geometry import MEETS, Box, Geometry
+from patient.loop import Loop
 from patient.parallel import each
 from patient.region import Region, region_of
 from patient.slices import SliceStack, neighbours
-from patient.structures import Loop
 from patient.volume import Field, Level, Mask, Volume
 
 INSET = 0.35
@@ -151,7 +151,7 @@ def _pixels(shape: tuple[int, int]) -> tuple[Points, Points]:
 def _polygons(plane: Points, tolerance: float) -> Iterator[tuple[list[Points], float]]:
     """Outer rings (x, y) with their holes, first point not repeated, of the region where `plane` > 0.
 
-    The tracer is used without its convenience function, which copies and masks every plane anew.
+    The tracer is used without its convenience function, which copies and masks every plane again.
 
     Yields:
         A polygon, and within how many pixels it follows the level: `tolerance`, or more where it had too many points.
@@ -356,8 +356,8 @@ def _edges(loops: Sequence[Loop], grid: Geometry) -> _Edges | None:
     off = np.abs(indices[:, 0] - plane)
     if off.max() > OFF_PLANE:
         raise FrameMismatch(
-            f"A loop lies {off.max() * grid.spacing[0]:.2f} mm from the nearest plane",
-            why="It was drawn on other planes than this image's",
+            f"A contour lies {off.max() * grid.spacing[0]:.2f} mm from the nearest slice",
+            why="It was drawn on other slices than this image's",
             remedy="Give the image it was drawn on",
         )
     firsts = np.cumsum(lengths) - lengths

@@ -16,7 +16,7 @@ import shapely
 from numpy.typing import NDArray
 from shapely.geometry.base import BaseGeometry
 
-from patient.structures import Loop
+from patient.loop import Loop
 
 ONE_SLICE_MM = 0.1
 """Loops closer than this along the normal lie on one slice."""

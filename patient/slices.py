@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patient.geometry import Geometry
-from patient.structures import Loop
+from patient.loop import Loop
 from patient.volume import Volume
 
 TIE = 1e-3

@@ -5,39 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from dataclasses import field as attribute
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
 from patient.errors import FrameMismatch
 from patient.geometry import Geometry
+from patient.loop import Loop
+from patient.outline import loops_of_field, mask_of_region
+from patient.region import Region, region_of
 from patient.volume import Field, Mask, Volume
-
-if TYPE_CHECKING:
-    from patient.region import Region
-
-CLOSED_PLANAR = "CLOSED_PLANAR"
-
-
-@dataclass(frozen=True, eq=False)
-class Loop:
-    """One closed loop on one plane (the last point joins the first; the first is not repeated).
-
-    Args:
-        points: `[n, 3]` float64, LPS mm.
-        image_uid: SOP Instance UID of the plane it lies on; empty where nobody said.
-        kind: Contour Geometric Type (PS3.3 C.8.8.6.1).
-        digits: the Contour Data as it was read, to be written back digit for digit; empty for a loop that we made.
-        tolerance: mm within which a loop that we made follows the surface it was made from.
-    """
-
-    points: NDArray[np.float64]
-    image_uid: str = ""
-    kind: str = CLOSED_PLANAR
-    digits: bytes = b""
-    tolerance: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,20 +68,16 @@ class Structure:
 
     @cached_property
     def _contoured(self) -> tuple[Loop, ...]:
-        from patient.outline import loops_of_field
-
         return loops_of_field(self.field) if self.field is not None else ()
 
     @cached_property
     def region(self) -> Region:
         """What its loops enclose on the slices they lie on."""
-        from patient.region import region_of
-
         return region_of(self.loops)
 
     def region_on(self, grid: Geometry) -> Region:
-        """What it encloses in its image: also on slices that were left out in drawing (`patient.skipped`)."""
-        from patient.skipped import completed
+        """What it encloses in its image: also on slices that were left out in drawing (`patient.skipped_slices`)."""
+        from patient.skipped_slices import completed
 
         return completed(self.region, grid) if self.drawn is not None else self.region
 
@@ -125,8 +98,6 @@ class Structure:
         Raises:
             FrameMismatch: loops do not lie on the grid's planes, or the field is of another frame.
         """
-        from patient.outline import mask_of_region
-
         if self.drawn is None and self.field is not None:
             own = self.field.mask()
             if grid.frame_of_reference == own.geometry.frame_of_reference:

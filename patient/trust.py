@@ -1,4 +1,4 @@
-"""Whether a value may be used without a person's eye: travels with the value, from where it is made to page and file.
+"""Whether a value may be used without clinical review: travels with the value, from where it is made to page and file.
 
 `Estimated` has no way to its value that leaves the trust behind: `if_trusted` is None where there is none, `judged` gives
 both. A type that stands on a registration, an estimate or another fraction holds one, or a `Trust` without a default.

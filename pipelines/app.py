@@ -18,9 +18,9 @@ from patient.errors import (
 )
 from pipelines.commands import fractions, learning, nights, planning, registering
 from pipelines.commands.models import models
-from pipelines.result import VERSION
+from pipelines.commands.terminal import BUSY, CANCELLED, DONE, INTERNAL_ERROR, INVALID_ARGUMENTS, SOME_FAILED, Faults, people
+from pipelines.records.case import VERSION
 from pipelines.stopping import cancel_when_terminated
-from pipelines.terminal import BUSY, CANCELLED, DONE, OUR_FAULT, SOME_FAILED, WRONG_CALL, Faults, people
 
 app = typer.Typer(
     add_completion=False,
@@ -81,17 +81,17 @@ def main() -> NoReturn:
         sys.exit(SOME_FAILED)
     except (InputError, ModelError) as error:
         _explain(error)
-        sys.exit(WRONG_CALL)
+        sys.exit(INVALID_ARGUMENTS)
     except RecontourError as error:
         _explain(error)
-        sys.exit(OUR_FAULT)
+        sys.exit(INTERNAL_ERROR)
     except Exception as error:
         if hasattr(error, "exit_code") and hasattr(error, "format_message"):
             people.print(f"{error.format_message()}", style="bold red")  # type: ignore[attr-defined]
-            sys.exit(WRONG_CALL)
+            sys.exit(INVALID_ARGUMENTS)
         people.print(traceback.format_exc())
-        people.print("This is our fault. The lines above say where.", style="bold red")
-        sys.exit(OUR_FAULT)
+        people.print("Internal error. The traceback above says where.", style="bold red")
+        sys.exit(INTERNAL_ERROR)
 
 
 def _explain(error: RecontourError) -> None:

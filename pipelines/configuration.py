@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adaptive.policy import load_policy
+from adaptive.decision.policy import load_policy
 from contour.template import load_template
 from patient.conformance.profile import load_profile
 from patient.errors import InputError

@@ -45,10 +45,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from adaptive.dvh import Dvh
-from adaptive.dvh import dvh as _dvh
-from adaptive.laid import laid as _resampled
-from adaptive.planned import surface_of as _surface_of
+from adaptive.dose.dvh import Dvh
+from adaptive.dose.dvh import dvh as _dvh
+from adaptive.propagation.planned_surface import surface_of as _surface_of
+from adaptive.propagation.resampled_surface import resampled_surface as _resampled
 from contour.engine import Context
 from contour.hounsfield import must_be_hounsfield as _must_be_hounsfield
 from contour.template import load_template as _load_template
@@ -64,12 +64,12 @@ from patient.series import ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.trust import Estimated, Trust
 from patient.write.rtstruct import write_structure_set as _write_structure_set
-from pipelines.contouring import Contouring as _Contouring
-from pipelines.contouring import reasons_of as _reasons_of
-from pipelines.engines import installed_engines as _installed_engines
-from pipelines.registration_case import Kind as _Kind
-from pipelines.registration_case import register as _register
-from pipelines.result import VERSION, StructureRecord
+from pipelines.fraction.registration_case import Kind as _Kind
+from pipelines.fraction.registration_case import register as _register
+from pipelines.planning.contouring import Contouring as _Contouring
+from pipelines.planning.contouring import reasons_of as _reasons_of
+from pipelines.planning.engines import installed_engines as _installed_engines
+from pipelines.records.case import VERSION, StructureRecord
 from registration.method import RegistrationContext as _RegistrationContext
 from registration.quality import Registered
 

@@ -11,7 +11,7 @@ plan's image. With Q = A R A^T and d = R c + t - c, the patient is at
 
     q = Q (p' - c') + c' + A d        (p', c' in IEC axes)
 
-and must be brought back, p' again, by turning about the *room's* isocentre c' after the shift:
+and must be moved back, p' again, by turning about the *room's* isocentre c' after the shift:
 
     correction:  q -> C (q - c' + s) + c',     s = -A d,     C = Q^T = Rz(yaw) Ry(roll) Rx(pitch)
 
@@ -67,7 +67,7 @@ class CouchCorrection:
 
 
 def couch_correction(moving_from_fixed: Rigid, patient_position: str, centre: ArrayLike) -> CouchCorrection:
-    """The couch's move that undoes a setup error; the formulas are at the top of this module.
+    """The couch's move that inverts a setup error; the formulas are at the top of this module.
 
     Args:
         moving_from_fixed: from the plan's image to the fraction's, whose axes are the room's.
@@ -88,7 +88,7 @@ def couch_correction(moving_from_fixed: Rigid, patient_position: str, centre: Ar
 
 
 def setup_error(correction: CouchCorrection, patient_position: str, source: Space, target: Space) -> Rigid:
-    """`moving_from_fixed`, the setup error that a couch's move undoes: the inverse of `couch_correction`.
+    """`moving_from_fixed`, the setup error that a couch's move inverts: the inverse of `couch_correction`.
 
     Args:
         correction: the couch's move.

@@ -20,7 +20,7 @@ from patient.errors import Cancelled
 from patient.geometry import Box, Geometry
 from patient.volume import Volume
 from registration.method import Evidence, Fit, RegistrationContext
-from registration.pulling import pulled_mask
+from registration.resampling import resampled_mask
 from registration.rigid import rigid_start
 from registration.transforms import Affine, Displacement, Rigid, Space, Transform, composed, linear_part
 from registration.working import Working, checked_mask, working_pair
@@ -29,8 +29,8 @@ Tensor = torch.Tensor
 
 VOXEL = 2.0
 """mm of the grid on which descriptors are compared, where memory allows."""
-WAY_BACK = 4.0
-"""mm of that grid for the way back, which only proves."""
+INVERSE_SPACING = 4.0
+"""mm of that grid for the inverse registration, which only measures inverse consistency."""
 FINEST = 0.55
 """Of the fixed image's own voxels: a finer grid would compare its noise."""
 MOST_VOXELS = 9_000_000
@@ -49,7 +49,7 @@ STRIDE = 3
 """Pixels between the voxels that are compared in one step of the descent; the next step takes others."""
 RIM = 3
 """Voxels at the end of an image whose descriptors would look beyond it."""
-BRINK = 2
+BOUNDARY = 2
 """Voxels of air beyond the fixed image's mask that are compared too: where only the inside is, a skin slips along itself."""
 STIFFNESS = 5.0
 """Weight of the slope between control points against the descriptors: what nothing holds stays where it is."""
@@ -94,7 +94,7 @@ class Deformable:
         torch.manual_seed(context.seed)
         start = context.start if context.start is not None else rigid_start(fixed, moving, context)
         voxel = max(self._voxel, FINEST * float(np.cbrt(np.prod(fixed.geometry.spacing))))
-        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS, RIM, BRINK)
+        pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS, RIM, BOUNDARY)
         context.progress(0.3, "descriptors")
         with torch.no_grad():
             here, there = (_descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
@@ -120,8 +120,10 @@ class Deformable:
         return Fit(composed(start, warp), Evidence(notes=pair.notes))
 
 
-def way_back(fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext, there: Transform) -> Transform:
-    """`fixed_from_moving`, coarse and registered by itself: what inverse consistency is measured with.
+def inverse_registration(
+    fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext, there: Transform
+) -> Transform:
+    """`fixed_from_moving`, coarse and registered independently: what inverse consistency is measured with.
 
     Args:
         fixed, moving, context: with which `there` was found.
@@ -133,7 +135,7 @@ def way_back(fixed: Volume[Any], moving: Volume[Any], context: RegistrationConte
     """
     start = linear_part(there).inverse()
     back = replace(context, fixed_mask=context.moving_mask, moving_mask=context.fixed_mask, start=start)
-    return Deformable(voxel=WAY_BACK).fit(moving, fixed, back).moving_from_fixed
+    return Deformable(voxel=INVERSE_SPACING).fit(moving, fixed, back).moving_from_fixed
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,7 @@ class _Material:
         mask = checked_mask(context.rigid, whole, "rigid structures'")
         if mask is not None:
             space = Space.of(whole)
-            rigid = pulled_mask(Rigid.identity(space, space), mask, pair.grid).array.astype(np.float32)
+            rigid = resampled_mask(Rigid.identity(space, space), mask, pair.grid).array.astype(np.float32)
         return _Material(*(torch.from_numpy(v).to(context.device) for v in (tissue, rigid)))
 
     def links(self, shape: tuple[int, ...]) -> list[Tensor]:
@@ -292,7 +294,7 @@ class _Cells:
 
 
 def _searched(here: _Cells, there: _Cells, field: Tensor, cell: int, reach: int) -> Tensor:
-    """The field (pixels, by cells) after a discrete search around it in cells, there and back, made consistent."""
+    """The field (pixels, by cells) after a discrete search around it in cells, in both directions, made consistent."""
     a, b, seen_share = here.values, there.values, there.share
     places = _indices(a.shape[1:], a.device)
     so_far = _grown(field, a.shape[1:]) / cell
@@ -346,7 +348,7 @@ def _held(cost: Tensor, steps: Tensor, mean: Tensor, strength: float) -> Tensor:
 
 
 def _consistent(forth: Tensor, back: Tensor, rounds: int = 10) -> tuple[Tensor, Tensor]:
-    """Two fields (cells) brought to be each other's inverse (Christensen 2001, IEEE TMI 20:568)."""
+    """Two fields (cells) made each other's inverse (Christensen 2001, IEEE TMI 20:568)."""
     places = _indices(forth.shape[1:], forth.device)
     for _ in range(rounds):
         forth, back = 0.5 * (forth - _at(back, places + forth)), 0.5 * (back - _at(forth, places + back))

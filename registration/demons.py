@@ -59,7 +59,7 @@ class Demons:
 
 
 def _alike(pair: Working) -> tuple[sitk.Image, sitk.Image]:
-    """Both images with one histogram; where one of them was not measured, the same, so that nothing pulls there."""
+    """Both images with one histogram; where one of them was not measured, the same, so that there is no force there."""
     seen = pair.moving_valid & pair.fixed_valid
     empty = float(pair.fixed.min())
     still, moved = (

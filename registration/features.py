@@ -1,9 +1,9 @@
-"""Rigid and affine registration by distinct points: the referee of what was registered by intensities.
+"""Rigid and affine registration by distinct points: the independent check of what was registered by intensities.
 
 Points of both images are described and paired by their descriptors (`registration.keypoints`), pairs that keep one another's
 distances are found, and the turn and shift that most of them share is fitted by least squares (Kabsch 1976). Then the moving
-image is looked at again through that first answer, and points are paired anew near where it puts them: more pairs, described
-without the turn between the images, and a fit finer than the grid. Nothing of a metric of intensities goes in.
+image is looked at again through that first answer, and points are paired again near where it puts them: more pairs,
+described without the turn between the images, and a fit finer than the grid. Nothing of a metric of intensities goes in.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from patient.errors import InputError
 from patient.geometry import Box, Geometry
 from patient.parallel import each
 from patient.volume import Mask, Volume
-from registration.pulling import pulled, pulled_mask
+from registration.resampling import resampled, resampled_mask
 from registration.transforms import Points, Rigid, Space, Transform, placed, sampled
 
 SPACING = 2.5
@@ -60,7 +60,7 @@ class Scene:
 
     @cached_property
     def gradient(self) -> NDArray[np.float32]:
-        """`[3 (x, y, z), z, y, x]` float32: directions kept, lengths brought to 0-1, the usual one near 0.7."""
+        """`[3 (x, y, z), z, y, x]` float32: directions kept, lengths scaled to 0-1, the usual one near 0.7."""
         smooth = ndimage.gaussian_filter(self.image.array, 1.0, truncate=3)
         gradient = np.stack([ndimage.correlate1d(smooth, (-0.5, 0, 0.5), axis=axis) for axis in (2, 1, 0)])
         gradient *= self.looked.array
@@ -110,14 +110,14 @@ def scene(volume: Volume[Any], mask: Mask | None, name: str) -> Scene:
     here = Space.of(volume.geometry)
     grid = upright(volume.geometry)
     itself = Rigid.identity(here, here)
-    image = pulled(itself, shrunk(volume), grid, np.nan)
+    image = resampled(itself, shrunk(volume), grid, np.nan)
     valid = np.isfinite(image.array)
     image.array[~valid] = array.min()
-    return _framed(image, valid, None if mask is None else pulled_mask(itself, mask, grid).array, name)
+    return _framed(image, valid, None if mask is None else resampled_mask(itself, mask, grid).array, name)
 
 
 def seen_through(start: Transform, volume: Volume[Any], mask: Mask | None, onto: Geometry, name: str) -> Scene:
-    """The other image's scene, pulled onto a grid of this one by a first guess. Raises as `scene`.
+    """The other image's scene, resampled to a grid of this one by a first guess. Raises as `scene`.
 
     Args:
         start: from the grid's image to the volume's.
@@ -126,10 +126,10 @@ def seen_through(start: Transform, volume: Volume[Any], mask: Mask | None, onto:
         onto: a working grid.
         name: of the volume, for messages.
     """
-    image = pulled(start, shrunk(volume), onto, np.nan)
+    image = resampled(start, shrunk(volume), onto, np.nan)
     valid = np.isfinite(image.array)
     image.array[~valid] = volume.array.min()
-    return _framed(image, valid, None if mask is None else pulled_mask(start, mask, onto).array, name)
+    return _framed(image, valid, None if mask is None else resampled_mask(start, mask, onto).array, name)
 
 
 def _framed(image: Volume[np.float32], valid: NDArray[np.bool_], given: NDArray[np.bool_] | None, name: str) -> Scene:

@@ -1,6 +1,6 @@
 """What a registration is worth: the measures that a physicist must look at (AAPM TG-132), and a verdict by a policy.
 
-Nothing here stands only on what the fit itself minimised: points are matched anew, the way back is registered by itself,
+Nothing here stands only on what the fit itself minimised: points are matched again, the inverse is registered independently,
 and structures that the caller knows in both images are compared.
 """
 
@@ -23,10 +23,10 @@ from patient.geometry import Box, Geometry
 from patient.settings import parsed, read_source
 from patient.volume import Field as Surface
 from patient.volume import Mask, Volume
-from registration.deformable import RIM, WAY_BACK
+from registration.deformable import INVERSE_SPACING, RIM
 from registration.features import RigidByFeatures, find_matches
 from registration.method import Fit, RegistrationContext
-from registration.pulling import pulled, pulled_field
+from registration.resampling import resampled, resampled_field
 from registration.rigid import split_half
 from registration.transforms import (
     Affine,
@@ -52,8 +52,9 @@ ROOM = 25.0
 """mm around a structure within which the other image's is looked for."""
 AGREES = 4.0
 """mm: a matched point this near to where the result puts it agrees with it."""
-BLIND = RIM * WAY_BACK
-"""mm from the end of the moving image within which the way back compares nothing: it carries on what it found inside."""
+MARGIN_OF_INVERSE = RIM * INVERSE_SPACING
+"""mm from the end of the moving image within which the inverse registration compares nothing: it extrapolates what it found
+inside."""
 MOSTLY = 0.5
 """Part of what both images show that must lie deeper than that; where less does, nothing is left out."""
 TOLD = 0.98
@@ -116,7 +117,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Agreement:
-    """A structure of the moving image, pulled through the result, beside the fixed image's own.
+    """A structure of the moving image, mapped through the result, beside the fixed image's own.
 
     Args:
         name: of the structure.
@@ -143,13 +144,13 @@ class RegistrationQuality:
         jacobian_min, jacobian_max: volume change inside the fixed mask.
         folded: part of the fixed mask with a Jacobian of 0 or less.
         inverse_consistency_mean, inverse_consistency_p95: mm there by this result and back by a registration of its own, at
-            points put at least `BLIND` mm inside the end of the moving image; a note says how many are not.
-        feature_error_mean, feature_error_median, feature_error_p95: mm at points matched anew that agree.
-        matches: points matched anew around the result.
+            points put at least `MARGIN_OF_INVERSE` mm inside the end of the moving image; a note says how many are not.
+        feature_error_mean, feature_error_median, feature_error_p95: mm at points matched again that agree.
+        matches: points matched again around the result.
         agreeing: of them, how many lie within 4 mm of where the result puts them.
         features_mm, features_degrees: how far the rigid part is from a rigid registration by features alone.
-        split_half_mm, split_half_degrees: how far halves of the body, each registered by itself, lie from the answer of the
-            whole; only where matched points give no answer of their own.
+        split_half_mm, split_half_degrees: how far halves of the body, each registered independently, lie from the answer of
+            the whole; only where matched points give no answer of their own.
         structures: agreement of what the caller knows in both images.
         notes: what could not be measured and why.
     """
@@ -179,7 +180,7 @@ class RegistrationQuality:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a registration may be used without a person's eye, and why not."""
+    """Whether a registration may be used without clinical review, and why not."""
 
     trusted: bool
     reasons: tuple[str, ...]
@@ -205,7 +206,7 @@ def judged(
     context: RegistrationContext,
     *,
     structures: Sequence[Pair] = (),
-    way_back: Transform | None = None,
+    inverse_registration: Transform | None = None,
     by_features: Affine | None = None,
     policy: Policy | None = None,
 ) -> Registered:
@@ -216,7 +217,7 @@ def judged(
         fixed, moving: the two images: HU or any modality's numbers.
         context: with which it was made.
         structures: known in both images.
-        way_back: `fixed_from_moving`, registered by itself; None leaves inverse consistency out.
+        inverse_registration: `fixed_from_moving`, registered independently; None leaves inverse consistency out.
         by_features: the rigid answer by features alone, where it is there already; None has it found here.
         policy: limits of trust; the package's own where None.
     """
@@ -231,8 +232,8 @@ def judged(
     quality = RegistrationQuality(notes=(*fit.evidence.notes, *pair.notes))
     quality = _with_similarity(quality, pair, transform, fixed, moving)
     quality = _with_shape(quality, pair, transform, rigid)
-    if way_back is not None:
-        quality = _with_way_back(quality, pair, moving, transform, way_back)
+    if inverse_registration is not None:
+        quality = _with_inverse_consistency(quality, pair, moving, transform, inverse_registration)
     quality = _with_features(quality, fixed, moving, context, transform, rigid, by_features)
     if quality.features_mm is None and isinstance(rigid, Rigid):
         halves = split_half(fixed, moving, rigid, context)
@@ -255,7 +256,7 @@ def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
 
     least(quality.overlap, policy.overlap, "the part of the fixed image that the moving one shows")
     most(quality.folded, policy.folded, "the folded part of the body", "")
-    most(quality.inverse_consistency_mean, policy.inverse_consistency, "the way there and back (mean)", " mm")
+    most(quality.inverse_consistency_mean, policy.inverse_consistency, "the inverse-consistency error (mean)", " mm")
     if quality.matches is None:
         reasons.append("no points could be matched, so that nothing independent speaks for the result")
     else:
@@ -309,7 +310,7 @@ def _with_similarity(
     header = Rigid.identity(transform.source, transform.target)
     look = pair.fixed_valid
     before, after = (
-        _information(pair.fixed[look], pulled(t, small, pair.grid, low).array[look]) for t in (header, transform)
+        _information(pair.fixed[look], resampled(t, small, pair.grid, low).array[look]) for t in (header, transform)
     )
     shown = float((pair.fixed_valid & pair.moving_valid).sum() / max(1, pair.fixed_valid.sum()))
     return replace(quality, similarity_before=before, similarity_after=after, overlap=shown)
@@ -343,28 +344,28 @@ def _with_shape(quality: RegistrationQuality, pair: Working, transform: Transfor
     )
 
 
-def _with_way_back(
-    quality: RegistrationQuality, pair: Working, moving: Volume[Any], transform: Transform, way_back: Transform
+def _with_inverse_consistency(
+    quality: RegistrationQuality, pair: Working, moving: Volume[Any], transform: Transform, inverse_registration: Transform
 ) -> RegistrationQuality:
-    """There and back, at the points of which the way back has something to say.
+    """Inverse consistency, at the points where the inverse registration compares something.
 
     What went out of the moving image's view cannot be followed by any field: it is squeezed into the end of the view, where
-    the way back compares nothing. Such points are left out and counted. They are a rim: a result that puts most of the
-    image there is wrong, and is measured with all of it.
+    the inverse registration compares nothing. Such points are left out and counted. They are a rim: a result that puts most
+    of the image there is wrong, and is measured with all of it.
     """
     at = pair.grid.points(np.argwhere(pair.fixed_valid & pair.moving_valid)[::7])
     if not len(at):
         return quality
     there = transform.points(at, transform.source)
-    off = np.linalg.norm(way_back.points(there, transform.target) - at, axis=-1)
-    seen = _depth(moving, there) > BLIND
+    off = np.linalg.norm(inverse_registration.points(there, transform.target) - at, axis=-1)
+    seen = _depth(moving, there) > MARGIN_OF_INVERSE
     share = float(seen.mean())
     notes = quality.notes
     if share < MOSTLY:
         seen[:] = True
         notes = (*notes, f"{100 * (1 - share):.0f} % of what both images show is put at the moving image's end or beyond")
     elif share < TOLD:
-        notes = (*notes, f"There and back without the {100 * (1 - share):.0f} % that lie at the moving image's end")
+        notes = (*notes, f"Inverse consistency without the {100 * (1 - share):.0f} % that lie at the moving image's end")
     return replace(
         quality,
         inverse_consistency_mean=float(off[seen].mean()),
@@ -389,7 +390,7 @@ def _with_features(
     rigid: Affine,
     other: Affine | None,
 ) -> RegistrationQuality:
-    """Points matched anew around the result, and the rigid result by features alone as its referee."""
+    """Points matched again around the result, and the rigid result by features alone as independent check."""
     alone = replace(context, start=None)
     try:
         found = find_matches(fixed, moving, alone, transform)
@@ -439,7 +440,7 @@ def _agreement(pair: Pair, transform: Transform) -> Agreement:
     still = Rigid.identity(transform.source, transform.source)
     whole = _with_room(pair.fixed.geometry, ROOM)
     mine = pair.fixed.placed_in(whole).array
-    theirs = pulled_field(transform, Surface.of_mask(pair.moving), whole).mask().array
+    theirs = resampled_field(transform, Surface.of_mask(pair.moving), whole).mask().array
     together = float(mine.sum() + theirs.sum())
     dice = 2 * float((mine & theirs).sum()) / together if together else 0.0
     cc = float(mine.sum()) * whole.voxel_cc
@@ -447,7 +448,7 @@ def _agreement(pair: Pair, transform: Transform) -> Agreement:
         return Agreement(pair.name, cc, dice, float("inf"), float("inf"))
     cubes = _with_room(_cubes(pair.fixed.geometry, max(FINE, min(pair.fixed.geometry.spacing))), ROOM)
     a, b = (
-        pulled_field(by, Surface.of_mask(mask), cubes).mask().array
+        resampled_field(by, Surface.of_mask(mask), cubes).mask().array
         for by, mask in ((still, pair.fixed), (transform, pair.moving))
     )
     both = np.concatenate([_distances(a, b, cubes.spacing), _distances(b, a, cubes.spacing)])

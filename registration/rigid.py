@@ -132,7 +132,7 @@ class SplitHalf:
 def split_half(fixed: Volume[Any], moving: Volume[Any], whole: Rigid, context: RegistrationContext) -> SplitHalf:
     """Whether one rigid map describes all of the body, and its optimum is the only one near.
 
-    The body is halved across each of its three axes, and each half is registered by itself from the answer of the whole.
+    The body is halved across each of its three axes, and each half is registered independently from the answer of the whole.
     Halves of two images that one rigid map joins stay within a voxel; where a joint is bent otherwise, or where mutual
     information has several optima, they go apart (reliability by halves: Spearman 1910, Br J Psychol 3:271).
 
@@ -277,9 +277,9 @@ def _tried(judge: _Judge, starts: Sequence[Vector], context: RegistrationContext
     """What the caller knows, then the best places around all starts: shifts first, then turns around the best of them."""
     shifts = [np.array([0, 0, 0, *by]) for by in itertools.product((-30.0, -15.0, 0.0, 15.0, 30.0), repeat=3)]
     turns = [np.array([*by, 0, 0, 0]) for by in itertools.product((-0.14, 0.0, 0.14), repeat=3)]
-    _goon_grid(context)
+    _check_cancelled(context)
     shifted = _best(judge, [start + by for start in starts for by in shifts])[:5]
-    _goon_grid(context)
+    _check_cancelled(context)
     turned = _best(judge, [place + by for place in shifted for by in turns])
     apart = list(starts[2:])
     for place in [*turned[:40], *starts[:2]]:
@@ -294,7 +294,7 @@ def _best(judge: _Judge, places: Sequence[Vector]) -> list[Vector]:
     return [places[n] for n in order if scores[n] > 0]
 
 
-def _goon_grid(context: RegistrationContext) -> None:
+def _check_cancelled(context: RegistrationContext) -> None:
     if context.cancelled.is_set():
         raise Cancelled("The registration was cancelled")
 
@@ -311,7 +311,7 @@ class _Stage:
 
     @staticmethod
     def of(still: Pyramid, moved: Pyramid, frame: _Frame, mm: float, context: RegistrationContext) -> _Stage:
-        _goon_grid(context)
+        _check_cancelled(context)
         if mm == COARSE:
             fixed, moving = still.level(mm, ROOM / 2), moved.level(mm, 2 * ROOM)
         else:
@@ -321,7 +321,7 @@ class _Stage:
 
     def climbed(self, start: Vector) -> Vector:
         """Up the gradient of Mattes mutual information; the start again where ITK finds no samples."""
-        _goon_grid(self.context)
+        _check_cancelled(self.context)
         method, transform = sitk.ImageRegistrationMethod(), self.frame.euler(start)
         method.SetNumberOfThreads(1)
         method.SetNumberOfWorkUnits(1)
@@ -344,7 +344,7 @@ class _Stage:
             method.Execute(fixed, moving)
         except RuntimeError:
             return start
-        _goon_grid(self.context)
+        _check_cancelled(self.context)
         return np.asarray(transform.GetParameters())
 
 

@@ -1,7 +1,7 @@
 """Where a point of one image lies in another.
 
 A transform knows the two images it joins and its direction: `b_from_a` takes points of a (its `source`) to points of b (its
-`target`), both LPS mm. To see b's voxels on a's grid, they are pulled: the value at a point p of a is b's value at
+`target`), both LPS mm. To see b's voxels on a's grid, they are resampled: the value at a point p of a is b's value at
 `b_from_a(p)`. Nothing is pushed, so nothing has holes. Use on a third image raises FrameMismatch; that two images share a
 frame of reference says nothing about where one lies in the other.
 """

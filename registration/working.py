@@ -15,7 +15,7 @@ from patient.errors import InputError, NotTrusted
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
 from registration.method import RegistrationContext
-from registration.pulling import pulled, pulled_mask
+from registration.resampling import resampled, resampled_mask
 from registration.transforms import Affine, Rigid, Space
 
 MARGIN = 20.0
@@ -59,7 +59,7 @@ def working_pair(
     voxel: float,
     most: int,
     rim: int = 0,
-    brink: int = 0,
+    boundary: int = 0,
 ) -> Working:
     """Both images on a grid of about `voxel` mm around the fixed image's mask, of about `most` voxels at most.
 
@@ -69,7 +69,7 @@ def working_pair(
         most: voxels.
         rim: voxels inward from where an image ends that are not believed: what is computed there looks beyond the end.
             A mask's edge is no end of the image, and is left as it is.
-        brink: voxels of air outward from the fixed image's mask that are compared as well: a skin is seen from both its
+        boundary: voxels of air outward from the fixed image's mask that are compared as well: a skin is seen from both its
             sides. Other tissue next to a mask may slide along it, and is left out; an image that is no CT has no such air.
 
     Raises:
@@ -86,16 +86,16 @@ def working_pair(
     grid = _around(known, side)
     identity = Rigid.identity(Space.of(fixed.geometry), Space.of(fixed.geometry))
     other = reduced(moving, side)
-    here = pulled(identity, small if side == voxel else reduced(fixed, side), grid, float(small.array.min())).array
-    there = pulled(start, other, grid, float(other.array.min())).array
-    held = _inner(pulled(identity, measured(fixed), grid, 0.0).array > 0.5, rim)
-    seen = _inner(pulled(start, measured(moving), grid, 0.0).array > 0.5, rim)
-    body = pulled_mask(identity, known, grid).array
-    if brink:
-        body |= ndimage.binary_dilation(body, iterations=brink) & (here < AIR)
+    here = resampled(identity, small if side == voxel else reduced(fixed, side), grid, float(small.array.min())).array
+    there = resampled(start, other, grid, float(other.array.min())).array
+    held = _inner(resampled(identity, measured(fixed), grid, 0.0).array > 0.5, rim)
+    seen = _inner(resampled(start, measured(moving), grid, 0.0).array > 0.5, rim)
+    body = resampled_mask(identity, known, grid).array
+    if boundary:
+        body |= ndimage.binary_dilation(body, iterations=boundary) & (here < AIR)
     held &= body
     if moving_mask is not None:
-        seen &= pulled_mask(start, moving_mask, grid).array
+        seen &= resampled_mask(start, moving_mask, grid).array
     if not held.any():
         raise InputError("The fixed image has nothing to register: its mask is empty, or no body is in it")
     shared = float((held & seen).sum() / held.sum())

@@ -1,6 +1,6 @@
 """Measurements for tests, and what is in them, trusted or not."""
 
-from adaptive.measurement import Figure, Measurement
+from adaptive.decision.measurement import Figure, Measurement
 from patient.trust import GIVEN, Estimated, Trust
 
 DOUBTED = Trust(("made so",))

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 from matplotlib import image as pictures
 
-from adaptive.decision import PlannedStructure, decide
-from adaptive.dose_figures import ACCUMULATED
-from adaptive.measurement import Measured, Measurement
-from adaptive.policy import load_policy
+from adaptive.change.dose_metrics import ACCUMULATED
+from adaptive.decision.decision import PlannedStructure, decide
+from adaptive.decision.measurement import Measured, Measurement
+from adaptive.decision.policy import load_policy
 from patient.trust import Trust
-from pipelines.fraction_result import (
+from pipelines.outbox.job_key import patient_key
+from pipelines.records.case import ImageRecord, Verdict
+from pipelines.records.fraction import (
     DecisionRecord,
     DoseRecord,
     FractionProvenance,
@@ -25,9 +27,7 @@ from pipelines.fraction_result import (
     PlanRecord,
     RigidRecord,
 )
-from pipelines.job_key import patient_key
-from pipelines.registration_result import QualityRecord
-from pipelines.result import ImageRecord, Verdict
+from pipelines.records.registration import QualityRecord
 from tests.figures import measurement
 
 COLOURS = {

@@ -24,12 +24,12 @@ from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from patient.read.images import open_image
-from pipelines import night
-from pipelines.case import CaseRequest, _entry
 from pipelines.configuration import Configuration
-from pipelines.fraction_files import FractionFiles, _linked
-from pipelines.plan_folder import read_fraction_folder, read_plan_folder
-from pipelines.work import run_case
+from pipelines.fraction.files import FractionFiles, _linked
+from pipelines.fraction.plan_folder import read_fraction_folder, read_plan_folder
+from pipelines.night import run as night
+from pipelines.night.work import run_case
+from pipelines.planning.case import CaseRequest, _entry
 from tests.planning import identity, image, plan, registration
 from tests.scenarios.trivial import fraction, succeed
 
@@ -108,7 +108,9 @@ def night_over(folder: Path, outbox: Path, told: Told) -> None:
     """One night over such an inbox; cases are read as workers read them, and not computed."""
     with (
         patch.object(night, "cluster", lambda *how: nullcontext()),
-        patch.object(night, "run_all", lambda client, lanes, limit, function, started, *clock: _made(lanes, started, told)),
+        patch.object(
+            night, "run_all", lambda client, queues, limit, function, started, *clock: _made(queues, started, told)
+        ),
     ):
         try:
             record = night.run_night(folder, outbox, QUIET)
@@ -155,9 +157,9 @@ def read_only(request: CaseRequest | FractionFiles) -> object:
     return fraction(request)
 
 
-def _made(lanes, started, told: Told) -> Iterator:
-    for lane in lanes:
-        for request in lane:
+def _made(queues, started, told: Told) -> Iterator:
+    for queue in queues:
+        for request in queue:
             started(request.case)
             outcome = run_case(request, "tests.fuzzing:read_only")
             if outcome.detail:

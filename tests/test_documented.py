@@ -14,14 +14,15 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from adaptive import policy
-from contour import limit, template
+from adaptive.decision import policy
+from contour import acceptance as limit
+from contour import template
 from patient.conformance.profile import Profile, load_profile
 from patient.errors import InputError
 from pipelines.command_reference import PAGE, Called, command_page, commands
+from pipelines.commands.terminal import EXIT_CODES
 from pipelines.configuration import Configuration
-from pipelines.ledger import TRANSITIONS, State
-from pipelines.terminal import EXIT_CODES
+from pipelines.outbox.ledger import TRANSITIONS, State
 from registration.quality import Policy as RegistrationPolicy
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""The main airway: one round dark spot, followed from plane to plane from the larynx to the main bronchi."""
+"""The main airway: one round dark spot, followed from slice to slice from the larynx to the main bronchi."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Chain = list[tuple[int, NDArray[np.intp]]]
 
 
 def find_airway(small: NDArray[np.int16], air: Bools, body: Body, spine: NDArray[np.float64] | None) -> Bools | None:
-    """The main airway from the larynx to the main bronchi: followed from plane to plane as one round dark spot.
+    """The main airway from the larynx to the main bronchi: followed from slice to slice as one round dark spot.
 
     Below the carina it is two spots; where a spot's area jumps, it has leaked into lung and is given up.
 

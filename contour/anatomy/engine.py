@@ -18,7 +18,7 @@ from contour.anatomy.surface import Edge, refined
 from contour.engine import Absent, Context, Finding, Flag, NotConfident, NotInImage, Offer
 from contour.hounsfield import no_hounsfield
 from patient.errors import Cancelled
-from patient.turn import Turn
+from patient.reorientation import Reorientation
 from patient.volume import Field, Volume
 
 _LUNG_LIMITS = "consolidated lung and tumour are left out; so is what is thinner than 5 mm at the base"
@@ -29,7 +29,7 @@ _OFFERS = {
     ),
     "Lung_L": Offer("air inside the body, vessels closed in", limits=_LUNG_LIMITS),
     "Lung_R": Offer("air inside the body, vessels closed in", limits=_LUNG_LIMITS),
-    "Trachea": Offer("round dark spot followed from plane to plane", limits="lumen only; bronchi end arbitrarily"),
+    "Trachea": Offer("round dark spot followed from slice to slice", limits="lumen only; bronchi end arbitrarily"),
     "Bones": Offer("HU threshold, parts with a cortical rim", limits="dense contrast beside bone and metal are included"),
     "zAir": Offer(
         "HU threshold inside the body, without lungs",
@@ -69,8 +69,8 @@ class AnatomyEngine:
         """
         if unknown := [name for name in wanted if name not in _OFFERS]:
             raise ValueError(f"not offered: {', '.join(unknown)}")
-        turn = Turn.of(image.geometry)
-        scene = _Scene(turn.upright(image))
+        reorientation = Reorientation.of(image.geometry)
+        scene = _Scene(reorientation.upright(image))
         for done, name in enumerate(wanted):
             if context.cancelled.is_set():
                 raise Cancelled("Contouring was cancelled")
@@ -81,7 +81,7 @@ class AnatomyEngine:
             elif isinstance(answer, str):
                 yield NotInImage(name, answer)
             else:
-                yield Finding(name, Field(turn.back(answer.volume), answer.level), flags=scene.flags(name, answer))
+                yield Finding(name, Field(reorientation.back(answer.volume), answer.level), flags=scene.flags(name, answer))
 
 
 class _Scene:
@@ -100,7 +100,7 @@ class _Scene:
             return self._refined(self._body.solid, Edge(skin_levels(self._small, self._body, THRESHOLD), 1))
         if name == "SpinalCanal":
             if self._spine is None:
-                return "no run of planes shows soft tissue enclosed by vertebrae"
+                return "no run of slices shows soft tissue enclosed by vertebrae"
             return canal_field(self._hu, self._geometry, self._spine)
         if name == "Bones":
             bones = find_bones(self._small, self._body)

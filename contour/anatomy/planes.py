@@ -48,7 +48,7 @@ def closed(stack: Bools, mm: float, spacing: Spacing) -> Bools:
 
 
 def _spread(plane: Bools, out: Bools, mm: float, spacing: Spacing) -> None:
-    """A disc's dilation as few runs: rows widened once for each half width, then laid over each other at their heights."""
+    """A disc's dilation as few runs: rows widened once for each half width, then combined at their heights."""
     _, dy, dx = spacing
     heights = range(int(mm / dy + 1e-9) + 1)
     reach = [int(np.sqrt(max(0.0, mm * mm - (h * dy) ** 2)) / dx + 1e-9) for h in heights]

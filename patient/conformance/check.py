@@ -17,11 +17,12 @@ from pydicom.uid import UID, RTStructureSetStorage
 
 from patient.conformance.profile import Profile, load_profile
 from patient.errors import InputError, NotDicom
+from patient.loop import Loop
 from patient.read.attributes import Attributes
 from patient.read.headers import Header, read_header
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
-from patient.structures import Loop, Structure
+from patient.structures import Structure
 from patient.write.identity import COPIED
 
 PLANE_MM = 0.05
@@ -245,18 +246,21 @@ def _drawn(structure: Structure, rules: Profile, image: ImageSeries | None, head
     counted = _counts(structure)
     for n, loop in enumerate(loops):
         if not _DECIMALS.fullmatch(loop.digits) or max(map(len, loop.digits.split(b"\\"))) > 16:
-            yield Remark("number", f"loop {n + 1} has what is no decimal string of 16 characters", where), True
+            yield Remark("number", f"contour {n + 1} has what is no decimal string of 16 characters", where), True
             break
         if loop.kind.startswith("CLOSED") and _too_few(loop):
-            yield Remark("points", f"loop {n + 1} has fewer than three different points", where), True
+            yield Remark("points", f"contour {n + 1} has fewer than three different points", where), True
         if len(loop.points) > rules.most_points:
-            yield Remark("points", f"loop {n + 1} has {len(loop.points)} points of at most {rules.most_points}", where), True
+            yield (
+                Remark("points", f"contour {n + 1} has {len(loop.points)} points of at most {rules.most_points}", where),
+                True,
+            )
         if counted and counted[n] != len(loop.points):
-            yield Remark("count", f"loop {n + 1} says {counted[n]} points and has {len(loop.points)}", where), True
+            yield Remark("count", f"contour {n + 1} says {counted[n]} points and has {len(loop.points)}", where), True
         if loop.kind == "CLOSEDPLANAR_XOR" and not rules.xor_allowed:
             yield Remark("xor", "CLOSEDPLANAR_XOR is not read by the system", where), True
         if len(loop.digits) > 65534 and not header.transfer_syntax.is_implicit_VR:
-            yield Remark("overflow", f"loop {n + 1} is longer than an explicit VR can say, and stands as UN", where), True
+            yield Remark("overflow", f"contour {n + 1} is longer than an explicit VR can say, and stands as UN", where), True
     region = structure.region
     if region.loops and region.empty:
         yield Remark("no_area", "has contours, and they enclose nothing", where), True
@@ -293,11 +297,11 @@ def _on_planes(loops: tuple[Loop, ...], where: str, image: ImageSeries) -> Itera
     if (off > PLANE_MM).any():
         worst = int(np.argmax(off))
         count = int((off > PLANE_MM).sum())
-        yield Remark("off_plane", f"{count} loops lie on no plane of the image, the worst {off[worst]:.2f} mm off", where)
+        yield Remark("off_plane", f"{count} contours lie on no slice of the image, the worst {off[worst]:.2f} mm off", where)
     uids = [i.sop_instance_uid for i in image.instances]
     known = set(uids)
     named = [(loop, int(k)) for loop, k, far in zip(closed, nearest, off, strict=True) if loop.image_uid and far <= PLANE_MM]
     wrong = sum(loop.image_uid != uids[k] for loop, k in named)
     unknown = sum(bool(loop.image_uid) and loop.image_uid not in known for loop in closed)
     if wrong or unknown:
-        yield Remark("reference", f"{max(wrong, unknown)} loops refer to another image than the plane they lie on", where)
+        yield Remark("reference", f"{max(wrong, unknown)} contours refer to another image than the slice they lie on", where)

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patient.errors import DuplicateSlices, MixedSeries, PixelDataError
+from patient.read.completeness import lacking, remarks
 from patient.read.headers import Header
 from patient.read.index import IMAGES, SeriesEntry, scan
 from patient.read.phases import one_phase
 from patient.read.pixels import AIR, read_pixels
 from patient.read.planes import Plane, planes_of
 from patient.read.stack import stacked
-from patient.read.whole import lacking, remarks
 from patient.series import ImageSeries, Instance, Pixels
 from patient.slices import on_grid
 
@@ -131,7 +131,7 @@ def _plain_name(plane: Plane) -> str:
 def _all_alike(planes: Sequence[Plane]) -> tuple[str, ...]:
     """Notes on what differs without a meaning. Raises MixedSeries, naming two files but never what their headers say."""
     if not planes:
-        raise PixelDataError("No plane with pixels")
+        raise PixelDataError("No slice with pixels")
     first = planes[0]
     for what, of in _ALIKE:
         usual = of(first)
@@ -140,7 +140,7 @@ def _all_alike(planes: Sequence[Plane]) -> tuple[str, ...]:
             raise _mixed(f"One series holds {what}", first, other)
     turned = np.abs(np.array([plane.axes for plane in planes]) - first.axes).max(axis=(1, 2)) > 1e-3
     if turned.any():
-        raise _mixed("One series holds planes of two orientations", first, planes[int(np.argmax(turned))])
+        raise _mixed("One series holds slices of two orientations", first, planes[int(np.argmax(turned))])
     scaled = ~np.isclose([plane.spacing for plane in planes], first.spacing, rtol=1e-3, atol=1e-4).all(axis=1)
     if scaled.any():
         other = planes[int(np.argmax(scaled))]

@@ -173,19 +173,19 @@ def scan_all(folders: Sequence[Path], progress: Callable[[int, int], None] = lam
     problems: list[Problem] = []
     paths = [path for folder in folders for path in _files(folder, problems)]
     objects: list[_Object] = []
-    strangers: list[Problem] = []
+    unlisted: list[Problem] = []
     with ThreadPoolExecutor(THREADS) as threads:
         for done, read in enumerate(threads.map(_attempt, paths), start=1):
             if isinstance(read, _Object):
                 objects.append(read)
             elif isinstance(read, Problem):
-                (strangers if read.error.what == NEVER_CLAIMED else problems).append(read)
+                (unlisted if read.error.what == NEVER_CLAIMED else problems).append(read)
             progress(done, len(paths))
     groups: dict[tuple[str, str], list[_Object]] = defaultdict(list)
     for one in objects:
         groups[_series_uid(one.header), one.header.text("Modality")].append(one)
     series = [_entry(uid, modality, group) for (uid, modality), group in sorted(groups.items())]
-    problems += _among_slices(strangers, series)
+    problems += _among_slices(unlisted, series)
     known = {entry.uid for entry in series}
     return Index(tuple(_with_unreadable(entry, problems, known) for entry in series), tuple(problems))
 
@@ -252,12 +252,12 @@ def _files(folder: Path, problems: list[Problem]) -> Iterator[Path]:
         yield from (Path(root, name) for name in sorted(names) if name != "DICOMDIR" and not name.startswith("."))
 
 
-def _among_slices(strangers: Iterable[Problem], series: Iterable[SeriesEntry]) -> list[Problem]:
+def _among_slices(unlisted: Iterable[Problem], series: Iterable[SeriesEntry]) -> list[Problem]:
     """Files that do not begin like DICOM, and lie among an image's slices under a name like theirs: slices, destroyed."""
     slices = {(path.parent, _digits_left_out(path)) for entry in series if entry.modality in IMAGES for path in entry.paths}
     return [
         replace(one, error=NotDicom("Not DICOM, and named like the slices beside it", where=one.path.name))
-        for one in strangers
+        for one in unlisted
         if (one.path.parent, _digits_left_out(one.path)) in slices
     ]
 

@@ -16,9 +16,10 @@ from pydicom.multival import MultiValue
 from pydicom.sequence import Sequence as Items
 
 from patient.errors import InputError, NotDicom, among
+from patient.loop import CLOSED_PLANAR, Loop
 from patient.read.attributes import Attributes
 from patient.read.headers import MODALITIES, Header, read_header
-from patient.structures import CLOSED_PLANAR, Loop, Structure, StructureSet
+from patient.structures import Structure, StructureSet
 
 CONTOUR_DATA = 0x30060050
 CONTOUR_IMAGES = 0x30060016

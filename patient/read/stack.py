@@ -1,7 +1,7 @@
 """Planes in order along their normal, and the regular grid they are worked on.
 
 Evenly spaced planes, within rounding, are that grid. Unevenly spaced ones and those of a tilted gantry stay the image's own
-slices (`Geometry.slices`), and the grid is laid beside them: parallel to them, as fine as their finest block.
+slices (`Geometry.slices`), and the grid is placed beside them: parallel to them, as fine as their finest block.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ def _in_order(planes: Sequence[Plane]) -> tuple[list[Plane], Floats]:
     """Sorted along the normal, with their places (mm) on it. Raises where there are too few, or two at one place."""
     if len(planes) < 2:
         raise IncompleteSeries(
-            "The series has one plane",
+            "The series has one slice",
             where=planes[0].name,
-            why="One plane has no thickness and makes no volume",
+            why="One slice has no thickness and makes no volume",
             remedy="Send the whole series",
         )
     normal = planes[0].normal
@@ -101,7 +101,7 @@ def _in_order(planes: Sequence[Plane]) -> tuple[list[Plane], Floats]:
     same: list[int] = np.flatnonzero(np.diff(places) < SAME_MM).tolist()
     if same:
         raise DuplicateSlices(
-            f"Two planes lie at one place ({len(same)} such pairs)",
+            f"Two slices lie at one position ({len(same)} such pairs)",
             where=f"{ordered[same[0]].name}, {ordered[same[0] + 1].name}",
             why="Two acquisitions, reconstructions or phases are mixed, and nobody can tell which is meant",
             remedy="Separate them into series of their own",

@@ -108,7 +108,7 @@ def keep_raw(dataset: Dataset) -> None:
     """Let elements that are still raw bytes be written as those bytes, in this dataset and its sequences.
 
     True for all that was read in little endian: in Implicit VR a text or number has the same bytes as in Explicit VR.
-    Without this they would be decoded and made anew, digits and characters with them.
+    Without this they would be decoded and encoded again, digits and characters with them.
     """
     _, little_endian = dataset.original_encoding
     if little_endian is False:

@@ -16,8 +16,9 @@ from pydicom.tag import Tag
 from pydicom.uid import RTStructureSetStorage
 
 from patient.errors import FrameMismatch
+from patient.loop import Loop
 from patient.series import ImageSeries
-from patient.structures import Code, Loop, Structure, StructureSet
+from patient.structures import Code, Structure, StructureSet
 from patient.write.contour_data import contour_sequence, digits, image_items
 from patient.write.identity import frame_of_reference, new_object, write_new
 from patient.write.series_number import Kind, series_number
@@ -225,7 +226,7 @@ class _Drawing:
         places = self._geometry.indices(points[firsts])[:, 0]
         planes = np.searchsorted((self._places[:-1] + self._places[1:]) / 2, places)
         if np.abs(places - self._places[planes]).max() > 0.01:
-            raise FrameMismatch(f"A loop of {name} lies on no plane of the image")
+            raise FrameMismatch(f"A contour of {name} lies on no slice of the image")
         shift = (self._own[planes] - places)[:, None] * self._geometry.steps[0]
         data = digits(points + np.repeat(shift, lengths, axis=0), lengths)
         return [(loop.kind, self._items[self._keys[k]], text) for loop, k, text in zip(loops, planes, data, strict=True)]

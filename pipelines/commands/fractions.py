@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import (
+from pipelines.commands.terminal import (
     DONE,
-    LOOK,
+    NEEDS_REVIEW,
     Json,
     check_all,
     must_be_folder,
@@ -43,8 +43,8 @@ def adapt(
     """Today's contours, what changed since the plan, what that means for dose, and a recommendation."""
     from contour.template import load_template
     from patient.conformance.profile import load_profile
-    from pipelines.fraction_case import adapt_case, policy_for
-    from pipelines.fraction_inputs import FractionRequest
+    from pipelines.fraction.case import adapt_case, policy_for
+    from pipelines.fraction.inputs import FractionRequest
 
     check_all(
         lambda: must_be_folder(plan, "PLAN"),
@@ -78,8 +78,8 @@ def adapt(
         people.print(f"recommended: {result.decision.verdict}")
     for reason in result.reasons:
         people.print(f"  {reason}")
-    people.print(f"{'Look before you import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
-    return LOOK if result.verdict == "review" else DONE
+    people.print(f"{'Review before import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
+    return NEEDS_REVIEW if result.verdict == "review" else DONE
 
 
 def course(
@@ -95,8 +95,8 @@ def course(
     """A patient's fractions in order: trends, forecasts, accumulated dose, one report."""
     from contextlib import nullcontext
 
-    from pipelines.course_case import course_folder, find_cases, write_course_of
-    from pipelines.publish import disk_watched, locked
+    from pipelines.course.case import course_folder, find_cases, write_course_of
+    from pipelines.outbox.publish import disk_watched, locked
 
     cases = find_cases(place, case)
     folder = out if out is not None else course_folder(place, cases)
@@ -114,4 +114,4 @@ def course(
     for said in (*result.reasons, *result.outlook, *result.notes):
         people.print(f"  {said}")
     people.print(f"{len(result.fractions)} fractions: {folder / 'report.html'}")
-    return DONE if result.verdict == "continue" else LOOK
+    return DONE if result.verdict == "continue" else NEEDS_REVIEW

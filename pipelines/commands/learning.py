@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipelines.terminal import (
+from pipelines.commands.terminal import (
     DONE,
-    LOOK,
+    NEEDS_REVIEW,
     Json,
     check_all,
     must_be_folder,
@@ -48,9 +48,9 @@ def evaluate(
     as_json: Json = False,
 ) -> int:
     """How far predicted contours agree with references: measures, intervals, limits, worst cases."""
-    from contour.limit import load_limits
+    from contour.acceptance import load_limits
     from patient.naming import read_naming
-    from pipelines.evaluation import evaluate, pair_up
+    from pipelines.evaluation.evaluation import evaluate, pair_up
 
     check_all(
         lambda: must_exist(predicted, "PREDICTED"),
@@ -80,9 +80,9 @@ def commission(
     as_json: Json = False,
 ) -> int:
     """Contour cases that a clinic has drawn, and measure how far both agree."""
-    from contour.limit import load_limits
+    from contour.acceptance import load_limits
     from patient.naming import read_naming
-    from pipelines.commission import commission, find_engine
+    from pipelines.evaluation.commission import commission, find_engine
 
     check_all(
         lambda: find_engine(model),
@@ -122,8 +122,8 @@ def train(
 ) -> int:
     """A model of your own from your own archive, measured on patients that were held back."""
     from patient.naming import Naming, read_naming
-    from pipelines.train import TrainingRequest
-    from pipelines.train import train as run
+    from pipelines.training.train import TrainingRequest
+    from pipelines.training.train import train as run
 
     check_all(
         lambda: must_be_folder(archive, "ARCHIVE"),
@@ -161,13 +161,13 @@ def train(
     for line in said[:20]:
         people.print(f"  {line}")
     people.print(f"The model: {out}")
-    return LOOK if record.left_out or record.remarks or result is None or result.reasons else DONE
+    return NEEDS_REVIEW if record.left_out or record.remarks or result is None or result.reasons else DONE
 
 
 def _rules(limits: str, tolerance: float | None, names: Path | None, between_ends: list[str] | None, seed: int) -> Any:
-    from contour.limit import load_limits
+    from contour.acceptance import load_limits
     from patient.naming import Naming, read_naming
-    from pipelines.evaluation import Rules
+    from pipelines.evaluation.evaluation import Rules
 
     asked, naming = load_limits(limits) if limits else None, read_naming(names) if names else Naming()
     return Rules(asked, tolerance, naming, seed, frozenset(between_ends or ()))
@@ -187,7 +187,7 @@ def _write_evaluation(out: Path, result: Any, shown: Any, as_json: bool) -> int:
     for reason in result.reasons[:12]:
         people.print(f"  {reason}")
     people.print(f"{result.verdict.capitalize()}: {out / 'report.html'}")
-    return LOOK if result.reasons else DONE
+    return NEEDS_REVIEW if result.reasons else DONE
 
 
 def _show_evaluation(result: Any) -> None:

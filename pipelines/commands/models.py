@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.terminal import DONE, WRONG_CALL, Json, people, table_of
+from pipelines.commands.terminal import DONE, INVALID_ARGUMENTS, Json, people, table_of
 
 Where = Annotated[
     Path | None, typer.Option("--store", help="The store's folder. Else $RECONTOUR_MODELS, or among your own data.")
@@ -20,9 +20,9 @@ models = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The site
 @models.command("list", epilog="Example: recontour models list --json")
 def list_models(store: Where = None, as_json: Json = False) -> int:
     """The models in the store, their structures and licences."""
-    from contour.store import Store
+    from contour.model_registry import ModelRegistry
 
-    at = Store(store)
+    at = ModelRegistry(store)
     records = [at.record(name) for name in at.names()]
     if as_json:
         print(json.dumps([record.model_dump(mode="json", exclude_defaults=True) for record in records]))
@@ -51,9 +51,9 @@ def add_model(
     as_json: Json = False,
 ) -> int:
     """Copy a model into the store, once it has been checked and has answered."""
-    from contour.store import Store
+    from contour.model_registry import ModelRegistry
 
-    record = Store(store).add(source, kind=kind, about=about, licence=licence, name=name)
+    record = ModelRegistry(store).add(source, kind=kind, about=about, licence=licence, name=name)
     if as_json:
         print(record.model_dump_json(exclude_defaults=True))
     else:
@@ -70,9 +70,9 @@ def verify_models(
     as_json: Json = False,
 ) -> int:
     """Every file against its digest, every licence against the site's policy. 2: something must not be used."""
-    from contour.store import Store
+    from contour.model_registry import ModelRegistry
 
-    at = Store(store)
+    at = ModelRegistry(store)
     checks = [at.verify(name) for name in names or at.names()]
     if as_json:
         print(json.dumps([{"name": check.name, "problems": check.problems} for check in checks]))
@@ -81,4 +81,4 @@ def verify_models(
             people.print(f"{check.name}: {'as it was added' if not check.problems else 'must not be used'}")
             for problem in check.problems:
                 people.print(f"  {problem}")
-    return WRONG_CALL if any(check.problems for check in checks) else DONE
+    return INVALID_ARGUMENTS if any(check.problems for check in checks) else DONE

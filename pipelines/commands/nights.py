@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import (
+from pipelines.commands.terminal import (
     DONE,
-    LOOK,
+    NEEDS_REVIEW,
     SOME_FAILED,
     Json,
     check_all,
@@ -34,7 +34,7 @@ def nightly(
 ) -> int:
     """All patients of an inbox, tonight."""
     from pipelines.configuration import load_configuration
-    from pipelines.night import run_night
+    from pipelines.night.run import run_night
 
     check_all(lambda: must_be_folder(inbox, "INBOX"), lambda: load_configuration(config))
     said = {"workers": workers, "settle_minutes": settle_minutes}
@@ -51,9 +51,9 @@ def nightly(
         print(record.model_dump_json())
     else:
         show_lines([(c.case, c.state, (*([f"log in {c.log}"] if c.log else []), *c.reasons)) for c in record.cases])
-        people.print(f"{record.unchanged} unchanged. The morning's page: {out / 'index.html'}")
+        people.print(f"{record.unchanged} unchanged. Summary report: {out / 'index.html'}")
     states = {case.state for case in record.cases}
-    return SOME_FAILED if states & {"refused", "failed"} else LOOK if "review" in states else DONE
+    return SOME_FAILED if states & {"refused", "failed"} else NEEDS_REVIEW if "review" in states else DONE
 
 
 def status(
@@ -71,10 +71,10 @@ def status(
     as_json: Json = False,
 ) -> int:
     """What the nights did: every case with its state and reasons; and what a person does about what failed."""
-    from pipelines.keeping import check_outbox, close_cases, restore_ledger, retry_cases
-    from pipelines.ledger import Ledger
-    from pipelines.ledger_file import BACKUP, LEDGER
-    from pipelines.night_record import ImageLabel, labels
+    from pipelines.outbox.ledger import Ledger
+    from pipelines.outbox.ledger_file import BACKUP, LEDGER
+    from pipelines.outbox.maintenance import check_outbox, close_cases, restore_ledger, retry_cases
+    from pipelines.records.night import ImageLabel, labels
 
     if not any((outbox / name).is_file() for name in (LEDGER, BACKUP)):
         raise InputError("No ledger there", where=outbox.name, remedy="Give the outbox of a night")
@@ -84,7 +84,7 @@ def status(
         remarks = check_outbox(outbox)
         for remark in remarks or ("The ledger is whole, and every case in it is there.",):
             people.print(remark, markup=False)
-        return LOOK if remarks else DONE
+        return NEEDS_REVIEW if remarks else DONE
     retry_cases(outbox, retry or ())
     close_cases(outbox, close or ())
     with Ledger(outbox / LEDGER, read_only=True) as ledger:
@@ -114,8 +114,8 @@ def status(
 def sample(
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")] = Path("sample"),
     fractions: Annotated[int, typer.Option(help="Fraction images, one a day.", min=0, max=99)] = 3,
-    slices: Annotated[int, typer.Option(help="Planes of the planning CT.", min=40)] = 266,
-    size: Annotated[int, typer.Option(help="Rows and columns of a plane.", min=64)] = 256,
+    slices: Annotated[int, typer.Option(help="Slices of the planning CT.", min=40)] = 266,
+    size: Annotated[int, typer.Option(help="Rows and columns of a slice.", min=64)] = 256,
     seed: Annotated[int, typer.Option(help="Of texture, noise, setup errors and daily bends.")] = 0,
 ) -> int:
     """The sample course: a synthetic patient's plan and fractions, with the truth beside them."""
@@ -125,5 +125,5 @@ def sample(
         write_course(
             made, fractions=fractions, slices=slices, size=size, seed=seed, progress=lambda done: update(done, "images")
         )
-    people.print(f"Planning CT of {slices} planes with structures, dose and plan, and {fractions} fractions in {out}")
+    people.print(f"Planning CT of {slices} slices with structures, dose and plan, and {fractions} fractions in {out}")
     return DONE

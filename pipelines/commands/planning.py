@@ -1,4 +1,4 @@
-"""`recontour contour` and `check`: one patient now, and whether a structure set may be imported."""
+"""`recontour contour` and `check`: one patient now, and the conformance check of a structure set."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from patient.errors import InputError
+from patient.read.completeness import lacking
 from patient.read.index import SeriesEntry, scan
-from patient.read.whole import lacking
-from pipelines.terminal import (
+from pipelines.commands.terminal import (
     DONE,
-    LOOK,
+    NEEDS_REVIEW,
     SOME_FAILED,
     Json,
     check_all,
@@ -43,7 +43,7 @@ def contour(
     """Contour one patient, now."""
     from contour.template import load_template
     from patient.conformance.profile import load_profile
-    from pipelines.case import CaseRequest, contour_case
+    from pipelines.planning.case import CaseRequest, contour_case
 
     check_all(
         lambda: must_exist(image, "CT"),
@@ -54,7 +54,7 @@ def contour(
     )
     with published(out) as made, progress("Contouring") as update:
         if image.is_file() and image.name.endswith((".nii", ".nii.gz", ".nrrd", ".mha", ".mhd")):
-            from pipelines.array_case import contour_array
+            from pipelines.planning.array_case import contour_array
 
             result = contour_array(image, made, template, update)
         else:
@@ -76,13 +76,13 @@ def contour(
         print(result.model_dump_json())
     else:
         _show_case(result, out)
-    return LOOK if result.verdict == "review" else DONE
+    return NEEDS_REVIEW if result.verdict == "review" else DONE
 
 
 def check(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="RTSTRUCT files.")],
     ct: Annotated[
-        Path | None, typer.Option(help="Folder of the CT they were drawn on: planes and references are compared.")
+        Path | None, typer.Option(help="Folder of the CT they were drawn on: slices and references are compared.")
     ] = None,
     profile: Annotated[
         str, typer.Option(help="Planning system: standard, eclipse, raystation, monaco, pinnacle.")
@@ -125,7 +125,7 @@ def check(
         print(json.dumps(found))
     else:
         for one in found:
-            words = "may be imported" if not one["errors"] else "must not be imported"
+            words = "conformance check passed" if not one["errors"] else "conformance check failed: do not import"
             people.print(f"{one['file']}: {words}")
             for kind in ("errors", "warnings"):
                 for remark in one[kind]:
@@ -134,7 +134,7 @@ def check(
                 people.print(f"  rt-utils reads {name} with Dice {value:.4f} to ours")
     if any(one["errors"] for one in found):
         return SOME_FAILED
-    return LOOK if any(one["warnings"] for one in found) else DONE
+    return NEEDS_REVIEW if any(one["warnings"] for one in found) else DONE
 
 
 def _needs_a_ct(deep: bool, ct: Path | None) -> None:
@@ -154,4 +154,4 @@ def _show_case(result: Any, out: Path) -> None:
         volume = f"{s.volume_cc:.1f}" if s.volume_cc is not None else ""
         table.add_row(s.name, s.state.replace("_", " "), volume, s.reason or "; ".join(f.detail for f in s.flags))
     people.print(table)
-    people.print(f"{'Look before you import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")
+    people.print(f"{'Review before import' if result.reasons else 'Nothing to review'}: {out / 'report.html'}")

@@ -8,12 +8,22 @@ from typing import Annotated
 import typer
 
 from patient.errors import InputError
-from pipelines.terminal import DONE, LOOK, Json, check_all, must_be_free, must_exist, people, progress, published
+from pipelines.commands.terminal import (
+    DONE,
+    NEEDS_REVIEW,
+    Json,
+    check_all,
+    must_be_free,
+    must_exist,
+    people,
+    progress,
+    published,
+)
 
 
 def register(
     fixed: Annotated[Path, typer.Argument(metavar="FIXED", help="DICOM folder, or MHA, NIfTI or NRRD file.")],
-    moving: Annotated[Path, typer.Argument(metavar="MOVING", help="The same; it is brought onto the fixed image.")],
+    moving: Annotated[Path, typer.Argument(metavar="MOVING", help="The same; it is registered to the fixed image.")],
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to make; must not exist or be empty.")],
     rigid: Annotated[bool, typer.Option("--rigid", help="Rigid by intensity only.")] = False,
     features: Annotated[bool, typer.Option("--features", help="Rigid by matched points only.")] = False,
@@ -25,7 +35,7 @@ def register(
     as_json: Json = False,
 ) -> int:
     """Where the points of one image lie in another, and how sure that is."""
-    from pipelines.registration_case import Kind, open_either, read_mask, read_points, register_case
+    from pipelines.fraction.registration_case import Kind, open_either, read_mask, read_points, register_case
 
     check_all(
         lambda: _one_kind(rigid, features, deformable),
@@ -60,8 +70,8 @@ def register(
         print(result.model_dump_json())
     for reason in result.reasons:
         people.print(f"not trusted: {reason}")
-    people.print(f"{'Within the limits of trust' if result.trusted else 'Look before you use it'}: {out / 'report.html'}")
-    return DONE if result.trusted else LOOK
+    people.print(f"{'Registration QA passed' if result.trusted else 'Review before use'}: {out / 'report.html'}")
+    return DONE if result.trusted else NEEDS_REVIEW
 
 
 def _one_kind(*asked: bool) -> None:

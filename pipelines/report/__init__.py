@@ -1,1 +1,1 @@
-"""Pages and pictures that people read in the morning."""
+"""Reports and figures for people."""

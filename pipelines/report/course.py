@@ -1,4 +1,5 @@
-"""The report of a course: what is recommended and why, today's worst planes, every figure over the fractions."""
+"""The report of a course: what is recommended and why, today's slices with the largest differences, every figure over the
+fractions."""
 
 from __future__ import annotations
 
@@ -11,14 +12,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from pipelines.course_result import CourseResult, LimitRecord, TrackRecord
+from pipelines.records.course import CourseResult, LimitRecord, TrackRecord
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.trends import dose_plot, track_plot
 
 MOST_PLOTS, MOST_PICTURES = 12, 3
 WORDS = {
     "continue": "Continue as planned",
-    "review": "Look before the next fraction",
+    "review": "Review before the next fraction",
     "replan": "Consider a new plan",
 }
 COMPARED = {"value": "", "change": "change since the plan", "relative": "change since the plan"}
@@ -36,7 +37,7 @@ def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[P
     Args:
         folder: of the course; `figures` is there.
         result: what is said.
-        pictures: of today's fraction, the worst planes first.
+        pictures: of today's fraction, the slices with the largest differences first.
         cases: folder of each case, for links to their reports.
     """
     part = result.parts[-1]
@@ -68,7 +69,7 @@ def write_course_report(folder: Path, result: CourseResult, pictures: Sequence[P
 
 
 def soonest(track: TrackRecord) -> LimitRecord | None:
-    """The limit that needs a person first: tripped, else the soonest to be expected, else the most probable."""
+    """The limit that needs a person first: exceeded, else the soonest to be expected, else the most probable."""
     order = {"tripped": 0, "near": 1}
     return min(
         track.limits,
@@ -90,7 +91,7 @@ def _to_do(result: CourseResult) -> str:
     if result.verdict == "review":
         return f"Before the next fraction, look at {where}."
     ahead = [li.forecast.earliest for t in result.parts[-1].tracks for li in t.limits if li.forecast.earliest is not None]
-    look = f" A rule may trip from fraction {min(ahead)} on." if ahead else ""
+    look = f" A rule may be exceeded from fraction {min(ahead)} on." if ahead else ""
     return f"No rule on today's figures asks for anything: treat as planned.{look}"
 
 

@@ -12,21 +12,24 @@ import numpy as np
 
 from patient.geometry import Geometry
 from patient.names import lookup
+from patient.reorientation import Reorientation
 from patient.structures import Structure
-from patient.turn import Turn
 from patient.volume import Field, Mask, Volume
-from pipelines.agreement import Shown
-from pipelines.evaluation_result import EvaluationResult
-from pipelines.evaluation_summary import GREY
+from pipelines.records.evaluation import EvaluationResult
 from pipelines.report.box_plots import Row, box_plot
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import layers, three_planes
+from pipelines.report.shown_structure import GREY, Shown
 
 MOST_PICTURES = 12
 MOST_REASONS = 12
 WHITE = (255, 255, 255)
 _TITLES = {"evaluate": "Evaluation", "commission": "Commissioning"}
-_WORDS = {"passed": "All limits are kept", "failed": "A limit is not kept", "not judged": "Measured, not judged"}
+_WORDS = {
+    "passed": "All limits are kept",
+    "failed": "A limit is not kept",
+    "not judged": "Evaluated without acceptance criteria",
+}
 _CLASSES = {"passed": "publish", "failed": "refuse", "not judged": "wait"}
 _MEASURES = {
     "dice": "Dice",
@@ -42,7 +45,7 @@ _PLOTS: tuple[tuple[str, str, str, tuple[float, float] | None], ...] = (
     ("hd95", "HD95", "mm", (0.0, 1.0)),
     ("mean_surface_distance", "Mean surface distance", "mm", (0.0, 1.0)),
     ("volume_bias_percent", "Volume bias", "%", (-5.0, 5.0)),
-    ("added_path", "Added path", "mm", (0.0, 1.0)),
+    ("added_path", "Added path length", "mm", (0.0, 1.0)),
 )
 
 
@@ -171,6 +174,6 @@ def _middle_of_difference(one: Shown, image: Volume[Any]) -> tuple[int, int, int
     differs = one.predicted.placed_in(grid).array ^ one.reference.placed_in(grid).array
     if not differs.any():
         differs = one.reference.placed_in(grid).array
-    upright = Turn.of(grid).upright(Volume(differs, grid)).array
+    upright = Reorientation.of(grid).upright(Volume(differs, grid)).array
     k, j, i = (int(np.argmax(upright.sum(axis=tuple(a for a in range(3) if a != axis)))) for axis in range(3))
     return k, j, i

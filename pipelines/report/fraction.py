@@ -1,4 +1,5 @@
-"""The report of a fraction: what is recommended and why, the worst planes today, doses, and every figure with its unit."""
+"""The report of a fraction: what is recommended and why, the slices with the largest differences today, doses, and every
+figure with its unit."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from adaptive.change import Change
-from adaptive.dose_figures import ACCUMULATED, StructureDose
-from adaptive.dvh import Dvh
+from adaptive.change.dose_metrics import ACCUMULATED, StructureDose
+from adaptive.change.structures import Change
+from adaptive.dose.dvh import Dvh
+from adaptive.dose.histogram import BIN
 from adaptive.fraction import Fraction
-from adaptive.histogram import BIN
-from adaptive.propagate import Propagated
+from adaptive.propagation.propagate import Propagated
+from patient.reorientation import Reorientation
 from patient.structures import Structure
-from patient.turn import Turn
-from pipelines.fraction_result import FractionResult, FractionStructureRecord, MeasurementRecord
+from pipelines.records.fraction import FractionResult, FractionStructureRecord, MeasurementRecord
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import layers, three_planes
 
@@ -32,7 +33,7 @@ DRAWN = 10
 PLANNED = (255, 255, 255)
 """Colour of a planned contour."""
 TARGETS = ("GTV", "CTV", "PTV")
-WORDS = {"continue": "Continue", "review": "A person must look", "replan": "Consider a new plan"}
+WORDS = {"continue": "Continue", "review": "Requires clinical review", "replan": "Consider a new plan"}
 ORDER = ("tripped", "near", "not evaluated", "not tripped")
 
 
@@ -97,7 +98,7 @@ def _rows(result: FractionResult) -> list[Row]:
 def _planes(made: Fraction) -> Iterator[tuple[bytes, str, str]]:
     """Through the place where a surface moved most, of the structures that moved most, targets first."""
     image = made.today
-    upright = Turn.of(image.geometry).upright(image).geometry
+    upright = Reorientation.of(image.geometry).upright(image).geometry
     by_name = {one.name: one for one in made.structures}
     today = layers([_today(one) for one in made.structures if one.field is not None], image)
     for change in _worst_first(made.changes, by_name)[:WORST]:

@@ -15,13 +15,13 @@ from markupsafe import Markup
 
 from patient.structures import Structure
 from patient.volume import Volume
-from pipelines.night_record import WORST_FIRST, NightRecord
-from pipelines.publish import write_whole
+from pipelines.outbox.publish import write_whole
+from pipelines.records.case import WORDS, CaseResult
+from pipelines.records.night import WORST_FIRST, NightRecord
 from pipelines.report.pictures import Layer, layers, three_planes
-from pipelines.result import WORDS, CaseResult
 
 MOST_PICTURES = 8
-_WORDS = {"publish": "May be imported", "review": "Look before you import", "refuse": "Refused"}
+_WORDS = {"publish": "Conformance check passed", "review": "Review before import", "refuse": "Refused"}
 _NAMES = {
     "failed": "failed",
     "refused": "refused",

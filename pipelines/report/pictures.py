@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from patient.geometry import Box, Geometry
+from patient.reorientation import Reorientation
 from patient.structures import Structure
-from patient.turn import Turn
 from patient.volume import Level, Volume
 
 WINDOW = (-160.0, 240.0)
@@ -45,12 +45,12 @@ class Layer:
 
 def layers(structures: Sequence[Structure], image: Volume[Any]) -> list[Layer]:
     """All structures that have something to show, upright."""
-    turn = Turn.of(image.geometry)
-    whole = turn.upright(image).geometry
-    return [layer for s in structures if (layer := _layer(s, image.geometry, turn, whole)) is not None]
+    reorientation = Reorientation.of(image.geometry)
+    whole = reorientation.upright(image).geometry
+    return [layer for s in structures if (layer := _layer(s, image.geometry, reorientation, whole)) is not None]
 
 
-def _layer(structure: Structure, grid: Geometry, turn: Turn, whole: Geometry) -> Layer | None:
+def _layer(structure: Structure, grid: Geometry, reorientation: Reorientation, whole: Geometry) -> Layer | None:
     if structure.field is not None:
         values, level = structure.field.volume.array, np.float32(structure.field.level.value)
         inside = values - level if structure.field.level is Level.PROBABILITY else level - values
@@ -60,7 +60,7 @@ def _layer(structure: Structure, grid: Geometry, turn: Turn, whole: Geometry) ->
         volume = Volume(mask.array.astype(np.float32) - np.float32(0.5), mask.geometry)
     if not (volume.array > 0).any():
         return None
-    upright = turn.upright(volume)
+    upright = reorientation.upright(volume)
     red, green, blue = structure.color or (255, 255, 0)
     return Layer(structure.name, (red / 255, green / 255, blue / 255), upright.array, whole.box_of(upright.geometry))
 
@@ -74,7 +74,7 @@ def three_planes(image: Volume[Any], drawn: Sequence[Layer], at: tuple[int, int,
         at: (k, j, i) of the upright image.
         title: under which it stands.
     """
-    upright = Turn.of(image.geometry).upright(image)
+    upright = Reorientation.of(image.geometry).upright(image)
     figure = Figure(figsize=(12.0, 4.3), dpi=80, facecolor="black")
     FigureCanvasAgg(figure)
     body = _extent(drawn, upright.geometry)

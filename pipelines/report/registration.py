@@ -12,13 +12,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from patient.turn import Turn
+from patient.reorientation import Reorientation
 from patient.volume import Volume
-from pipelines.registration_result import RegistrationResult
+from pipelines.records.registration import RegistrationResult
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import LETTERS
-from registration.pulling import pulled
 from registration.quality import foreground_box
+from registration.resampling import resampled
 from registration.transforms import Rigid, Transform
 
 TILE = 32.0
@@ -45,10 +45,10 @@ def write_registration_report(
         warped: the moving image on the fixed one's grid.
     """
     header = Rigid.identity(transform.source, transform.target)
-    before = pulled(header, moving, fixed.geometry, float(np.nanmin(moving.array)))
+    before = resampled(header, moving, fixed.geometry, float(np.nanmin(moving.array)))
     box = foreground_box(fixed)
-    turn = Turn.of(fixed.geometry)
-    still, first, last = (turn.upright(v.cropped(box)) for v in (fixed, before, warped))
+    reorientation = Reorientation.of(fixed.geometry)
+    still, first, last = (reorientation.upright(v.cropped(box)) for v in (fixed, before, warped))
     figures = folder / "figures"
     figures.mkdir(exist_ok=True)
     pictures: list[tuple[str, str]] = []

@@ -14,7 +14,7 @@ from typing import Literal
 from markupsafe import Markup, escape
 from matplotlib.ticker import MaxNLocator
 
-from pipelines.course_result import DoseTrackRecord, LimitRecord, TrackRecord, TrendRecord
+from pipelines.records.course import DoseTrackRecord, LimitRecord, TrackRecord, TrendRecord
 
 WIDTH, HEIGHT = 370.0, 214.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 10.0, 10.0, 34.0
@@ -59,7 +59,7 @@ def track_plot(track: TrackRecord, last: int | None) -> Markup:
 
 
 def dose_plot(track: DoseTrackRecord, last: int | None) -> Markup:
-    """The accumulated dose over the fractions with its band."""
+    """The accumulated dose over the fractions with its interval."""
     dots = [Dot(f.fraction, f.value, f.interval, f.trusted) for f in track.figures]
     title = f"Accumulated {track.quantity} of {track.structure} over the fractions, {track.unit}"
     return _Plot(dots, [], None, last, track.color or GREY, title).svg()

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from adaptive.alignment import Alignment, RigidAnswer
-from adaptive.propagate import Stage
-from adaptive.undone import undone
+from adaptive.alignment.alignment import Alignment, RigidAnswer
+from adaptive.alignment.inverse import inverse_of
+from adaptive.propagation.propagate import Stage
 from patient.geometry import Geometry
 from patient.volume import Volume
 from registration.quality import RegistrationQuality
@@ -34,7 +34,7 @@ def alignment(shift=SHIFT, push=None, trusted: bool = True, error: float = 1.0) 
         0.0,
         rigid,
         whole,
-        undone(whole),
+        inverse_of(whole),
         0.0,
         push is not None,
         RegistrationQuality(),

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive.accumulate import DAILY, DRIFT, Accumulated, accumulated
-from adaptive.day_dose import Band, DayDose, mapped, placed, recomputed, steepness
+from adaptive.dose.accumulate import DAILY, DRIFT, Accumulated, accumulated
+from adaptive.dose.fraction_dose import FractionDose, UncertainDose, gradient_magnitude, mapped, placed, recomputed
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry
@@ -30,16 +30,16 @@ def plan_dose(grid: Geometry = GRID) -> Dose:
     return Dose(Volume(gray(at).astype(np.float32), grid), plan_uid="1.2.9")
 
 
-def day(number: int, gy: float | np.ndarray, width: float = 0.0, trust: Trust = GIVEN, shown: bool = True) -> DayDose:
-    band = Band(*(Volume(np.broadcast_to(np.float32(v), GRID.shape).copy(), GRID) for v in (gy, width)))
-    return DayDose(number, Estimated(band, trust), Volume(np.full(GRID.shape, shown), GRID))
+def day(number: int, gy: float | np.ndarray, width: float = 0.0, trust: Trust = GIVEN, shown: bool = True) -> FractionDose:
+    band = UncertainDose(*(Volume(np.broadcast_to(np.float32(v), GRID.shape).copy(), GRID) for v in (gy, width)))
+    return FractionDose(number, Estimated(band, trust), Volume(np.full(GRID.shape, shown), GRID))
 
 
-def gray_of(one: DayDose) -> np.ndarray:
+def gray_of(one: FractionDose) -> np.ndarray:
     return one.dose.judged[0].gray.array
 
 
-def width_of(one: DayDose | Accumulated) -> np.ndarray:
+def width_of(one: FractionDose | Accumulated) -> np.ndarray:
     return one.dose.judged[0].half_width.array
 
 
@@ -84,7 +84,7 @@ def test_the_band_is_the_slope_times_the_error():
     grid = replace(GRID, shape=(5, 6, 7))
     at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
     ramp = Volume((2.0 * at[..., 0] + 1.0 * at[..., 2]).astype(np.float32), grid)
-    assert steepness(ramp) == pytest.approx(np.full(grid.shape, np.hypot(2, 1)), rel=1e-4)
+    assert gradient_magnitude(ramp) == pytest.approx(np.full(grid.shape, np.hypot(2, 1)), rel=1e-4)
 
 
 def test_where_nothing_is_seen_the_band_is_as_wide_as_the_deformation_departs_from_the_rigid_map():
@@ -92,7 +92,7 @@ def test_where_nothing_is_seen_the_band_is_as_wide_as_the_deformation_departs_fr
     shown[: TODAY.shape[0] // 2] = False
     dose, away = plan_dose(), np.array([0.0, 0.0, 12.0])
     straight, bent = alignment(), alignment(push=lambda at: np.broadcast_to(away, at.shape))
-    slope = steepness(dose.volume)
+    slope = gradient_magnitude(dose.volume)
     for of, unseen in ((straight, 8.0), (bent, np.hypot(8.0, 12.0))):
         one = mapped(placed(dose, of.rigid), dose, of, 1, N, Volume(shown, TODAY))
         widths = np.median(width_of(one)[:, 10:20, 10:20] * N / slope[:, 10:20, 10:20], axis=(1, 2))
@@ -143,7 +143,7 @@ def test_a_dose_computed_today_is_taken_for_one_fraction_or_all_as_it_says():
 def test_a_day_on_another_grid_is_refused():
     other = replace(GRID, origin=(0.0, 0.0, 0.0))
     zero, shown = Volume(np.zeros(other.shape, dtype=np.float32), other), Volume(np.ones(other.shape, dtype=bool), other)
-    wrong = DayDose(1, Estimated(Band(zero, zero), GIVEN), shown)
+    wrong = FractionDose(1, Estimated(UncertainDose(zero, zero), GIVEN), shown)
     with pytest.raises(FrameMismatch):
         accumulated([wrong], plan_dose(), 1, N)
 
@@ -170,7 +170,7 @@ def test_fractions_before_the_first_image_are_known_no_better_than_those_after_t
     only_first, only_last, every = (width_of(summed_of(n)) for n in ([1], [20], range(1, 21)))
     assert (only_last >= only_first - 1e-5).all()
     assert (only_first > every).all()
-    slope = steepness(Volume(TILTED.astype(np.float32), GRID))
+    slope = gradient_magnitude(Volume(TILTED.astype(np.float32), GRID))
     # of 19 fractions each the image's band, what changes from day to day, and the drift since or until the image
     drift = slope * DRIFT * sum(range(1, 20))
     assert only_first == pytest.approx(np.sqrt((20 * 0.1) ** 2 + drift**2 + 19 * (slope * DAILY) ** 2), rel=1e-3)
@@ -183,7 +183,7 @@ def test_what_the_first_image_shows_to_differ_from_the_plan_widens_the_fractions
 
 def test_without_any_image_the_band_is_that_of_an_unknown_registration():
     none = width_of(accumulated([], plan_dose(), 10, N))
-    assert none == pytest.approx(10 * 8.0 * steepness(Volume(TILTED.astype(np.float32), GRID)), rel=1e-3)
+    assert none == pytest.approx(10 * 8.0 * gradient_magnitude(Volume(TILTED.astype(np.float32), GRID)), rel=1e-3)
 
 
 def test_one_day_that_is_not_trusted_makes_the_sum_untrusted_and_is_named():
@@ -205,7 +205,7 @@ def test_a_registration_that_is_not_trusted_is_taken_for_an_unknown_one():
     )
     assert doubted.dose.trust.doubts == ("made so",)
     inner = np.s_[8:-8, 8:-8, 8:-8]
-    slope = steepness(dose.volume)[inner] / N
+    slope = gradient_magnitude(dose.volume)[inner] / N
     assert np.median(width_of(trusted)[inner] / slope) == pytest.approx(1.0, rel=0.2)
     assert np.median(width_of(doubted)[inner] / slope) == pytest.approx(8.0, rel=0.1)
 

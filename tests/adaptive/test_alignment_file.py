@@ -1,6 +1,6 @@
 import numpy as np
 
-from adaptive.alignment_file import AlignmentFile
+from adaptive.alignment.alignment_file import AlignmentFile
 from tests.adaptive.placing import SHIFT, TODAY, alignment, shrinking
 
 

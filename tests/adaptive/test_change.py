@@ -10,16 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from adaptive.body import air_change, outline_change, separations
-from adaptive.change import Change, Ground, overlap_change, setup, structure_change
-from adaptive.compare import drift_of, residual_of
-from adaptive.decision import Verdict, decide
-from adaptive.measurement import Measured
-from adaptive.policy import load_policy
-from adaptive.shape import centre, common, filled, filled_each
+from adaptive.change.body import air_change, outline_change, separations
+from adaptive.change.compare import drift_of, residual_of
+from adaptive.change.structures import Change, overlap_change, setup, structure_change
+from adaptive.decision.decision import Verdict, decide
+from adaptive.decision.measurement import Measured
+from adaptive.decision.policy import load_policy
+from adaptive.propagation.shape import centre, common, filled, filled_each
+from adaptive.propagation.surface_distance import Ground
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Box, Geometry
-from patient.structures import Loop, Structure
+from patient.loop import Loop
+from patient.structures import Structure
 from patient.trust import GIVEN
 from patient.volume import Field, Level, Volume
 from registration.couch import AXES, CouchCorrection, iec_from_lps

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive.course import CoursePlan, Fraction, course_of, verdict_of
-from adaptive.decision import PlannedStructure, State, Verdict, decide
-from adaptive.dose_figures import ACCUMULATED
-from adaptive.measurement import Measured
-from adaptive.policy import load_policy
-from adaptive.rules import Policy
+from adaptive.change.dose_metrics import ACCUMULATED
+from adaptive.course.course import CoursePlan, Fraction, course_of, verdict_of
+from adaptive.decision.decision import PlannedStructure, State, Verdict, decide
+from adaptive.decision.measurement import Measured
+from adaptive.decision.policy import load_policy
+from adaptive.decision.rules import Policy
 from patient.trust import GIVEN
 from tests.figures import DOUBTED, figure, measurement
 
@@ -77,7 +77,7 @@ def test_a_steady_figure_has_its_trend_its_noise_and_a_forecast_with_an_interval
 
 def test_what_is_to_be_expected_is_said_soonest_first():
     (said,) = course_of(steady(10)).outlook
-    assert said.startswith("parotid_shrinks: Parotid_L volume is to be expected to trip at fraction 3")
+    assert said.startswith("parotid_shrinks: Parotid_L volume is forecast to be exceeded at fraction 3")
 
 
 @given(st.permutations(range(8)))
@@ -98,7 +98,7 @@ def test_a_fraction_made_anew_counts_once_and_the_later_making_counts():
     course = course_of(days)
     assert [f.case for f in course.parts[-1].fractions] == ["A1", "A2", "A3-2", "A4", "A5", "A6"]
     (left,) = [s for s in course.standings if not s.counts]
-    assert (left.fraction.case, left.remarks) == ("A3", ("made anew as A3-2, which counts",))
+    assert (left.fraction.case, left.remarks) == ("A3", ("made again as A3-2, which counts",))
 
 
 def test_a_second_image_of_a_fraction_counts_instead_of_the_first():
@@ -165,7 +165,7 @@ def test_accumulated_dose_is_followed_with_its_band():
 def test_what_the_plan_itself_is_beyond_and_was_accepted_so_is_never_forecast():
     course = course_of([day(n, mean=(27.0 + n / 10, 26.5)) for n in range(1, 8)])
     (limit,) = of(course, "Parotid_L", "Dmean").limits
-    assert limit.state is State.NOT_TRIPPED
+    assert limit.state is State.NOT_EXCEEDED
     assert "accepted" in limit.forecast.said
     assert limit.forecast.fraction is None
 
@@ -185,8 +185,8 @@ def test_a_tripped_rule_stands_before_the_others():
     )
     tracks = course_of([*days[:-1], last]).parts[-1].tracks
     assert tracks[0].quantity == "volume"
-    assert tracks[0].limits[0].state is State.TRIPPED
-    assert tracks[0].limits[0].forecast.said == "has tripped"
+    assert tracks[0].limits[0].state is State.EXCEEDED
+    assert tracks[0].limits[0].forecast.said == "is exceeded"
 
 
 def test_a_figure_beyond_a_limit_that_its_interval_holds_has_not_tripped():
@@ -203,7 +203,7 @@ def test_a_figure_beyond_a_limit_that_its_interval_holds_has_not_tripped():
     )
     (limit,) = of(course_of([*days[:-1], last]), "Parotid_L", "volume").limits
     assert limit.state is State.NEAR
-    assert limit.forecast.said == "the figure is beyond it, which its interval does not tell apart"
+    assert limit.forecast.said == "the value exceeds it, within its uncertainty"
 
 
 def test_another_policy_among_the_fractions_is_said():

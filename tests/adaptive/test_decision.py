@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive.decision import Decision, PlannedStructure, RuleResult, State, Verdict, decide
-from adaptive.measurement import Measured, Measurement
-from adaptive.policy import available_policies, load_policy
-from adaptive.rules import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule
+from adaptive.decision.decision import Decision, PlannedStructure, RuleResult, State, Verdict, decide
+from adaptive.decision.measurement import Measured, Measurement
+from adaptive.decision.policy import available_policies, load_policy
+from adaptive.decision.rules import OF_PRESCRIPTION, TRUST, Compare, Policy, Rule
 from patient.trust import GIVEN, Trust
 from tests.figures import DOUBTED, measurement
 
@@ -77,7 +77,7 @@ def test_every_shipped_rule_trips_just_beyond_its_limit(case: tuple[Policy, Rule
     policy, rule = case
     decision = judged(policy, rule, *[past(rule)] * rule.consecutive)
     got = result(decision)
-    assert got.state is State.TRIPPED, got.reason
+    assert got.state is State.EXCEEDED, got.reason
     assert decision.verdict is Verdict(rule.consequence)
     assert got.value == pytest.approx(past(rule))
     assert got.fractions == rule.consecutive
@@ -93,7 +93,7 @@ def test_every_shipped_rule_does_not_trip_at_or_just_before_its_limit(case: tupl
     if by == 0.0 and rule.unit == OF_PRESCRIPTION:
         by = -1e-9
     decision = judged(policy, rule, *[past(rule, by)] * rule.consecutive)
-    assert result(decision).state is State.NOT_TRIPPED
+    assert result(decision).state is State.NOT_EXCEEDED
     assert decision.verdict is Verdict.CONTINUE
     assert decision.reasons == ()
 
@@ -123,7 +123,7 @@ def test_a_value_whose_interval_holds_the_limit_goes_to_review(case: tuple[Polic
 @pytest.mark.parametrize("case", ON_FIGURES, ids=called)
 def test_a_value_whose_interval_is_all_beyond_trips(case: tuple[Policy, Rule]) -> None:
     policy, rule = case
-    assert result(judged(policy, rule, *[past(rule, 0.6)] * rule.consecutive, interval=0.5)).state is State.TRIPPED
+    assert result(judged(policy, rule, *[past(rule, 0.6)] * rule.consecutive, interval=0.5)).state is State.EXCEEDED
 
 
 @pytest.mark.parametrize("case", ON_FIGURES, ids=called)
@@ -140,7 +140,7 @@ def test_no_shipped_rule_continues_or_replans_on_an_untrusted_registration(case:
 def test_the_rule_on_trust_trips_on_an_untrusted_registration_alone(case: tuple[Policy, Rule]) -> None:
     policy, rule = case
     today = Measured(1, ())
-    for trusted, state in ((False, State.TRIPPED), (True, State.NOT_TRIPPED)):
+    for trusted, state in ((False, State.EXCEEDED), (True, State.NOT_EXCEEDED)):
         got = decide(only(policy, rule.name), [], today, [], registration=GIVEN if trusted else DOUBTED)
         assert result(got).state is state
         assert got.verdict is Verdict.REVIEW, "and nothing else was evaluated"
@@ -188,7 +188,7 @@ def test_a_parotid_that_rises_by_3_1_gy_twice_asks_for_a_replan_and_by_2_9_does_
 def test_a_days_swelling_by_hydration_does_not_trip_a_rule_on_two_fractions() -> None:
     assert by(RISES, day(3, parotid(22.5)), day(4, parotid(26.0))).verdict is Verdict.CONTINUE
     after = by(RISES, day(4, parotid(26.0)), day(5, parotid(22.5)))
-    assert result(after, "Parotid_L").state is State.NOT_TRIPPED
+    assert result(after, "Parotid_L").state is State.NOT_EXCEEDED
 
 
 def test_a_fraction_without_the_figure_does_not_break_the_row() -> None:
@@ -217,7 +217,7 @@ def test_an_untrusted_figure_turns_another_rules_replan_into_a_review() -> None:
     right = measurement("Parotid_R", "Dmean", "Gy", 30.0, 22.0)
     days = day(3, right), day(4, right, parotid(22.0, trust=DOUBTED))
     decision = by(RISES, *days)
-    assert result(decision, "Parotid_R").state is State.TRIPPED
+    assert result(decision, "Parotid_R").state is State.EXCEEDED
     assert decision.verdict is Verdict.REVIEW
     assert any("Parotid_R" in reason for reason in decision.reasons)
 
@@ -259,7 +259,7 @@ def test_a_required_rule_needs_only_one_of_its_names_in_the_plan() -> None:
     decision = by(COVERAGE, day(1, target), plan=[PlannedStructure("PTV_7000")])
     assert {r.structure: r.state for r in decision.results} == {
         "PTV_High": State.NOT_EVALUATED,
-        "PTV_7000": State.NOT_TRIPPED,
+        "PTV_7000": State.NOT_EXCEEDED,
     }
     assert decision.verdict is Verdict.CONTINUE
 
@@ -282,7 +282,7 @@ def test_a_limit_that_the_accepted_plan_is_beyond_does_not_trip_and_says_so() ->
 def test_each_level_of_separation_is_a_result_of_its_own() -> None:
     widths = [measurement("", f"separation_lateral@{at}mm", "mm", w, 300.0) for at, w in (("-20", 287.0), ("+0", 289.0))]
     decision = by(only(HEAD_NECK, "weight_loss"), day(1, *widths), day(2, *widths))
-    assert [r.state for r in decision.results] == [State.TRIPPED, State.NOT_TRIPPED]
+    assert [r.state for r in decision.results] == [State.EXCEEDED, State.NOT_EXCEEDED]
     assert decision.verdict is Verdict.REVIEW
 
 
@@ -350,10 +350,10 @@ def test_whatever_is_measured_nothing_untrusted_decides_and_every_rule_answers(c
     if not trusted or any(not r.trust for r in decision.results):
         assert decision.verdict is Verdict.REVIEW
     if decision.verdict is Verdict.REPLAN:
-        assert any(r.state is State.TRIPPED and r.rule.consequence == "replan" for r in decision.results)
+        assert any(r.state is State.EXCEEDED and r.rule.consequence == "replan" for r in decision.results)
     for r in decision.results:
         if r.state is State.NOT_EVALUATED:
             assert r.value is None
-        if r.state is State.TRIPPED:
+        if r.state is State.EXCEEDED:
             assert r.value is not None
             assert r.rule.beyond(r.value)

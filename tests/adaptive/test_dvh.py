@@ -8,12 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
-from adaptive.dvh import BIN, DvhBand, Metric, dvh, dvh_band
-from adaptive.lattice import HALF_SLICE, NOTHING_BEYOND, End, lattice
+from adaptive.dose.dvh import BIN, DvhInterval, Metric, dvh, dvh_interval
+from adaptive.dose.lattice import HALF_SLICE, NOTHING_BEYOND, End, lattice
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError, PolicyError
 from patient.geometry import Geometry
-from patient.structures import Loop, Structure
+from patient.loop import Loop
+from patient.structures import Structure
 from patient.volume import Field, Level, Volume
 
 FRAME = "1.2.3"
@@ -158,7 +159,7 @@ def test_unevenly_spaced_contours_each_stand_for_half_the_way_to_the_next():
 
 def test_one_contour_alone_needs_the_thickness_of_its_plane():
     alone = _structure(_disc(10.0, 0.0))
-    with pytest.raises(InputError, match="one plane"):
+    with pytest.raises(InputError, match="one slice"):
         _dvh(alone, _linear((0, 0, 0)))
     for end in (HALF_SLICE, NOTHING_BEYOND):
         found = _dvh(alone, _linear((0, 0, 0)), plane_spacing=3.0, end=end)
@@ -250,16 +251,16 @@ def test_a_dose_of_another_frame_or_an_uncertainty_is_refused():
 def _band(error, along=(0.5, 0, 0)):
     grid = GRID if np.ndim(error) else replace(GRID)
     volume = Volume(np.broadcast_to(np.asarray(error, np.float32), GRID.shape).copy(), grid)
-    return dvh_band(_sphere(), _linear(along), volume, frame_of_reference=FRAME)
+    return dvh_interval(_sphere(), _linear(along), volume, frame_of_reference=FRAME)
 
 
 def test_a_constant_error_shifts_the_band_by_itself():
-    band = _band(1.5)
+    bounds = _band(1.5)
     for name in ("D95%", "D2%", "Dmean"):
-        low, high = band.interval(name)
-        value = band.nominal.metric(name)
+        low, high = bounds.interval(name)
+        value = bounds.nominal.metric(name)
         assert (value - low, high - value) == pytest.approx((1.5, 1.5), abs=0.02)
-    assert band.low.minimum >= 0
+    assert bounds.low.minimum >= 0
 
 
 def test_an_unknown_error_gives_no_interval():
@@ -269,7 +270,7 @@ def test_an_unknown_error_gives_no_interval():
     with pytest.raises(InputError, match="negative"):
         _band(-1.0)
     with pytest.raises(FrameMismatch):
-        dvh_band(
+        dvh_interval(
             _sphere(), _linear((0, 0, 0)), Volume(np.zeros((2, 2, 2), np.float32), replace(GRID, shape=(2, 2, 2))),
             frame_of_reference=FRAME,
         )  # fmt: skip
@@ -283,11 +284,11 @@ def test_the_band_holds_every_dose_within_its_error(seed):
     error = random.uniform(0, 4, GRID.shape).astype(np.float32)
     truth = gray + error * random.uniform(-1, 1, GRID.shape).astype(np.float32)
     cylinder = _cylinder(planes=5)
-    band = dvh_band(cylinder, Dose(Volume(gray, GRID)), Volume(error, GRID), frame_of_reference=FRAME, resolution=1.0)
-    assert isinstance(band, DvhBand)
+    bounds = dvh_interval(cylinder, Dose(Volume(gray, GRID)), Volume(error, GRID), frame_of_reference=FRAME, resolution=1.0)
+    assert isinstance(bounds, DvhInterval)
     true = _dvh(cylinder, Dose(Volume(truth, GRID)), resolution=1.0)
     for name in ("D98%", "D50%", "D0.03cc", "Dmean", "V30Gy", "HI", "EUD"):
-        low, high = band.interval(name, 4.0)
+        low, high = bounds.interval(name, 4.0)
         assert low - BIN <= true.metric(name, 4.0) <= high + BIN
 
 

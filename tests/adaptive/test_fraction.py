@@ -3,11 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from adaptive.alignment import Alignment
-from adaptive.decision import Verdict
+from adaptive.alignment.alignment import Alignment
+from adaptive.decision.decision import Verdict
+from adaptive.decision.policy import load_policy
 from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt
-from adaptive.policy import load_policy
-from adaptive.propagate import Made
+from adaptive.propagation.propagate import Made
 from contour.engine import Finding, NotInImage, Offer
 from patient.dose import Dose
 from patient.volume import Volume

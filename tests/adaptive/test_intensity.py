@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from adaptive.intensity import corrected, field_of_view, part_seen, seen_by_both
+from adaptive.alignment.intensity import corrected, field_of_view, part_seen, seen_by_both
 from patient.geometry import Geometry
 from patient.volume import Volume
 from registration.transforms import Rigid, Space

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from adaptive.policy import _File, _Rule, _Separation, _Structure, available_policies, load_policy
-from adaptive.rules import EXAMPLE, Compare, Policy, Propagation
+from adaptive.decision.policy import _File, _Rule, _Separation, _Structure, available_policies, load_policy
+from adaptive.decision.rules import EXAMPLE, Compare, Policy, Propagation
 from contour.recipe import ingredients, parse
 from patient.errors import PolicyError
 
@@ -130,8 +130,8 @@ def test_the_digest_follows_the_text(tmp_path: Path) -> None:
         (HEAD + '[structures.A]\npropagate = "warp"\n' + RULE, 5, "propagate"),
         (HEAD + '[structures.A]\npropagate = "rigid"\nrecipe = "B + 5 mm"\nsource = "s"\n' + RULE, 4, "recipe is rebuilt"),
         (HEAD + '[structures.A]\neud = 0\nsource = "s"\n' + RULE, 5, "EUD"),
-        (HEAD + '[structures.A]\nmetrics = ["volume"]\n' + RULE, 5, "no figure of dose"),
-        (HEAD + '[structures.A]\nmetrics = [\n  "Dmaen",\n]\n' + RULE, 5, "no figure of dose"),
+        (HEAD + '[structures.A]\nmetrics = ["volume"]\n' + RULE, 5, "not a dose metric"),
+        (HEAD + '[structures.A]\nmetrics = [\n  "Dmaen",\n]\n' + RULE, 5, "not a dose metric"),
         (HEAD + "[structures.A]\nprescription = -70.0\n" + RULE, 5, "prescription"),
         (HEAD + "[separation]\nlevels = 5\nsource = 's'\n" + RULE, 5, "levels"),
         (HEAD + "[separation]\nlevels = [5]\n" + RULE, 4, "source"),

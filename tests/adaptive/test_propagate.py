@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 
-from adaptive.planned import surface_of
-from adaptive.propagate import Made, propagated, rebuilt, without_ingredients
-from adaptive.rules import Propagation, StructurePolicy
-from adaptive.shape import centre, common, filled
+from adaptive.decision.rules import Propagation, StructurePolicy
+from adaptive.propagation.planned_surface import surface_of
+from adaptive.propagation.propagate import Made, propagated, rebuilt, without_ingredients
+from adaptive.propagation.shape import centre, common, filled
 from contour.engine import Finding, Flag
 from patient.geometry import Box
+from patient.loop import Loop
 from patient.outline import loops_of_field
-from patient.structures import Loop, Structure
+from patient.structures import Structure
 from patient.volume import Field, Level, Volume
 from tests.adaptive.placing import PLAN, SHIFT, TODAY, alignment, shrinking, stage
 

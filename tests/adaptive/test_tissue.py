@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from adaptive.planned import surface_of
-from adaptive.propagate import propagated
-from adaptive.rules import Propagation, StructurePolicy, Tissue
-from adaptive.shape import centre, common, filled
+from adaptive.decision.rules import Propagation, StructurePolicy, Tissue
+from adaptive.propagation.planned_surface import surface_of
+from adaptive.propagation.propagate import propagated
+from adaptive.propagation.shape import centre, common, filled
 from tests.adaptive.placing import PLAN, SHIFT, TODAY, alignment, shrinking, stage
 from tests.adaptive.test_propagate import drawn
 

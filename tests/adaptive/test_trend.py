@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive.measurement import Measured
-from adaptive.policy import load_policy
-from adaptive.rules import Compare, Rule
-from adaptive.trend import forecast, series, trend
+from adaptive.course.trend import forecast, series, trend
+from adaptive.decision.measurement import Measured
+from adaptive.decision.policy import load_policy
+from adaptive.decision.rules import Compare, Rule
 from patient.trust import GIVEN
 from tests.figures import DOUBTED, measurement
 
@@ -28,7 +28,7 @@ def so_far(values: np.ndarray, n: int) -> list[tuple[int, float]]:
     return [(k + 1, float(v)) for k, v in enumerate(values[:n])]
 
 
-def trips(values: np.ndarray, consecutive: int = 2) -> int | None:
+def exceeded(values: np.ndarray, consecutive: int = 2) -> int | None:
     row = 0
     for fraction, value in enumerate(values, start=1):
         row = row + 1 if value > 3.0 else 0
@@ -79,7 +79,7 @@ def test_the_forecasts_interval_holds_the_fraction_at_which_it_trips(n: int, slo
     held, widths = [], []
     for seed in range(150):
         values = course(slope, noise, 1000 + seed)
-        true = trips(values)
+        true = exceeded(values)
         if true is not None and true <= n:
             continue
         got = forecast(RULE, so_far(values, n), LAST)
@@ -98,10 +98,10 @@ def test_what_is_forecast_to_trip_with_a_probability_does_so_as_often() -> None:
     for seed in range(400):
         values = course(rng.uniform(-0.1, 0.25), 0.5, 5000 + seed)
         got = forecast(RULE, so_far(values, 12), LAST)
-        if got.said != "has tripped":
+        if got.said != "is exceeded":
             assert got.probability is not None
             said.append(got.probability)
-            happened.append(trips(values) is not None)
+            happened.append(exceeded(values) is not None)
     of = np.digitize(said, (0.1, 0.5, 0.9))
     for group in range(4):
         assert np.mean(np.array(said)[of == group]) == pytest.approx(np.mean(np.array(happened)[of == group]), abs=0.12)
@@ -134,7 +134,7 @@ def test_few_fractions_are_not_enough(n: int) -> None:
 
 
 def test_what_has_tripped_is_said_even_of_few_fractions() -> None:
-    assert forecast(RULE, [(1, 5.0), (2, 5.0)], LAST).said == "has tripped"
+    assert forecast(RULE, [(1, 5.0), (2, 5.0)], LAST).said == "is exceeded"
 
 
 def test_a_first_day_beyond_counts_toward_the_row() -> None:

@@ -183,7 +183,7 @@ def test_what_is_not_offered_is_refused_and_cancelling_stops():
 
 def test_what_the_image_cuts_is_flagged_with_its_side():
     field = _found()["External"].field
-    assert "foot end" in cut_sides(field, _image().geometry)
+    assert "inferior end" in cut_sides(field, _image().geometry)
     part = _image().geometry.box.__class__((0, 0, 30), (SLICES, SIZE, 100))
     found = _answers(_image().cropped(part), ["External"])["External"]
     assert {"left side", "right side"} <= set(cut_sides(found.field, _image().geometry.cropped(part)))

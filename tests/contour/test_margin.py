@@ -6,12 +6,13 @@ import shapely
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from contour.derive import derive
+from contour.derived_structures import derive
 from contour.recipe import parse
-from patient.drawn import field_of_structure
 from patient.geometry import Geometry, Slices
+from patient.loop import Loop
+from patient.manual_contours import field_of_structure
 from patient.outline import loops_of_field
-from patient.structures import Loop, Structure
+from patient.structures import Structure
 from patient.volume import Field, Level, Volume
 
 SPACINGS = [(3.0, 1.27, 1.27), (1.0, 1.0, 1.0), (2.0, 0.98, 0.98), (5.0, 1.17, 1.17)]

@@ -4,7 +4,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from contour.derive import derive
+from contour.derived_structures import derive
 from contour.recipe import Combined, Margin, Named, ingredients, parse
 from contour.template import available_templates, load_template
 from patient.errors import TemplateError

@@ -9,23 +9,24 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from contour.anatomy import AnatomyEngine
-from contour.derive import derive
+from contour.derived_structures import derive
 from contour.engine import Context, NotInImage
 from contour.recipe import Margin, Named, ingredients, needs, parse, reduced
 from contour.template import available_templates, load_template
-from patient.drawn import field_of_structure
 from patient.geometry import Geometry
+from patient.loop import Loop
+from patient.manual_contours import field_of_structure
 from patient.outline import mask_of_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
-from patient.structures import Loop, Structure, StructureSet
+from patient.structures import Structure, StructureSet
 from patient.volume import Field, Level, Volume
 from patient.write.rtstruct import write_structure_set
 from pipelines.app import app
-from pipelines.case import CaseRequest, contour_case
-from pipelines.given import Given
-from pipelines.given import given as meant
-from pipelines.terminal import LOOK
+from pipelines.commands.terminal import NEEDS_REVIEW
+from pipelines.planning.case import CaseRequest, contour_case
+from pipelines.planning.existing_structures import ExistingStructure
+from pipelines.planning.existing_structures import existing_structure as meant
 from tests.making import write_ct
 
 SHAPE, SPACING, ORIGIN = (16, 64, 72), (2.5, 1.5, 1.5), (-54.0, -48.0, 40.0)
@@ -233,7 +234,7 @@ def neck(tmp_path_factory):
 
 def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must_look_at(neck, tmp_path):
     clinic = _clinic(neck, tmp_path / "clinic.dcm", ("GTV_p", True))
-    assert _contour(neck, "-o", tmp_path / "out", "--existing", clinic) == LOOK
+    assert _contour(neck, "-o", tmp_path / "out", "--existing", clinic) == NEEDS_REVIEW
     result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
     records = {r["name"]: r for r in result["structures"]}
     assert result["verdict"] == "review"
@@ -245,7 +246,7 @@ def test_a_gtv_of_the_clinic_gives_targets_with_their_sources_that_a_person_must
         assert records[name]["state"] == "derived"
         assert EXAMPLE in records[name]["source"]
         assert "suggestion" in [f["code"] for f in records[name]["flags"]]
-        assert any(reason.startswith(f"{name}: a suggestion") for reason in result["reasons"])
+        assert any(reason.startswith(f"{name}: a draft") for reason in result["reasons"])
     assert records["CTVn"]["state"] == "not_drawn"
     assert "GTVn" in records["CTVn"]["reason"]
     assert "Gregoire 2018" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -280,7 +281,7 @@ def test_a_gtv_that_is_not_given_is_not_guessed_and_says_why(existing, said):
 def test_the_spelling_of_the_template_goes_before_synonyms():
     (gtv,) = (w for w in load_template("head_neck_targets").structures if w.name == "GTVp")
     found = meant(gtv, _set(("GTV-T", True), ("gtvP", True)), G)
-    assert isinstance(found, Given)
+    assert isinstance(found, ExistingStructure)
     assert (found.name, found.flags) == ("gtvP", ())
 
 

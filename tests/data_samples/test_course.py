@@ -19,17 +19,17 @@ from data_samples.motion import course_of_changes, setup
 from data_samples.planned import STRUCTURES, noiseless, plan_patient
 from data_samples.population import population
 from data_samples.truth import FractionTruth, read_truth
+from patient.read.completeness import UNTOLD
 from patient.read.images import open_folder
 from patient.read.index import scan
 from patient.read.rtdose import read_dose
 from patient.read.rtplan import read_plan
 from patient.read.rtstruct import read_structure_set
-from patient.read.whole import UNTOLD
 from patient.series import ImageSeries
 from patient.structures import StructureSet
 from patient.volume import Volume
 from registration.couch import setup_error
-from registration.pulling import pulled, pulled_mask
+from registration.resampling import resampled, resampled_mask
 from registration.transforms import Rigid, Space, jacobian
 
 SMALL = {"slices": 80, "size": 128, "nodes": 5.0}
@@ -121,7 +121,7 @@ def test_a_structure_pulled_through_the_truth_has_the_volume_stated_for_the_day(
     today = open_folder(course / f"fraction_{FRACTIONS:02d}").geometry
     for name in ("Parotid_L", "Parotid_R", "GTVp", "Brainstem", "Bone_Mandible"):
         mask = drawn[name].mask(plan.geometry).placed_in(plan.geometry)
-        volume = pulled_mask(last.plan_from_fraction, mask, today).array.sum() * today.voxel_cc
+        volume = resampled_mask(last.plan_from_fraction, mask, today).array.sum() * today.voxel_cc
         assert volume == pytest.approx(last.volumes_cc[name], rel=0.08), name
 
 
@@ -138,9 +138,9 @@ def test_glands_and_tumour_shrink_steadily_to_what_was_asked_and_bone_keeps_its_
 def test_the_fraction_image_is_the_plan_pulled_through_the_truth_but_for_noise_and_shading(course, plan, last):
     fraction = open_folder(course / f"fraction_{FRACTIONS:02d}").load()
     ct, grid = plan.load(), fraction.geometry
-    expected = pulled(last.plan_from_fraction, ct, grid, -1000.0).array
+    expected = resampled(last.plan_from_fraction, ct, grid, -1000.0).array
     nominal = Rigid.identity(last.plan_from_fraction.source, last.plan_from_fraction.target)
-    unmoved = pulled(nominal, ct, grid, -1000.0).array
+    unmoved = resampled(nominal, ct, grid, -1000.0).array
     body = expected > -500
     alike = np.corrcoef(expected[body], fraction.array[body])[0, 1]
     assert alike > 0.8
@@ -196,7 +196,7 @@ def test_the_dose_covers_the_targets_and_spares_cord_and_the_other_side(course, 
     space = Space.of(plan.geometry)
     assert dose.volume.geometry.frame_of_reference == space.frame_of_reference
     here = replace(dose.volume.geometry, image=space.image)
-    gray = pulled(Rigid.identity(space, space), Volume(dose.volume.array, here), plan.geometry, 0.0).array
+    gray = resampled(Rigid.identity(space, space), Volume(dose.volume.array, here), plan.geometry, 0.0).array
 
     def inside(name: str) -> np.ndarray:
         return gray[drawn[name].mask(plan.geometry).placed_in(plan.geometry).array]

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from patient.errors import FrameMismatch, UnsupportedGeometry
 from patient.geometry import Box, Geometry
-from patient.turn import Turn
+from patient.reorientation import Reorientation
 from patient.volume import Volume
 
 rotations = st.tuples(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
@@ -56,7 +56,7 @@ def test_an_upright_view_shows_the_same_points_and_turns_back(order, flips):
     rows = np.eye(3)[order] * np.where(flips, -1, 1)[:, None]
     g = Geometry((3, 4, 5), (1.0, 2.0, 3.0), (7, 8, 9), tuple(map(tuple, rows)))
     image = Volume(np.arange(60).reshape(3, 4, 5), g)
-    turn = Turn.of(g)
+    turn = Reorientation.of(g)
     upright = turn.upright(image)
     assert np.allclose(upright.geometry.axes, ((0, 0, 1), (0, 1, 0), (1, 0, 0)))
     value = upright.array[1, 1, 1]

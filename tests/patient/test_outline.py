@@ -8,6 +8,7 @@ from scipy import ndimage
 
 from patient.errors import FrameMismatch
 from patient.geometry import Geometry
+from patient.loop import Loop
 from patient.outline import (
     COARSEST,
     MOST_POINTS,
@@ -21,7 +22,6 @@ from patient.outline import (
     mask_of_loops,
     mask_of_united_loops,
 )
-from patient.structures import Loop
 from patient.volume import Field, Level, Volume
 
 OBLIQUE = ((0.0, np.sin(0.2), np.cos(0.2)), (0.0, np.cos(0.2), -np.sin(0.2)), (1.0, 0.0, 0.0))

@@ -8,8 +8,8 @@ from pydicom import dcmread
 from pydicom.uid import generate_uid
 
 from patient import errors
+from patient.read.completeness import UNTOLD
 from patient.read.images import open_folder
-from patient.read.whole import UNTOLD
 from patient.structures import Structure, StructureSet
 from patient.volume import Field, Volume
 from patient.write.rtstruct import write_structure_set

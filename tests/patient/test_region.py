@@ -6,14 +6,15 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive.dvh import dvh
-from adaptive.planned import surface_of
+from adaptive.dose.dvh import dvh
+from adaptive.propagation.planned_surface import surface_of
 from patient.dose import Dose
-from patient.drawn import field_of_structure
 from patient.geometry import Geometry
+from patient.loop import Loop
+from patient.manual_contours import field_of_structure
 from patient.outline import loops_of_mask, mask_of_loops
 from patient.region import region_of
-from patient.structures import Loop, Structure
+from patient.structures import Structure
 from patient.volume import Volume
 
 TILTED = ((0.0, np.sin(0.2), np.cos(0.2)), (0.0, np.cos(0.2), -np.sin(0.2)), (1.0, 0.0, 0.0))

@@ -7,10 +7,11 @@ import pytest
 
 from patient.conformance.check import check_file
 from patient.errors import FrameMismatch, NotDicom, OutputRefused, PolicyError
+from patient.loop import Loop
 from patient.outline import loops_of_mask
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
-from patient.structures import Code, Loop, Structure, StructureSet
+from patient.structures import Code, Structure, StructureSet
 from patient.volume import Volume
 from patient.write.contour_data import digits
 from patient.write.rtstruct import write_structure_set

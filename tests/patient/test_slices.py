@@ -5,17 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adaptive.lattice import lattice
-from adaptive.planned import surface_of
+from adaptive.dose.lattice import lattice
+from adaptive.propagation.planned_surface import surface_of
 from patient import errors
 from patient.conformance.check import check_file
-from patient.drawn import field_of_structure
 from patient.geometry import Geometry, Slices
+from patient.loop import Loop
+from patient.manual_contours import field_of_structure
 from patient.outline import loops_of_field, loops_of_mask, mask_of_loops
+from patient.read.completeness import UNTOLD
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
-from patient.read.whole import UNTOLD
-from patient.structures import Loop, Structure, StructureSet
+from patient.structures import Structure, StructureSet
 from patient.volume import Field, Level, Volume
 from patient.write.rtstruct import write_structure_set
 from tests.making import write_ct
@@ -176,7 +177,7 @@ def test_a_mask_goes_to_the_slices_and_back(tmp_path):
 def test_a_loop_between_slices_is_refused(tmp_path):
     grid = open_folder(folder(tmp_path)).geometry
     square = np.array([(0.0, 0.0, 36.0), (9.0, 0, 36), (9.0, 9, 36)])  # a plane of the grid, and no slice
-    with pytest.raises(errors.FrameMismatch, match="nearest plane"):
+    with pytest.raises(errors.FrameMismatch, match="nearest slice"):
         mask_of_loops([Loop(square)], grid)
 
 

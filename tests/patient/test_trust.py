@@ -13,13 +13,13 @@ from patient.trust import GIVEN, Estimated, Trust
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
-from adaptive.accumulate import Accumulated, Summed
-from adaptive.day_dose import Band, DayDose
-from adaptive.course import Point
-from adaptive.decision import RuleResult, State, Verdict
-from adaptive.measurement import Figure, Measurement
-from adaptive.propagate import Made, Propagated
-from adaptive.rules import Rule, StructurePolicy
+from adaptive.dose.accumulate import Accumulated, Summed
+from adaptive.dose.fraction_dose import UncertainDose, FractionDose
+from adaptive.course.course import Point
+from adaptive.decision.decision import RuleResult, State, Verdict
+from adaptive.decision.measurement import Figure, Measurement
+from adaptive.propagation.propagate import Made, Propagated
+from adaptive.decision.rules import Rule, StructurePolicy
 from patient.dose import Dose
 from patient.geometry import Geometry
 from patient.series import ImageSeries
@@ -29,14 +29,14 @@ from patient.volume import Mask
 from patient.write.rtdose import write_dose
 from pathlib import Path
 
-def code(measurement: Measurement, day: DayDose, summed: Accumulated, dose: Dose, band: Band, shown: Mask, rule: Rule,
-         image: ImageSeries, structure: Structure, how: StructurePolicy) -> None:
+def code(measurement: Measurement, day: FractionDose, summed: Accumulated, dose: Dose, band: UncertainDose, shown: Mask,
+         rule: Rule, image: ImageSeries, structure: Structure, how: StructurePolicy) -> None:
     """
 RIGHT = (
     'Measurement("Parotid_L", "Dmean", "Gy", Estimated(Figure(21.0), GIVEN))',
     "figure = measurement.figure.if_trusted; assert figure is not None; print(figure.value)",
     "figure, trust = measurement.figure.judged; print(figure.value, trust.doubts)",
-    "DayDose(1, Estimated(band, GIVEN), shown)",
+    "FractionDose(1, Estimated(band, GIVEN), shown)",
     'write_dose(Path("d"), Estimated(dose, GIVEN), image, version="", label="", derivation="")',
     "Propagated(structure, how, Made.RIGID, GIVEN)",
 )
@@ -44,8 +44,8 @@ WRONG = (
     # made without it
     'Measurement("Parotid_L", "Dmean", "Gy", Figure(21.0))',
     "Estimated(Figure(21.0))",
-    "DayDose(1, band, shown)",
-    "DayDose(1, dose=Estimated(band), shown=shown)",
+    "FractionDose(1, band, shown)",
+    "FractionDose(1, dose=Estimated(band), shown=shown)",
     "Point(1, 21.0, None)",
     'RuleResult(rule, "", "", State.NEAR, Verdict.REVIEW, "")',
     "Propagated(structure, how, Made.RIGID)",

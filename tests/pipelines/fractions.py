@@ -13,7 +13,7 @@ from data_samples.dicom import Identity, write_ct, write_dose, write_plan, write
 from patient.geometry import Box, Geometry
 from patient.structures import Structure
 from patient.volume import Field, Level, Volume
-from registration.pulling import pulled
+from registration.resampling import resampled
 from registration.transforms import Rigid, Space
 
 GRID = Geometry((36, 72, 72), (3.0, 3.0, 3.0), (-106.5, -106.5, -52.5))
@@ -50,7 +50,7 @@ def write_pair(folder: Path) -> tuple[Path, Path]:
     here = replace(GRID, image=str(plan.series), frame_of_reference=str(plan.frame))
     there = replace(GRID, image=str(today.series), frame_of_reference=str(today.frame))
     hu = _image()
-    moved = pulled(Rigid.of(np.eye(3), -SHIFT, Space.of(there), Space.of(here)), Volume(hu, here), there, -1000.0).array
+    moved = resampled(Rigid.of(np.eye(3), -SHIFT, Space.of(there), Space.of(here)), Volume(hu, here), there, -1000.0).array
     write_ct(folder / "plan" / "CT", Volume(_noisy(hu, 1), here), plan)
     write_ct(folder / "fraction", Volume(_noisy(moved, 2), there), today)
     structures = [

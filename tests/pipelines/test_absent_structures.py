@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from contour.ends import Extent
 from contour.engine import NoModel, NotConfident, NotInImage
 from contour.template import load_template
-from pipelines.contouring import pairs_compared, reasons_of, state_of
-from pipelines.result import CaseResult, FlagRecord, StructureRecord
+from contour.truncation import Extent
+from pipelines.planning.contouring import pairs_compared, reasons_of, state_of
+from pipelines.records.case import CaseResult, FlagRecord, StructureRecord
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_lung_short_of_its_twin_is_flagged_on_its_own_record():
     left, right = pairs_compared(records, {"Lung_L": whole, "Lung_R": replace(whole, head=200.0, above=120.0)})
     assert not left.flags
     assert [flag.code for flag in right.flags] == ["uneven_pair"]
-    assert reasons_of([left, right]) == ("Lung_R: ends 60 mm short of Lung_L at the head end",)
+    assert reasons_of([left, right]) == ("Lung_R: ends 60 mm short of Lung_L at the superior end",)
 
 
 @pytest.mark.parametrize(("old", "new"), [("not_trusted", "not_confident"), ("not_offered", "no_model")])

@@ -8,18 +8,18 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from adaptive.day_dose import recomputed
+from adaptive.dose.fraction_dose import recomputed
 from patient.errors import FrameMismatch, InputError, MixedSeries, PixelDataError, ReferenceError  # noqa: A004
 from patient.read.images import open_folder
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set
 from patient.trust import Trust
-from pipelines.day_file import read_day, write_day
-from pipelines.fraction_case import KEPT, adapt_case
-from pipelines.fraction_inputs import FractionRequest
-from pipelines.fraction_records import EXPECTED
-from pipelines.fraction_result import FractionResult
-from pipelines.plan_folder import read_fraction_folder, read_plan_folder
+from pipelines.fraction.case import KEPT, adapt_case
+from pipelines.fraction.fraction_dose_file import read_fraction_dose, write_fraction_dose
+from pipelines.fraction.inputs import FractionRequest
+from pipelines.fraction.plan_folder import read_fraction_folder, read_plan_folder
+from pipelines.fraction.record import EXPECTED
+from pipelines.records.fraction import FractionResult
 from registration.dicom_read import rigid_between
 from tests.commands import recontour
 from tests.pipelines.fractions import FRACTIONS, SHIFT, changed, write_pair
@@ -191,7 +191,7 @@ def test_what_a_structure_is_flagged_for_is_said_with_its_name(done):
 
 def test_the_report_says_the_decision_first_and_shows_pictures(done):
     page = (done[1] / "report.html").read_text(encoding="utf-8")
-    assert page.index("A person must look") < page.index("<h2>Structures today</h2>")
+    assert page.index("Requires clinical review") < page.index("<h2>Structures today</h2>")
     assert page.count("<img") == len(list((done[1] / "figures").iterdir())) >= 3
 
 
@@ -214,7 +214,7 @@ def test_an_earlier_fraction_counts_for_the_fractions_up_to_this_one(done, pair,
     assert result.dose.accounting[1:] == ("Fraction 3 by the image of fraction 3", "Fraction 4 by the image of fraction 4")
     header = pydicom.dcmread(tmp_path / "dose.dcm", stop_before_pixels=True)
     assert len(header.ReferencedSpatialRegistrationSequence) == 4
-    assert read_day(tmp_path, done[0].plan.dose_uid).number == 4
+    assert read_fraction_dose(tmp_path, done[0].plan.dose_uid).number == 4
     with pytest.raises(InputError, match="among the earlier"):
         adapt_case(
             FractionRequest("e", *map(str, pair), str(tmp_path), policy=str(policy), number=3, earlier=(str(folder),))
@@ -237,8 +237,8 @@ def test_an_earlier_fraction_that_was_not_trusted_marks_every_accumulated_figure
     done, pair, policy, tmp_path
 ):
     uid, earlier = done[0].plan.dose_uid, _copied(done, tmp_path / "earlier")
-    day = read_day(earlier, uid)
-    write_day(earlier, replace(day, dose=day.dose.given(Trust(("the field folds",)))), uid)
+    day = read_fraction_dose(earlier, uid)
+    write_fraction_dose(earlier, replace(day, dose=day.dose.given(Trust(("the field folds",)))), uid)
     (tmp_path / "out").mkdir()
     result = _next(done, pair, policy, tmp_path / "out", earlier)
     said = "Fraction 3: the field folds"
@@ -250,7 +250,7 @@ def test_an_earlier_fraction_that_was_not_trusted_marks_every_accumulated_figure
         header = pydicom.dcmread(tmp_path / "out" / name, stop_before_pixels=True)
         assert header.SeriesDescription.startswith("NOT TRUSTED")
         assert said in header.DerivationDescription
-    assert read_day(tmp_path / "out", uid).dose.trust  # today's own stands on no other day
+    assert read_fraction_dose(tmp_path / "out", uid).dose.trust  # today's own stands on no other day
 
 
 def test_a_fraction_from_before_trust_was_recorded_is_read_and_marked(done, pair, policy, tmp_path):
@@ -291,7 +291,7 @@ def test_images_of_which_slices_are_missing_are_never_green(done, copy, pair, po
     assert said[1] in header.DerivationDescription
     assert "NOT TRUSTED" in pydicom.dcmread(tmp_path / "case" / "reg.dcm").ContentDescription
     assert not _value(result, "PTV", "D95%").trusted
-    assert read_day(tmp_path / "case", result.plan.dose_uid).dose.trust.doubts == said  # so that later sums say it
+    assert read_fraction_dose(tmp_path / "case", result.plan.dose_uid).dose.trust.doubts == said  # so that later sums say it
 
 
 def test_a_planning_ct_that_is_not_in_hu_is_refused(copy, policy, tmp_path):

@@ -5,7 +5,7 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813
 
-from contour.small import area
+from contour.small_contours import area
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from tests.commands import recontour
@@ -45,7 +45,7 @@ def test_what_a_template_cleans_is_clean_in_the_file_and_in_what_is_derived_from
     assert 0 < cleaned["Bones"]["volume_cc"] < 0.95 * as_found["Bones"]["volume_cc"]
     assert cleaned["Bones_PRV"]["volume_cc"] < 0.95 * as_found["Bones_PRV"]["volume_cc"]
     assert [flag["code"] for flag in cleaned["Bones"]["flags"] if flag["code"] == "cleaned"] == ["cleaned"]
-    assert any(reason.startswith("Bones: clean-up removed") for reason in result["reasons"])
+    assert any(reason.startswith("Bones: postprocessing removed") for reason in result["reasons"])
     grid = open_folder(ct).geometry
     mask = read_structure_set(tmp_path / "cleaned" / "rtstruct.dcm")["Bones"].mask(grid)
     assert mask.array.sum() * grid.voxel_cc == pytest.approx(cleaned["Bones"]["volume_cc"], rel=0.03)
@@ -55,7 +55,7 @@ def test_what_a_clean_up_leaves_nothing_of_is_not_in_the_image_and_asked_for_whe
     result, structures = _contoured(ct, tmp_path / "out", "drop_below_cc = 1000")
     assert structures["Bones"]["state"] == structures["Bones_PRV"]["state"] == "not_in_image"
     assert (
-        "Bones is required and not there (not in the field of view): nothing is left of it after the clean-up"
+        "Bones is required and not there (not in the field of view): nothing is left of it after the postprocessing"
         in result["reasons"][0]
     )
 

@@ -9,8 +9,8 @@ import pytest
 
 from patient.errors import InputError, MixedSeries
 from pipelines.app import main
-from pipelines.course_case import find_cases, is_told, write_course_of
-from pipelines.course_result import CourseResult
+from pipelines.course.case import find_cases, is_written, write_course_of
+from pipelines.records.course import CourseResult
 from tests.fractions import COLOURS, fraction_result, write_case, write_cases
 
 
@@ -42,7 +42,7 @@ def test_course_json_is_what_was_said_and_names_every_case_it_stands_on(outbox, 
     assert [f.number for f in result.fractions if f.counts] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12]
     assert [f.number for f in result.fractions if not f.trusted] == [7]
     (left,) = [f for f in result.fractions if not f.counts]
-    assert left.remarks == ("made anew as 20260103-0000000003-2, which counts",)
+    assert left.remarks == ("made again as 20260103-0000000003-2, which counts",)
 
 
 def test_every_number_that_decides_stands_in_course_json(told):
@@ -64,7 +64,10 @@ def test_every_number_that_decides_stands_in_course_json(told):
 def test_the_page_says_what_to_do_before_anything_else_and_asks_nobody_for_anything(told):
     _, folder = told
     page = (folder / "report.html").read_text(encoding="utf-8")
-    places = [page.index(s) for s in ("Look before the next fraction", "Look at this first", "Worst planes today")]
+    places = [
+        page.index(s)
+        for s in ("Review before the next fraction", "Review first", "Slices with the largest differences today")
+    ]
     assert places == sorted(places)
     assert "<script" not in page
     assert not re.search(r"""(src|href)=["'](?!data:|\.\./)""", page)
@@ -100,10 +103,10 @@ def test_todays_pictures_are_kept_beside_the_page_and_every_plot_as_a_file(told)
 def test_a_course_told_again_replaces_what_was_there(outbox, tmp_path):
     folder, cases = tmp_path / "c", find_cases(outbox)
     write_course_of(cases[:6], folder)
-    assert is_told(folder, cases[:6])
-    assert not is_told(folder, cases)
+    assert is_written(folder, cases[:6])
+    assert not is_written(folder, cases)
     write_course_of(cases, folder)
-    assert is_told(folder, cases)
+    assert is_written(folder, cases)
     assert len(list((folder / "figures").glob("today-*.png"))) == 1
 
 
@@ -160,13 +163,13 @@ def test_a_course_that_is_cancelled_while_it_is_told_stays_as_it_was(outbox, tol
         (place / "report.html").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.course_case.write_course_report", cancelled)
+    monkeypatch.setattr("pipelines.course.case.write_course_report", cancelled)
     for place in (folder, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
             write_course_of(find_cases(outbox), place)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     monkeypatch.undo()
     write_course_of(find_cases(outbox), folder)
-    assert is_told(folder, find_cases(outbox))
+    assert is_written(folder, find_cases(outbox))
     assert (folder / "note.txt").read_text() == "a person's"
     assert {p.name for p in (folder / "figures").iterdir()} == {p.name for p in (told[1] / "figures").iterdir()}

@@ -13,19 +13,19 @@ import pydicom
 import pytest
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
+from contour.acceptance import load_limits
 from contour.engine import Context, Engine, Finding, NotInImage, Offer
-from contour.limit import load_limits
 from patient.errors import FrameMismatch, InputError, ModelError, PolicyError
 from patient.naming import Naming, read_naming, understand
 from patient.structures import Structure
 from patient.volume import Field, Volume
 from pipelines.app import app
-from pipelines.commission import commission, find_engine
-from pipelines.drawings import find_drawings
-from pipelines.evaluation import Rules, evaluate, pair_up
-from pipelines.evaluation_result import EvaluationResult
+from pipelines.commands.terminal import DONE, NEEDS_REVIEW
+from pipelines.evaluation.commission import commission, find_engine
+from pipelines.evaluation.drawings import find_drawings
+from pipelines.evaluation.evaluation import Rules, evaluate, pair_up
+from pipelines.records.evaluation import EvaluationResult
 from pipelines.report.evaluation import write_evaluation_report
-from pipelines.terminal import DONE, LOOK
 from tests.clinic import NAMES, anatomy, archive, draw, moved, patient
 
 TG263 = {name: name for name in NAMES}
@@ -323,7 +323,7 @@ def _run(*arguments) -> int:
 
 
 def test_the_command_exits_with_3_where_a_limit_fails_and_writes_everything(clinic, predicted, tmp_path, capsys):
-    assert _run("evaluate", predicted, clinic, "-o", tmp_path / "out", "--limits", "head_neck", "--json") == LOOK
+    assert _run("evaluate", predicted, clinic, "-o", tmp_path / "out", "--limits", "head_neck", "--json") == NEEDS_REVIEW
     written = (tmp_path / "out" / "evaluation.json").read_text(encoding="utf-8")
     assert json.loads(capsys.readouterr().out) == json.loads(written)
     assert EvaluationResult.model_validate_json(written).verdict == "failed"

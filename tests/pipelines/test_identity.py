@@ -16,14 +16,14 @@ import pydicom
 import pytest
 from PIL import Image
 
-from pipelines import night
 from pipelines.app import app
 from pipelines.configuration import Configuration
-from pipelines.course_case import read_fraction
-from pipelines.job_key import patient_key
-from pipelines.night import run_night
-from pipelines.result import CaseResult
-from pipelines.work import run_case
+from pipelines.course.case import read_fraction
+from pipelines.night import run as night
+from pipelines.night.run import run_night
+from pipelines.night.work import run_case
+from pipelines.outbox.job_key import patient_key
+from pipelines.records.case import CaseResult
 from tests.fractions import fraction_result, write_case
 from tests.making import phantom, write_ct
 from tests.pipelines.fractions import write_pair
@@ -91,9 +91,9 @@ def _search(folder: Path) -> set[str]:
 
 @pytest.fixture
 def _in_this_process(monkeypatch):
-    def one_after_the_other(client, lanes, limit, function, started, *clock):
-        for lane in lanes:
-            for request in lane:
+    def one_after_the_other(client, queues, limit, function, started, *clock):
+        for queue in queues:
+            for request in queue:
                 started(request.case)
                 yield run_case(request, function)
 

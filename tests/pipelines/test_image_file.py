@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patient.errors import InputError, UnsupportedGeometry
-from pipelines.image_file import read_image
+from pipelines.planning.image_file import read_image
 
 UNITS, CODES, QFAC, SROW = 123, 252, 76, 280
 """Offsets in a NIfTI-1 header (nifti1.h)."""

@@ -14,20 +14,21 @@ from pydicom.dataset import Dataset
 
 from patient.dose import Dose
 from patient.errors import InputError, OutOfResources
+from patient.loop import Loop
 from patient.read.images import open_folder
-from patient.structures import Loop, Structure, StructureSet
+from patient.structures import Structure, StructureSet
 from patient.trust import GIVEN, Estimated
 from patient.volume import Volume
 from patient.write.rtdose import Registration, write_dose
 from patient.write.rtstruct import write_structure_set
-from pipelines import night
 from pipelines.configuration import Configuration
-from pipelines.course_case import read_fraction
-from pipelines.job_key import patient_key
-from pipelines.ledger import Ledger
-from pipelines.night import run_night
-from pipelines.night_record import labels, read_nights
-from pipelines.work import run_case
+from pipelines.course.case import read_fraction
+from pipelines.night import run as night
+from pipelines.night.run import run_night
+from pipelines.night.work import run_case
+from pipelines.outbox.job_key import patient_key
+from pipelines.outbox.ledger import Ledger
+from pipelines.records.night import labels, read_nights
 from registration.dicom import write_deformable, write_registration
 from registration.transforms import Rigid, Space
 from tests.making import phantom, write_ct
@@ -45,9 +46,9 @@ def _in_this_process(monkeypatch):
     monkeypatch.setattr(night, "run_all", _one_after_the_other)
 
 
-def _one_after_the_other(client, lanes, limit, function, started, *clock):
-    for lane in lanes:
-        for request in lane:
+def _one_after_the_other(client, queues, limit, function, started, *clock):
+    for queue in queues:
+        for request in queue:
             started(request.case)
             yield run_case(request, function)
 

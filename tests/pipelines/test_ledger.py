@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from patient.errors import InputError
-from pipelines.keeping import check_outbox, restore_ledger
-from pipelines.ledger import TRANSITIONS, Ledger, State
-from pipelines.ledger_file import BACKUP, LEDGER, VERSION
+from pipelines.outbox.ledger import TRANSITIONS, Ledger, State
+from pipelines.outbox.ledger_file import BACKUP, LEDGER, VERSION
+from pipelines.outbox.maintenance import check_outbox, restore_ledger
 
 OLDER = Path(__file__).parent / "ledgers"
 

@@ -27,15 +27,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-import pipelines.night
+import pipelines.night.run
 from patient.errors import RecontourError
 from pipelines.configuration import Configuration
-from pipelines.keeping import check_outbox, close_cases, retry_cases
-from pipelines.ledger import Ledger, State
-from pipelines.ledger_file import LEDGER
-from pipelines.night import run_night
-from pipelines.night_record import read_nights
-from pipelines.work import run_case
+from pipelines.night.run import run_night
+from pipelines.night.work import run_case
+from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.ledger_file import LEDGER
+from pipelines.outbox.maintenance import check_outbox, close_cases, retry_cases
+from pipelines.records.night import read_nights
 from tests.planning import identity, image, plan
 
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
@@ -112,8 +112,8 @@ def _watch(fault: Fault, outbox: Path) -> None:
     sys.addaudithook(hook)
 
 
-def _inline(client, lanes, time_limit, function, started, beat, now):
-    for request in itertools.chain.from_iterable(lanes):
+def _inline(client, queues, time_limit, function, started, beat, now):
+    for request in itertools.chain.from_iterable(queues):
         started(request.case)
         yield run_case(request, function)
 
@@ -125,8 +125,8 @@ def _night(inbox: Path, outbox: Path, fault: Fault, later: float, report: Path) 
         signal.signal(signal.SIGINT, signal.default_int_handler)
         clock = time.time
         time.time = lambda: clock() + later
-        pipelines.night.cluster = lambda *_: nullcontext()
-        pipelines.night.run_all = _inline
+        pipelines.night.run.cluster = lambda *_: nullcontext()
+        pipelines.night.run.run_all = _inline
         _watch(fault, outbox)
         code = _code(inbox, outbox)
     except BaseException:

@@ -15,8 +15,8 @@ from patient.geometry import Box
 from patient.read.index import scan
 from patient.volume import Field, Volume
 from pipelines.app import app, main
-from pipelines.case import CaseRequest, contour_case
-from pipelines.engines import installed_engines
+from pipelines.planning.case import CaseRequest, contour_case
+from pipelines.planning.engines import installed_engines
 from tests import models
 from tests.making import phantom, write_ct
 
@@ -130,7 +130,7 @@ class Doubtful:
 
 
 def test_what_its_engine_is_not_sure_enough_of_is_withheld_and_a_person_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.case.installed_engines", lambda: {**installed_engines(), "doubtful": Doubtful()})
+    monkeypatch.setattr("pipelines.planning.case.installed_engines", lambda: {**installed_engines(), "doubtful": Doubtful()})
     text = TEMPLATE.replace('"dense"', '"doubtful"').replace("required = true", "confidence = { withhold_below = 0.5 }")
     result, bones = _contoured(tmp_path, text)
     assert bones.state == "not_confident"

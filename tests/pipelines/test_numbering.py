@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from pipelines.numbering import RECORDED, Counting, Treated, numbered, rising, treatment_records
+from pipelines.course.numbering import RECORDED, Counting, Treated, numbered, rising, treatment_records
 
 WEEKDAYS = Counting(weekdays=True)
 moments = st.datetimes(datetime(2026, 1, 1), datetime(2026, 4, 1)).map(lambda d: d.strftime("%Y%m%d%H%M%S"))

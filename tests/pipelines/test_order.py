@@ -5,7 +5,7 @@ import pydicom
 
 from contour.template import load_template
 from patient.read.images import open_folder
-from pipelines.case import CaseRequest, contour_case
+from pipelines.planning.case import CaseRequest, contour_case
 from tests.making import phantom, write_ct
 
 TEMPLATE = """

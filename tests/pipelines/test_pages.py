@@ -13,8 +13,8 @@ import pytest
 from matplotlib.image import imread
 
 from pipelines.configuration import Configuration
-from pipelines.course_case import write_course_of
-from pipelines.night import run_night
+from pipelines.course.case import write_course_of
+from pipelines.night.run import run_night
 from tests.fractions import write_cases
 from tests.making import phantom, write_ct
 
@@ -87,7 +87,7 @@ def test_a_report_stands_alone_and_shows_every_picture_and_structure(outbox, tmp
     assert len(seen.pictures) == len(list((_report(outbox).parent / "figures").iterdir())) > 0
     assert all(p["loaded"] and p["width"] > 600 and p["shown"] > 600 and p["alt"] for p in seen.pictures)
     assert seen.rows == [len(result["structures"])]
-    assert seen.text.index("Look before you import") < seen.text.index("Look at this first") < seen.text.index("Provenance")
+    assert seen.text.index("Review before import") < seen.text.index("Review first") < seen.text.index("Provenance")
     assert all(structure["name"] in seen.text for structure in result["structures"])
 
 

@@ -8,8 +8,8 @@ import pytest
 from pydicom.uid import generate_uid
 
 from patient.read.index import scan
-from pipelines.numbering import Counting
-from pipelines.pairing import PairedFraction, Pairing, acquired, pair
+from pipelines.course.numbering import Counting
+from pipelines.night.pairing import PairedFraction, Pairing, acquired, pair
 from tests.pipelines.fractions import changed
 from tests.planning import identity, image, plan, registration
 

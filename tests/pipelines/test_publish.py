@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from patient.errors import InputError, NightBusy, OutOfResources
-from pipelines.outbox import MARK, Outbox, opened
-from pipelines.publish import Unconfirmed, free_name, locked, publish, sweep, write_whole
+from pipelines.outbox.outbox import MARK, Outbox, opened
+from pipelines.outbox.publish import Unconfirmed, free_name, locked, publish, sweep, write_whole
 
 
 @pytest.fixture

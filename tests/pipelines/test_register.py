@@ -12,9 +12,9 @@ from patient.errors import InputError, MixedSeries
 from patient.geometry import Geometry
 from patient.read.images import open_folder
 from patient.volume import Volume
-from pipelines.registration_case import Kind, open_either, register_case
+from pipelines.fraction.registration_case import Kind, open_either, register_case
 from registration.dicom_read import read_deformable, rigid_between
-from registration.pulling import pulled
+from registration.resampling import resampled
 from registration.transforms import Rigid, Space
 from tests.commands import recontour
 from tests.making import write_ct
@@ -45,7 +45,7 @@ def pair(tmp_path_factory):
     fixed = _patient()
     moved = replace(GRID, image="moving", frame_of_reference="1.2.4")
     back = Rigid.of(np.eye(3), -SHIFT, Space.of(moved), Space.of(GRID))
-    moving = pulled(back, Volume(fixed, GRID), moved, -1000.0).array
+    moving = resampled(back, Volume(fixed, GRID), moved, -1000.0).array
     moving = np.rint(moving + np.random.default_rng(5).normal(0, 15, GRID.shape)).clip(-1024, 3000).astype(np.int16)
     paths = []
     for name, hu in (("fixed", fixed), ("moving", moving)):

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 
 from patient.read.images import open_folder
-from pipelines.case import CaseRequest, contour_case
 from pipelines.configuration import Configuration
-from pipelines.course_case import write_course_of
-from pipelines.night import run_night
-from pipelines.schemas import DOCUMENTS, schema_text, write_schemas
+from pipelines.course.case import write_course_of
+from pipelines.night.run import run_night
+from pipelines.planning.case import CaseRequest, contour_case
+from pipelines.records.schemas import DOCUMENTS, schema_text, write_schemas
 from tests.fractions import write_cases
 from tests.making import phantom, write_ct
 
@@ -42,7 +42,9 @@ def _follows_its_schema(text: str, document: str) -> None:
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_the_schemas_in_docs_are_what_the_types_say(document, tmp_path):
     committed = DOCS / "schemas" / f"{document}.schema.json"
-    assert committed.read_text(encoding="utf-8") == schema_text(document), "run python -m pipelines.schemas docs/schemas"
+    assert committed.read_text(encoding="utf-8") == schema_text(document), (
+        "run python -m pipelines.records.schemas docs/schemas"
+    )
     assert f"schemas/{committed.name}" in (DOCS / "user-guide.md").read_text(encoding="utf-8")
     write_schemas(tmp_path)
     assert (tmp_path / committed.name).read_text(encoding="utf-8") == committed.read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from patient.read.images import open_folder
 from patient.structures import StructureSet
 from patient.write.rtstruct import write_structure_set
 from patient.write.series_number import Kind, series_number
-from pipelines.set_label import fraction_label, planning_label
+from pipelines.planning.set_label import fraction_label, planning_label
 from tests.making import phantom, write_ct
 
 

@@ -5,8 +5,17 @@ from pathlib import Path
 import pytest
 
 from patient.errors import InputError
-from pipelines import terminal
-from pipelines.terminal import MOST_REASONS, Faults, StepLines, check_all, must_be_free, must_exist, progress, show_lines
+from pipelines.commands import terminal
+from pipelines.commands.terminal import (
+    MOST_REASONS,
+    Faults,
+    StepLines,
+    check_all,
+    must_be_free,
+    must_exist,
+    progress,
+    show_lines,
+)
 
 
 class Clock:

@@ -19,10 +19,10 @@ from patient.errors import Cancelled, InputError
 from patient.naming import Naming
 from patient.structures import Structure
 from pipelines.app import app
-from pipelines.archive import split
-from pipelines.drawings import find_drawings
-from pipelines.train import TrainingRequest, prepared, train
-from pipelines.training_result import TrainingRecord
+from pipelines.evaluation.drawings import find_drawings
+from pipelines.records.training import TrainingRecord
+from pipelines.training.archive import split
+from pipelines.training.train import TrainingRequest, prepared, train
 from tests.clinic import NAMES, anatomy, archive, draw, patient
 
 STEPS = 3

@@ -10,9 +10,9 @@ from patient.conformance.check import check_file
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from pipelines.configuration import Configuration
-from pipelines.fraction_case import adapt_case
-from pipelines.fraction_inputs import FractionRequest
-from pipelines.night import run_night
+from pipelines.fraction.case import adapt_case
+from pipelines.fraction.inputs import FractionRequest
+from pipelines.night.run import run_night
 from tests.commands import recontour
 from tests.patient.test_phases import phases
 from tests.pipelines.fractions import SHIFT, write_pair

@@ -3,9 +3,9 @@ import pytest
 
 from benchmarks.lungs import CLINIC, chest, effusion, wall_tumour
 from contour.anatomy import AnatomyEngine
-from contour.ends import Extent, abrupt_ends, uneven_pairs
 from contour.engine import Context, Finding
 from contour.evaluate import Agreement, compare
+from contour.truncation import Extent, abrupt_ends, uneven_pairs
 from patient.outline import mask_of_united_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set

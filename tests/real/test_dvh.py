@@ -2,7 +2,7 @@
 
 import pytest
 
-from adaptive.dvh import dvh
+from adaptive.dose.dvh import dvh
 from benchmarks.dvh import CASE, eclipse, of
 from patient.read.rtdose import read_dose
 from patient.read.rtstruct import read_structure_set

@@ -69,7 +69,7 @@ def test_supine_patient_who_nods() -> None:
 
 @given(corrections, positions, st.tuples(mm, mm, mm))
 def test_correction_brings_every_point_back(correction: CouchCorrection, position: str, offset: tuple[float, ...]) -> None:
-    """The couch's move, made step by step as the docstring says, undoes the setup error."""
+    """The couch's move, made step by step as the docstring says, inverts the setup error."""
     error = setup_error(correction, position, PLAN, FRACTION)
     axes, centre = iec_from_lps(position), np.asarray(correction.centre)
     planned = centre + offset

@@ -19,7 +19,7 @@ from registration import deformable
 from registration.deformable import SEARCHES, Deformable, _Cells
 from registration.demons import Demons
 from registration.method import Matches, Method, RegistrationContext
-from registration.pulling import pulled
+from registration.resampling import resampled
 from registration.transforms import Displacement, Points, Rigid, Space, composed, displacements, inverted, jacobian
 
 GRID = Geometry((48, 60, 60), (3.0, 3.0, 3.0), (-88.5, -88.5, -70.5), image="planning")
@@ -58,7 +58,7 @@ def bend() -> Displacement:
 @cache
 def today(noise: float = 20.0) -> Volume[np.int16]:
     """The same patient, bent."""
-    bent = pulled(bend(), planning(), OTHER, -1000.0).array
+    bent = resampled(bend(), planning(), OTHER, -1000.0).array
     grain = np.random.default_rng(1).normal(0, noise, GRID.shape)
     return Volume(np.rint(np.clip(bent + grain, -1024, 3000)).astype(np.int16), OTHER)
 

@@ -437,9 +437,9 @@ def test_matrices_before_and_after_the_grid_of_another_system(images, tmp_path):
 
     _rewritten(path, change)
     points = _within(fixed.geometry)
-    pulled = points @ before[:3, :3].T + before[:3, 3] + (bend.points(points, a) - points)
+    resampled = points @ before[:3, :3].T + before[:3, 3] + (bend.points(points, a) - points)
     np.testing.assert_allclose(
-        read_deformable(path, fixed, moving).points(points, a), pulled @ after[:3, :3].T + after[:3, 3], atol=1e-3
+        read_deformable(path, fixed, moving).points(points, a), resampled @ after[:3, :3].T + after[:3, 3], atol=1e-3
     )
 
 

@@ -15,7 +15,7 @@ from patient.volume import Mask, Volume
 from registration.features import RigidByFeatures, find_matches
 from registration.keypoints import APART, keypoints, scene
 from registration.method import Fit, Method, RegistrationContext
-from registration.pulling import pulled
+from registration.resampling import resampled
 from registration.transforms import Points, Rigid, Space
 
 GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="planning")
@@ -44,7 +44,7 @@ def known(degrees: float = 7.0, shift: tuple[float, float, float] = (12.0, -9.0,
 
 
 def moved(image: Volume[np.float32], by: Rigid, noise: float = 0.0) -> Volume[np.float32]:
-    other = pulled(by.inverse(), image, OTHER, -1000.0)
+    other = resampled(by.inverse(), image, OTHER, -1000.0)
     return Volume(other.array + np.random.default_rng(9).normal(0, noise, GRID.shape).astype(np.float32), OTHER)
 
 

@@ -14,7 +14,6 @@ from patient.errors import PolicyError
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
 from registration.method import Fit, RegistrationContext
-from registration.pulling import pulled, pulled_mask
 from registration.quality import (
     Agreement,
     Pair,
@@ -26,6 +25,7 @@ from registration.quality import (
     rigid_part,
     verdict_on,
 )
+from registration.resampling import resampled, resampled_mask
 from registration.transforms import Affine, Displacement, Points, Rigid, Space, Transform, composed
 
 OWN = Path(__file__).parents[2] / "registration" / "policy.toml"
@@ -137,7 +137,7 @@ FAILING = {
     "folded": (replace(PASSES, folded=0.001), "the folded part of the body is 0.001, more than 0"),
     "inverse_consistency": (
         replace(PASSES, inverse_consistency_mean=3.01),
-        "the way there and back (mean) is 3.01 mm, more than 3 mm",
+        "the inverse-consistency error (mean) is 3.01 mm, more than 3 mm",
     ),
     "feature_error_median": (
         replace(PASSES, feature_error_median=3.01),
@@ -225,7 +225,7 @@ def truth() -> Rigid:
 
 @cache
 def moving() -> Volume[np.float32]:
-    other = pulled(truth().inverse(), phantom(), OTHER, -1000.0)
+    other = resampled(truth().inverse(), phantom(), OTHER, -1000.0)
     noise = np.random.default_rng(9).normal(0, 20, GRID.shape).astype(np.float32)
     return Volume(other.array + noise, OTHER)
 
@@ -241,8 +241,8 @@ def of(transform: Transform, **more: object) -> Registered:
 @cache
 def right() -> Registered:
     organ = ball(18.0, OTHER, truth().points(CENTRE, HERE))
-    known = Pair("Organ", pulled_mask(truth(), organ, GRID), organ)
-    return of(truth(), structures=(known,), way_back=truth().inverse())
+    known = Pair("Organ", resampled_mask(truth(), organ, GRID), organ)
+    return of(truth(), structures=(known,), inverse_registration=truth().inverse())
 
 
 def test_the_truth_is_trusted() -> None:
@@ -296,10 +296,10 @@ def wrong() -> Registered:
     organ = ball(18.0, OTHER, truth().points(CENTRE, HERE))
     off = composed(Rigid.of(np.eye(3), (0.0, 15.0, 0.0), THERE, THERE), truth())
     known = (
-        Pair("Organ", pulled_mask(truth(), organ, GRID), organ),
+        Pair("Organ", resampled_mask(truth(), organ, GRID), organ),
         Pair("Elsewhere", ball(10.0, GRID, CENTRE), ball(10.0, OTHER, CENTRE + (0.0, 0.0, 50.0))),
     )
-    return of(off, structures=known, way_back=truth().inverse())
+    return of(off, structures=known, inverse_registration=truth().inverse())
 
 
 def test_what_is_15_mm_off_is_not_trusted_and_the_reasons_say_so() -> None:
@@ -307,7 +307,7 @@ def test_what_is_15_mm_off_is_not_trusted_and_the_reasons_say_so() -> None:
     assert not verdict.trusted
     said = "; ".join(verdict.reasons)
     assert "the distance to the rigid result by features is 1" in said
-    assert "the way there and back (mean) is 15 mm, more than 3 mm" in said
+    assert "the inverse-consistency error (mean) is 15 mm, more than 3 mm" in said
     assert "the Dice of Organ" in said
 
 
@@ -423,7 +423,7 @@ def breathed_back() -> Displacement:
 @cache
 def breathed() -> Volume[np.float32]:
     """The phantom's lower part is 30 mm farther down: its last 40 mm have left the view."""
-    there = pulled(breathed_back(), phantom(), OTHER, -1000.0)
+    there = resampled(breathed_back(), phantom(), OTHER, -1000.0)
     noise = np.random.default_rng(9).normal(0, 20, GRID.shape).astype(np.float32)
     return Volume(there.array + noise, OTHER)
 
@@ -432,25 +432,25 @@ def breath(heights: list[float], there: list[float]) -> Registered:
     """What is said of a field that takes heights of the planning image to heights of the fraction's."""
     still = Rigid.identity(HERE, THERE)
     field = composed(still, along_z(heights, there, HERE, HERE, GRID))
-    return judged(Fit(field), phantom(), breathed(), RegistrationContext(), way_back=breathed_back())
+    return judged(Fit(field), phantom(), breathed(), RegistrationContext(), inverse_registration=breathed_back())
 
 
-def there_and_back(result: Registered) -> float:
+def inverse_consistency(result: Registered) -> float:
     assert result.quality.inverse_consistency_mean is not None
     return result.quality.inverse_consistency_mean
 
 
 def blamed(result: Registered) -> bool:
-    return any(reason.startswith("the way there and back") for reason in result.verdict.reasons)
+    return any(reason.startswith("the inverse-consistency error") for reason in result.verdict.reasons)
 
 
 def test_a_good_field_is_not_blamed_for_what_left_the_view() -> None:
     """Down to the last 10 mm of the view it is right; all that went below is squeezed into these, where none can follow."""
     result = breath([END, FULL, CALM], [END, FULL - BREATH, CALM])
-    assert there_and_back(result) < 0.5
+    assert inverse_consistency(result) < 0.5
     assert result.verdict.trusted
-    (note,) = (note for note in result.quality.notes if note.startswith("There and back"))
-    share = float(note.removeprefix("There and back without the ").split(" %")[0])
+    (note,) = (note for note in result.quality.notes if note.startswith("Inverse consistency"))
+    share = float(note.removeprefix("Inverse consistency without the ").split(" %")[0])
     assert 15 < share < 35
     assert note.endswith("% that lie at the moving image's end")
 
@@ -458,20 +458,20 @@ def test_a_good_field_is_not_blamed_for_what_left_the_view() -> None:
 def test_a_field_that_did_not_follow_inside_the_view_is_blamed() -> None:
     """It keeps still, and nothing of it leaves the view: 30 mm are missed at the bottom, less above."""
     result = breath([END, CALM], [END, CALM])
-    assert there_and_back(result) > 10.0
+    assert inverse_consistency(result) > 10.0
     assert blamed(result)
 
 
 def test_leaving_a_part_out_does_not_hide_an_error_beside_it() -> None:
     """What left the view is squeezed as it must be; but above it the field misses by up to 18 mm."""
     result = breath([END, FULL, 90.0, CALM], [END, FULL - BREATH, 93.0, CALM])
-    assert there_and_back(result) > 4.0
+    assert inverse_consistency(result) > 4.0
     assert blamed(result)
 
 
 def test_a_field_cannot_pass_by_pushing_nearly_everything_out_of_view() -> None:
     """All but the uppermost 15 mm are put into the last 8: then all of it counts."""
     result = breath([END, 140.0, 155.0], [END, END + 8.0, 155.0])
-    assert there_and_back(result) > 20.0
+    assert inverse_consistency(result) > 20.0
     assert blamed(result)
     assert any("is put at the moving image's end or beyond" in note for note in result.quality.notes)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from patient.errors import FrameMismatch, UnsupportedGeometry
 from patient.geometry import Geometry, Triple
 from patient.volume import Field, Level, Mask, Volume
-from registration.pulling import pulled, pulled_field, pulled_mask
+from registration.resampling import resampled, resampled_field, resampled_mask
 from registration.transforms import (
     Affine,
     Chain,
@@ -135,7 +135,7 @@ def test_what_is_pulled_lies_where_points_say(b_from_a: Rigid, data: st.DataObje
     blob = theirs.points((9.3, 10.8, 11.4))
     bright = np.exp(-((places(theirs) - blob) ** 2).sum(axis=-1) / (2 * 6.0**2)).astype(np.float32)
     mine = around(b_from_a.inverse().points(blob, B) + (1.3, -2.1, 0.7), 2.5, 18.0, A)
-    seen = pulled(b_from_a, Volume(bright, theirs), mine, 0.0)
+    seen = resampled(b_from_a, Volume(bright, theirs), mine, 0.0)
     weight = np.clip(seen.array.astype(np.float64) - 0.2, 0, None)
     middle = (places(mine) * weight[..., None]).sum(axis=(0, 1, 2)) / weight.sum()
     assert seen.geometry is mine
@@ -149,9 +149,9 @@ def test_a_third_image_is_refused_everywhere() -> None:
     with pytest.raises(FrameMismatch, match="other"):
         b_from_a.points((0, 0, 0), C)
     with pytest.raises(FrameMismatch, match="volume"):
-        pulled(b_from_a, Volume(values, c), a, 0.0)
+        resampled(b_from_a, Volume(values, c), a, 0.0)
     with pytest.raises(FrameMismatch, match="grid"):
-        pulled(b_from_a, Volume(values, b), c, 0.0)
+        resampled(b_from_a, Volume(values, b), c, 0.0)
     with pytest.raises(FrameMismatch):
         composed(b_from_a, b_from_a)
     with pytest.raises(FrameMismatch):
@@ -166,9 +166,9 @@ def test_two_images_of_one_frame_of_reference_are_still_two() -> None:
         b_from_a.points((0, 0, 0), B)
     b = replace(SMOOTH, image=B.image)
     with pytest.raises(FrameMismatch):
-        pulled(b_from_a, Volume(np.zeros(b.shape, np.float32), b), b, 0.0)
+        resampled(b_from_a, Volume(np.zeros(b.shape, np.float32), b), b, 0.0)
     with pytest.raises(FrameMismatch):
-        pulled_mask(b_from_a, Volume(np.zeros(b.shape, bool), SMOOTH), SMOOTH)
+        resampled_mask(b_from_a, Volume(np.zeros(b.shape, bool), SMOOTH), SMOOTH)
 
 
 def test_one_image_of_two_frames_of_reference_is_refused() -> None:
@@ -371,7 +371,7 @@ def test_a_ball_keeps_its_volume_and_its_place(b_from_a: Rigid, data: st.DataObj
     middle = theirs.points((11.2, 10.9, 11.1))
     ball: Mask = Volume(np.linalg.norm(places(theirs) - middle, axis=-1) < 15.0, theirs)
     mine = around(b_from_a.inverse().points(middle, B) + (0.8, -0.4, 0.3), 2.0, 20.0, A)
-    found = pulled_mask(b_from_a, ball, mine)
+    found = resampled_mask(b_from_a, ball, mine)
     assert found.array.dtype == np.bool_
     assert found.array.sum() * mine.voxel_cc == pytest.approx(ball.array.sum() * theirs.voxel_cc, rel=0.04)
     centre = places(mine)[found.array].mean(axis=0)
@@ -381,7 +381,7 @@ def test_a_ball_keeps_its_volume_and_its_place(b_from_a: Rigid, data: st.DataObj
 def test_a_mask_pulled_onto_its_own_voxels_is_itself_even_where_its_crop_ends() -> None:
     grid = replace(SMOOTH, image=B.image)
     whole = np.random.default_rng(0).random(grid.shape) > 0.5
-    found = pulled_mask(Rigid.identity(A, B), Volume(whole, grid), SMOOTH)
+    found = resampled_mask(Rigid.identity(A, B), Volume(whole, grid), SMOOTH)
     np.testing.assert_array_equal(found.array, whole)
 
 
@@ -389,7 +389,7 @@ def test_a_distance_beyond_its_grid_is_outside() -> None:
     """A field of distances knows nothing beyond its crop: that is not taken for inside."""
     grid = around(np.zeros(3), 2.0, 8.0, B)
     distance = (np.linalg.norm(places(grid), axis=-1) - 6.0).astype(np.float32)
-    found = pulled_field(Rigid.identity(A, B), Field(Volume(distance, grid), Level.DISTANCE), SMOOTH)
+    found = resampled_field(Rigid.identity(A, B), Field(Volume(distance, grid), Level.DISTANCE), SMOOTH)
     assert found.level is Level.DISTANCE
     inside = found.mask().array
     np.testing.assert_array_equal(inside, np.linalg.norm(places(SMOOTH), axis=-1) < 6.0)
@@ -397,7 +397,7 @@ def test_a_distance_beyond_its_grid_is_outside() -> None:
 
 def test_where_the_other_image_has_nothing_the_value_given_is_seen() -> None:
     b = around(np.zeros(3), 4.0, 10.0, B)
-    seen = pulled(Rigid.identity(A, B), Volume(np.full(b.shape, 40, np.int16), b), SMOOTH, -1024.0)
+    seen = resampled(Rigid.identity(A, B), Volume(np.full(b.shape, 40, np.int16), b), SMOOTH, -1024.0)
     assert seen.array.dtype == np.float32
     assert set(np.unique(seen.array)) == {-1024.0, 40.0}
 

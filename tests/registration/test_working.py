@@ -165,7 +165,7 @@ def test_a_brink_reaches_into_the_air_around_a_mask_and_into_no_tissue_beside_it
     x, y, _ = np.moveaxis(places(GRID) - CENTRE, -1, 0)
     left = Volume((np.hypot(x, 1.3 * y) < 45) & (x > 0), GRID)
     context = RegistrationContext(fixed_mask=left)
-    bare, wide = (working_pair(image, body(OTHER), start, context, 3.0, 10**6, 0, brink) for brink in (0, 2))
+    bare, wide = (working_pair(image, body(OTHER), start, context, 3.0, 10**6, 0, boundary) for boundary in (0, 2))
     added = wide.fixed_valid & ~bare.fixed_valid
     assert not (bare.fixed_valid & ~wide.fixed_valid).any()
     assert added.sum() > 0.05 * bare.fixed_valid.sum()

@@ -12,8 +12,8 @@ import pytest
 
 from patient.errors import OutOfResources
 from pipelines.configuration import Configuration
-from pipelines.ledger import Ledger
-from pipelines.night import run_night
+from pipelines.night.run import run_night
+from pipelines.outbox.ledger import Ledger
 from tests.making import phantom, write_ct
 
 RECONTOUR = str(Path(sys.executable).with_name("recontour"))

@@ -12,8 +12,8 @@ import pytest
 
 from patient.errors import PolicyError
 from pipelines.configuration import Configuration
-from pipelines.ledger import Ledger, State
-from pipelines.night import run_night
+from pipelines.night.run import run_night
+from pipelines.outbox.ledger import Ledger, State
 from tests.pipelines.fractions import changed
 from tests.planning import identity, image, plan
 from tests.scenarios.waiting import until
@@ -242,7 +242,7 @@ NIGHT = """
 import sys
 from pathlib import Path
 from pipelines.configuration import Configuration
-from pipelines.night import run_night
+from pipelines.night.run import run_night
 if __name__ == "__main__":
     run_night(Path(sys.argv[1]), Path(sys.argv[2]), Configuration(settle_minutes=0, workers=1),
               function="tests.scenarios.trivial:fraction")

@@ -14,10 +14,10 @@ from patient.errors import InputError, NightBusy
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from pipelines.configuration import Configuration
-from pipelines.ledger import Ledger, State
-from pipelines.night import run_night
-from pipelines.night_record import read_nights
-from pipelines.publish import locked
+from pipelines.night.run import run_night
+from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.publish import locked
+from pipelines.records.night import read_nights
 from tests.making import phantom, write_ct
 from tests.scenarios.waiting import hangs, until
 
@@ -121,7 +121,7 @@ NIGHT = """
 import sys
 from pathlib import Path
 from pipelines.configuration import Configuration
-from pipelines.night import run_night
+from pipelines.night.run import run_night
 if __name__ == "__main__":
     run_night(Path(sys.argv[1]), Path(sys.argv[2]), Configuration(settle_minutes=0, workers=2),
               function="tests.scenarios.trivial:slow")

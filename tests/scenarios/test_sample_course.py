@@ -6,7 +6,7 @@ from data_samples.course import write_course
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from pipelines.configuration import Configuration
-from pipelines.night import run_night
+from pipelines.night.run import run_night
 
 QUIET = Configuration(settle_minutes=0, workers=1, memory_limit_mib=4000, time_limit=600)
 

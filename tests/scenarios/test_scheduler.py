@@ -12,9 +12,9 @@ from distributed import Client
 
 from patient.errors import OutOfResources
 from pipelines.configuration import Configuration
-from pipelines.ledger import Ledger, State
-from pipelines.night import run_night
-from pipelines.night_record import read_nights
+from pipelines.night.run import run_night
+from pipelines.outbox.ledger import Ledger, State
+from pipelines.records.night import read_nights
 from tests.making import phantom, write_ct
 from tests.scenarios.waiting import Clock, hangs, until
 

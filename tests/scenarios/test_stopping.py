@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from pipelines.configuration import Configuration
-from pipelines.keeping import close_cases, retry_cases
-from pipelines.ledger import Ledger, State
-from pipelines.night import run_night
-from pipelines.night_record import read_nights
+from pipelines.night.run import run_night
+from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.maintenance import close_cases, retry_cases
+from pipelines.records.night import read_nights
 from tests.making import phantom, write_ct
 from tests.planning import identity, image, plan
 from tests.scenarios.waiting import until
@@ -23,7 +23,8 @@ COMMAND = """
 import sys, time
 from functools import partial
 from pathlib import Path
-import data_samples.course, pipelines.case, pipelines.fraction_case, pipelines.night, pipelines.registration_case
+import data_samples.course, pipelines.planning.case, pipelines.fraction.case, pipelines.night.run
+import pipelines.fraction.registration_case
 from pipelines.app import main
 
 def hangs(*values, **more):
@@ -33,9 +34,10 @@ def hangs(*values, **more):
 
 if __name__ == "__main__":
     OUT = sys.argv[sys.argv.index("-o") + 1]
-    pipelines.case.contour_case = pipelines.fraction_case.adapt_case = pipelines.registration_case.register_case = hangs
+    pipelines.planning.case.contour_case = pipelines.fraction.case.adapt_case = hangs
+    pipelines.fraction.registration_case.register_case = hangs
     data_samples.course.write_course = hangs
-    pipelines.night.run_night = partial(pipelines.night.run_night, function="tests.scenarios.trivial:waits")
+    pipelines.night.run.run_night = partial(pipelines.night.run.run_night, function="tests.scenarios.trivial:waits")
     main()
 """
 
@@ -64,7 +66,7 @@ def test_a_night_that_is_told_to_stop_writes_its_page_and_has_tried_nothing(tmp_
     whom(night.pid, number)
     said = night.communicate()[1].decode()
     assert night.returncode == 130, said
-    assert "our fault" not in said
+    assert "Internal error" not in said
     record = read_nights(out)[-1]
     assert [(case.state, case.reasons) for case in record.cases] == [("ready", ("The night was cancelled",))]
     assert "The night was cancelled" in (out / "index.html").read_text(encoding="utf-8")

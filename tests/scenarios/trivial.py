@@ -12,9 +12,9 @@ import numpy as np
 from pydicom import dcmread
 
 from patient.errors import IncompleteSeries
-from pipelines.case import CaseRequest, contour_case
-from pipelines.fraction_files import FractionFiles
-from pipelines.result import CaseResult, Verdict
+from pipelines.fraction.files import FractionFiles
+from pipelines.planning.case import CaseRequest, contour_case
+from pipelines.records.case import CaseResult, Verdict
 
 
 def succeed(request: CaseRequest) -> CaseResult:
@@ -72,7 +72,7 @@ def fraction(request: FractionFiles | CaseRequest) -> object:
     """A fraction's case by formula, judged with the earlier ones it was given; a planning CT succeeds."""
     if isinstance(request, CaseRequest):
         return succeed(request)
-    from pipelines.course_case import read_fraction
+    from pipelines.course.case import read_fraction
     from tests.fractions import fraction_result, write_case
 
     if os.environ.get("TRIVIAL_HANGS_AT") == str(request.number):

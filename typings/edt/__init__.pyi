@@ -10,3 +10,9 @@ def edt(
     black_border: bool = ...,
     parallel: int = ...,
 ) -> NDArray[np.float32]: ...
+def sdf(
+    data: NDArray[Any],
+    anisotropy: Sequence[float] | None = ...,
+    black_border: bool = ...,
+    parallel: int = ...,
+) -> NDArray[np.float32]: ...

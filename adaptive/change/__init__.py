@@ -1,0 +1,1 @@
+"""What differs from the plan, as measurements."""

@@ -1,0 +1,1 @@
+"""A patient's fractions in order: trends, forecasts and what counts."""

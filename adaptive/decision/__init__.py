@@ -1,0 +1,1 @@
+"""What a site's policy asks for, and the verdict that follows from measurements."""

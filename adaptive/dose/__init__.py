@@ -1,0 +1,1 @@
+"""Dose of one fraction and of several, and dose in a structure."""

@@ -1,0 +1,1 @@
+"""Planning structures mapped to a fraction's image."""

@@ -1,0 +1,1 @@
+"""A patient's course from the records of its fractions."""

@@ -1,0 +1,1 @@
+"""Contours compared with reference contours."""

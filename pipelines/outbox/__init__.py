@@ -1,0 +1,1 @@
+"""The outbox: its job database, and how outputs get into it."""

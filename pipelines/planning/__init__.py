@@ -1,0 +1,1 @@
+"""One image contoured from a template."""

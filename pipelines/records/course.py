@@ -1,0 +1,317 @@
+"""What a course came to: the types behind course.json (its JSON Schema in docs/ is generated from them)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+
+from adaptive.course.course import Course, DoseTrack, Limit, Part, Point, Standing, Track, verdict_of
+from adaptive.decision.decision import State
+from adaptive.decision.measurement import Measurement
+from pipelines.records.case import VERSION, Record
+
+COURSE_SCHEMA = "1.1"
+Colours = dict[str, tuple[int, int, int]]
+
+
+class _Figures(Record):
+    """A record whose numbers may be none: null stands for what is no number."""
+
+    model_config = ConfigDict(ser_json_inf_nan="null")
+
+
+class CoursePlanRecord(Record):
+    """A plan that fractions were given by."""
+
+    uid: str
+    """Of the RTPLAN; of the structure set where there is none."""
+    label: str
+    fractions: int | None
+    """Planned; null where nobody says."""
+
+
+class StandingRecord(Record):
+    """A fraction's place in the course."""
+
+    case: str
+    """Name of its case folder."""
+    number: int
+    """Under its plan, from 1."""
+    ordinal: int
+    """In the whole course, over all plans."""
+    acquired: str
+    """YYYYMMDD, or empty."""
+    plan_uid: str
+    verdict: Literal["continue", "review", "replan"]
+    trusted: bool
+    """False: its registration is not trusted, and it stands in no trend."""
+    counts: bool
+    """False: another case stands for it; the remarks say which."""
+    beyond: tuple[str, ...]
+    """Rules that are exceeded, each with its structure."""
+    reasons: tuple[str, ...]
+    """Of the verdict."""
+    remarks: tuple[str, ...]
+
+
+class PointRecord(_Figures):
+    """A figure on one day."""
+
+    fraction: int
+    value: float
+    interval: tuple[float, float] | None
+    """95 %."""
+    trusted: bool
+    doubts: tuple[str, ...]
+    """Why not."""
+
+
+class TrendRecord(_Figures):
+    """A line through the trusted points (Theil and Sen)."""
+
+    slope: float
+    """Change a fraction."""
+    slope_interval: tuple[float, float]
+    """95 %."""
+    intercept: float
+    """The line at fraction 0."""
+    noise: float
+    """Standard deviation of single days about it."""
+    fractions: tuple[int, ...]
+    """It stands on these."""
+
+
+class ForecastRecord(_Figures):
+    """When a rule is forecast to be exceeded, as long as the patient goes on as before."""
+
+    said: str
+    fraction: int | None
+    """The median; null where it lies beyond the course or nothing can be said."""
+    earliest: int | None
+    latest: int | None
+    probability: float | None
+    """That it is exceeded within the course."""
+
+
+class LimitRecord(_Figures):
+    """A rule about a figure."""
+
+    rule: str
+    limit: float
+    rises: bool
+    """Whether beyond the limit means above it."""
+    consecutive: int
+    consequence: Literal["review", "replan"]
+    state: Literal["tripped", "near", "not tripped", "not evaluated"] | None
+    """Today's; null where it was not looked at."""
+    reason: str
+    source: str
+    forecast: ForecastRecord
+
+
+class TrackRecord(_Figures):
+    """One figure over the fractions of a plan, in the terms of its rules."""
+
+    structure: str
+    quantity: str
+    unit: str
+    """Of the points and limits."""
+    compare: Literal["value", "change", "relative"]
+    """Today's value, its change since the plan, or that in percent of the plan's value."""
+    planned: float | None
+    """The plan's value, in the unit of the measurement."""
+    color: tuple[int, int, int] | None
+    points: tuple[PointRecord, ...]
+    trend: TrendRecord | None
+    """Null of fewer than five trusted points."""
+    limits: tuple[LimitRecord, ...]
+
+
+class DoseFigureRecord(_Figures):
+    """A figure of the dose accumulated up to a fraction."""
+
+    fraction: int
+    value: float
+    interval: tuple[float, float] | None
+    """95 %, from the registrations' errors and what no image showed."""
+    trusted: bool
+    doubts: tuple[str, ...]
+    """Why not, each with the fraction it is about."""
+
+
+class DoseTrackRecord(_Figures):
+    """A figure of the accumulated dose over the fractions: research, not delivered dose."""
+
+    structure: str
+    quantity: str
+    unit: str
+    color: tuple[int, int, int] | None
+    figures: tuple[DoseFigureRecord, ...]
+
+
+class PartRecord(_Figures):
+    """The fractions of one plan. Nothing is joined over plans."""
+
+    plan: CoursePlanRecord
+    fractions: tuple[int, ...]
+    """Numbers of those with an image that counts."""
+    missing: tuple[int, ...]
+    """Numbers without an image, up to the last image."""
+    tracks: tuple[TrackRecord, ...]
+    """The weightiest first."""
+    dose: tuple[DoseTrackRecord, ...]
+    counted: int | None
+    """Fractions in the accumulated dose; null where there is none."""
+    accounting: tuple[str, ...]
+    """Which image each counted fraction stands on, in words."""
+
+
+class CourseResult(Record):
+    """course.json."""
+
+    schema_version: Literal["1.1"] = Field(default=COURSE_SCHEMA, alias="schema")
+    course: str
+    patient: str
+    """What the newest fraction's case calls the patient; empty for nothing."""
+    verdict: Literal["continue", "review", "replan"]
+    """About the newest fraction that counts; a person decides."""
+    today: str
+    """Its case."""
+    reasons: tuple[str, ...]
+    """Of the verdict, weightiest first; without rules that could not be evaluated."""
+    not_evaluated: tuple[str, ...]
+    """Reasons that are rules which could not be evaluated, each with why."""
+    outlook: tuple[str, ...]
+    """Rules that are forecast to be exceeded within the course, soonest first."""
+    notes: tuple[str, ...]
+    """What was odd about the course: a plan replaced, fractions without image or not trusted, images out of order."""
+    parts: tuple[PartRecord, ...]
+    """One a plan; the last is the current one."""
+    fractions: tuple[StandingRecord, ...]
+    """In order of acquisition."""
+    cases: tuple[str, ...]
+    """All that were read, sorted."""
+    version: str = VERSION
+
+
+def course_result(course: Course, name: str, patient: str, colours: Colours) -> CourseResult:
+    """The document of a course.
+
+    Args:
+        course: what is said.
+        name: of its folder.
+        patient: what pages call whom it is of.
+        colours: of structures, by name.
+    """
+    today = course.today
+    unknown = {r.reason for r in today.decision.results if r.state is State.NOT_EVALUATED}
+    return CourseResult(
+        course=name,
+        patient=patient,
+        verdict=verdict_of(course).value,  # type: ignore[arg-type]
+        today=today.case,
+        reasons=tuple(reason for reason in today.decision.reasons if reason not in unknown),
+        not_evaluated=tuple(reason for reason in today.decision.reasons if reason in unknown),
+        outlook=course.outlook,
+        notes=course.notes,
+        parts=tuple(_part(part, colours) for part in course.parts),
+        fractions=tuple(_standing(standing) for standing in course.standings),
+        cases=tuple(sorted(s.fraction.case for s in course.standings)),
+    )
+
+
+def _standing(standing: Standing) -> StandingRecord:
+    fraction, decision = standing.fraction, standing.fraction.decision
+    exceeded = [r for r in decision.results if r.state.value == "tripped"]
+    return StandingRecord(
+        case=fraction.case,
+        number=fraction.number,
+        ordinal=standing.ordinal,
+        acquired=fraction.acquired[:8],
+        plan_uid=fraction.plan.uid,
+        verdict=decision.verdict.value,  # type: ignore[arg-type]
+        trusted=bool(fraction.trust),
+        counts=standing.counts,
+        beyond=tuple(dict.fromkeys(f"{r.rule.name} {r.structure}".strip() for r in exceeded)),
+        reasons=decision.reasons,
+        remarks=standing.remarks,
+    )
+
+
+def _part(part: Part, colours: Colours) -> PartRecord:
+    plan = part.plan
+    return PartRecord(
+        plan=CoursePlanRecord(uid=plan.uid, label=plan.label, fractions=plan.fractions),
+        fractions=tuple(f.number for f in part.fractions),
+        missing=part.missing,
+        tracks=tuple(_track(track, colours) for track in part.tracks),
+        dose=tuple(_dose(track, colours) for track in part.dose),
+        counted=part.newest.counted,
+        accounting=part.newest.accounting,
+    )
+
+
+def _track(track: Track, colours: Colours) -> TrackRecord:
+    line = track.trend
+    return TrackRecord(
+        structure=track.structure,
+        quantity=track.quantity,
+        unit=track.unit,
+        compare=track.compare.value,  # type: ignore[arg-type]
+        planned=track.planned,
+        color=colours.get(track.structure),
+        points=tuple(_point(point) for point in track.points),
+        trend=None
+        if line is None
+        else TrendRecord(
+            slope=line.slope,
+            slope_interval=line.slope_interval,
+            intercept=line.intercept,
+            noise=line.noise,
+            fractions=line.fractions,
+        ),
+        limits=tuple(_limit(limit) for limit in track.limits),
+    )
+
+
+def _point(point: Point) -> PointRecord:
+    return PointRecord(
+        fraction=point.fraction,
+        value=point.value,
+        interval=point.interval,
+        trusted=bool(point.trust),
+        doubts=point.trust.doubts,
+    )
+
+
+def _limit(limit: Limit) -> LimitRecord:
+    rule = limit.rule
+    return LimitRecord(
+        rule=rule.name,
+        limit=rule.limit,
+        rises=rule.rises,
+        consecutive=rule.consecutive,
+        consequence=rule.consequence,
+        state=limit.state.value if limit.state else None,  # type: ignore[arg-type]
+        reason=limit.reason,
+        source=rule.source,
+        forecast=ForecastRecord(**vars(limit.forecast)),
+    )
+
+
+def _dose(track: DoseTrack, colours: Colours) -> DoseTrackRecord:
+    return DoseTrackRecord(
+        structure=track.structure,
+        quantity=track.quantity,
+        unit=track.figures[0][1].unit,
+        color=colours.get(track.structure),
+        figures=tuple(_dose_figure(n, m) for n, m in track.figures),
+    )
+
+
+def _dose_figure(fraction: int, measurement: Measurement) -> DoseFigureRecord:
+    figure, trust = measurement.figure.judged
+    return DoseFigureRecord(
+        fraction=fraction, value=figure.value, interval=figure.interval, trusted=bool(trust), doubts=trust.doubts
+    )
