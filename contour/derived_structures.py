@@ -9,7 +9,8 @@ import edt
 import numpy as np
 from numpy.typing import NDArray
 
-from contour.margin import by_side, shifted
+from contour.margin import shifted
+from contour.margin_by_side import by_side
 from contour.recipe import Combined, Margin, Named, Recipe, ingredients, needs, reduced
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Level, Volume
