@@ -35,7 +35,7 @@ class Volume(Generic[Scalar]):
         return Volume(self.array[inside.slices], self.geometry.cropped(inside))
 
     def placed_in(self, whole: Geometry, outside: float = 0) -> Volume[Scalar]:
-        """This cropped volume in its whole grid, `outside` elsewhere.
+        """This volume on another grid of the same voxels: `outside` where it does not reach, which may be everywhere.
 
         Raises:
             FrameMismatch: the two grids do not share their voxels.
@@ -51,6 +51,23 @@ class Volume(Generic[Scalar]):
 
 
 Mask = Volume[np.bool_]
+
+
+def mask_at(mask: Mask, points: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """A mask at points, by the nearest voxel; False beyond its grid, and where a point is no number.
+
+    Args:
+        mask: bool.
+        points: LPS mm, `[..., 3]`.
+
+    Returns:
+        bool `[...]`.
+    """
+    nearest = np.rint(mask.geometry.indices(points))
+    within = ((nearest >= 0) & (nearest < mask.geometry.shape)).all(axis=-1)
+    out = np.zeros(within.shape, dtype=bool)
+    out[within] = mask.array[tuple(nearest[within].astype(np.intp).T)]
+    return out
 
 
 class Level(Enum):

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from patient.geometry import Box, Geometry
+from patient.geometry import Geometry
 from patient.parallel import each
-from patient.volume import Mask, Volume
+from patient.volume import Mask, Volume, mask_at
 from registration.resampling import resampled
 from registration.transforms import Transform
 from registration.working import reduced
@@ -101,12 +101,7 @@ def seen_by_both(today: Volume[Any], planned: Volume[Any], plan_from_today: Tran
     steps = [max(1, round(COARSE / s)) for s in today.geometry.spacing]
     coarse = _strided(today.geometry, steps)
     at = coarse.points(np.moveaxis(np.indices(coarse.shape), 0, -1))
-    there = planned.geometry.indices(plan_from_today.points(at, plan_from_today.source))
-    index = np.rint(there).astype(np.intp)
-    top = np.asarray(planned.geometry.shape)
-    inside = ((index >= 0) & (index < top)).all(axis=-1)
-    shown = np.zeros(coarse.shape, dtype=bool)
-    shown[inside] = plan_view.array[tuple(index[inside].T)]
+    shown = mask_at(plan_view, plan_from_today.points(at, plan_from_today.source))
     rows = [np.minimum(np.arange(n) // s, c - 1) for n, s, c in zip(view.array.shape, steps, coarse.shape, strict=True)]
     for k, plane in enumerate(view.array):
         plane &= shown[rows[0][k]][np.ix_(rows[1], rows[2])]
@@ -212,12 +207,4 @@ def part_seen(inside: Mask, seen: Mask) -> float:
     total = int(inside.array.sum())
     if not total:
         return 0.0
-    box = seen.geometry.box_of(inside.geometry)
-    cut = box.padded(0, seen.geometry.shape)
-    if cut.empty:
-        return 0.0
-    own = Box(
-        tuple(a - b for a, b in zip(cut.start, box.start, strict=True)),  # type: ignore[arg-type]
-        tuple(a - b for a, b in zip(cut.stop, box.start, strict=True)),  # type: ignore[arg-type]
-    )
-    return float((inside.array[own.slices] & seen.array[cut.slices]).sum() / total)
+    return float((inside.array & seen.placed_in(inside.geometry).array).sum() / total)

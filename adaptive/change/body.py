@@ -15,7 +15,7 @@ from adaptive.decision.measurement import Measurement
 from adaptive.propagation.shape import Points, inside, level_at
 from adaptive.propagation.surface_distance import Ground
 from patient.geometry import Box, Geometry
-from patient.volume import Field, Mask, Volume
+from patient.volume import Field, Mask, Volume, mask_at
 
 BAND = 5.0
 """mm about a level over which the separation's median is taken."""
@@ -136,9 +136,7 @@ def _widths(body: Field, at: Points, along: Points, seen: Mask) -> NDArray[np.fl
         last, first = values[rows, out - 1], values[rows, out]
         end = np.where(out > 0, way[out - 1] + step * last / np.where(out > 0, last - first, 1.0), np.nan)
         both = at[:, None] + sign * (end[:, None, None] + [[-step], [step]]) * along
-        index = np.rint(np.nan_to_num(seen.geometry.indices(both), nan=-1.0)).astype(int)
-        shown = np.asarray(((index >= 0) & (index < seen.geometry.shape)).all(axis=(1, 2)))
-        shown[shown] = seen.array[tuple(np.moveaxis(index[shown], -1, 0))].all(axis=1)
+        shown = mask_at(seen, both).all(axis=1)
         total += np.where(shown & (out > 0), end, np.nan)
     return total
 

@@ -24,7 +24,7 @@ from patient.errors import InputError
 from patient.geometry import Geometry, Triple
 from patient.parallel import each
 from patient.trust import Estimated
-from patient.volume import Mask, Volume
+from patient.volume import Mask, Volume, mask_at
 from registration.transforms import Rigid, Space
 
 FLAT = 0.002
@@ -210,18 +210,16 @@ def _resampled(
     deviation = np.zeros(grid.shape, dtype=np.float32)
     values = np.ascontiguousarray(gray.array, dtype=np.float32)
     inner = np.moveaxis(np.indices(grid.shape[1:], dtype=np.float64), 0, -1)
-    ends = np.asarray(gray.geometry.shape) - 0.5, np.asarray(seen.geometry.shape)
+    ends = np.asarray(gray.geometry.shape) - 0.5
 
     def plane(k: int) -> None:
         at = grid.points(np.concatenate([np.full((*grid.shape[1:], 1), float(k)), inner], axis=-1))
         there = today_from_plan.points(at, space)
         deviation[k] = np.linalg.norm(there - rigid.points(at, rigid.source), axis=-1)
         indices = gray.geometry.indices(there)
-        known = ((indices >= -0.5) & (indices <= ends[0])).all(axis=-1)
-        out[k][known] = interpolated([values], np.clip(indices[known], 0, ends[0] - 0.5).T)[0]
-        index = np.rint(seen.geometry.indices(there)).astype(np.intp)
-        within = ((index >= 0) & (index < ends[1])).all(axis=-1)
-        shown[k][within] = seen.array[tuple(index[within].T)]
+        known = ((indices >= -0.5) & (indices <= ends)).all(axis=-1)
+        out[k][known] = interpolated([values], np.clip(indices[known], 0, ends - 0.5).T)[0]
+        shown[k] = mask_at(seen, there)
 
     each(plane, range(grid.shape[0]))
     return out, shown, deviation

@@ -47,9 +47,7 @@ class Ground:
 
     def on(self, part: Geometry) -> NDArray[np.bool_]:
         """What is seen of a part of the grid; nothing beyond the grid."""
-        box = part.box_of(self.seen.geometry)
-        apart = any(b <= 0 or a >= n for a, b, n in zip(box.start, box.stop, part.shape, strict=True))
-        return np.zeros(part.shape, dtype=bool) if apart else self.seen.placed_in(part).array
+        return self.seen.placed_in(part).array
 
 
 def surfaces_apart(one: Field, other: Field, ground: Ground) -> tuple[float, float] | None:

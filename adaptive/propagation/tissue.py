@@ -18,8 +18,8 @@ from scipy import ndimage
 from adaptive.alignment.intensity import part_seen
 from adaptive.alignment.inverse import point_map
 from adaptive.propagation.planned_surface import Surface
-from patient.geometry import Box, Geometry
-from patient.volume import Field, Mask, Volume
+from patient.geometry import Box
+from patient.volume import Field, Mask, Volume, mask_at
 from registration.transforms import Affine, Points, Rigid, Transform, composed
 
 LEAST_POINTS, MOST_POINTS = 30, 4000
@@ -100,7 +100,7 @@ def as_one_piece(surface: Surface, bent: Field, of: Registered) -> Own:
     nodes = np.argwhere(surface.field.volume.array < 0)
     there = surface.field.geometry.points(nodes[:: max(1, len(nodes) // MOST_POINTS)])
     here = of.today_from_plan.points(there, of.today_from_plan.source)
-    shown = _at(of.seen, here)
+    shown = mask_at(of.seen, here)
     if shown.sum() >= LEAST_POINTS:
         # Where nothing is seen the deformation is a guess: the rest of the piece says where that lies.
         here, there = here[shown], there[shown]
@@ -229,7 +229,7 @@ class _Look:
             return None
         image = today.cropped(wide)
         part = image.geometry
-        inside, shown = _on(mask, part), _on(seen, part)
+        inside, shown = mask.placed_in(part).array, seen.placed_in(part).array
         if part_seen(mask, seen) < LEAST_SEEN:
             return None
         distance = edt.edt(~inside, anisotropy=part.spacing)
@@ -281,22 +281,3 @@ class _Look:
         root = np.sqrt(self.weights)[:, None]
         base = free @ np.linalg.lstsq(free * root, self.values * root[:, 0], rcond=None)[0]
         return base, max(1.0, 1.4826 * float(np.median(np.abs(self.values - base))))
-
-
-def _on(mask: Mask, part: Geometry) -> NDArray[np.bool_]:
-    """A mask on a part of its grid, False where it does not reach."""
-    out = np.zeros(part.shape, dtype=bool)
-    box = part.box_of(mask.geometry)
-    inner = box.padded(0, part.shape)
-    if not inner.empty:
-        out[inner.slices] = mask.cropped(mask.geometry.box_of(part.cropped(inner))).array
-    return out
-
-
-def _at(mask: Mask, points: Points) -> NDArray[np.bool_]:
-    """A mask at points `[n, 3]`, False beyond its grid."""
-    index = np.rint(mask.geometry.indices(points)).astype(np.intp)
-    within = ((index >= 0) & (index < mask.geometry.shape)).all(axis=-1)
-    out = np.zeros(len(points), dtype=bool)
-    out[within] = mask.array[tuple(index[within].T)]
-    return out

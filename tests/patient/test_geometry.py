@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from patient.errors import FrameMismatch, UnsupportedGeometry
 from patient.geometry import Box, Geometry
 from patient.reorientation import Reorientation
-from patient.volume import Volume
+from patient.volume import Volume, mask_at
 
 rotations = st.tuples(st.floats(-3, 3), st.floats(-3, 3), st.floats(-3, 3))
 
@@ -68,3 +68,30 @@ def test_an_upright_view_shows_the_same_points_and_turns_back(order, flips):
 
 def test_the_box_of_an_empty_mask_is_empty():
     assert Box.of(np.zeros((3, 3, 3), bool)).empty
+
+
+@given(rotations, st.tuples(*[st.floats(-3, 8)] * 3))
+def test_a_mask_at_a_point_is_what_its_nearest_voxel_says_and_false_beyond_it(angles, index):
+    rng = np.random.default_rng(0)
+    mask = Volume(rng.random((4, 5, 6)) < 0.5, Geometry((4, 5, 6), (2.5, 1.1, 0.9), (3, -4, 5), _axes(angles)))
+    point = mask.geometry.points(index)
+    nearest = tuple(np.rint(mask.geometry.indices(point)).astype(int))
+    beyond = any(not 0 <= n < size for n, size in zip(nearest, mask.array.shape, strict=True))
+    assert mask_at(mask, point) == (False if beyond else mask.array[nearest])
+
+
+def test_a_mask_at_points_keeps_their_shape_and_is_false_where_a_point_is_no_number():
+    mask = Volume(np.ones((2, 2, 2), dtype=bool), Geometry((2, 2, 2), (1, 1, 1)))
+    points = np.zeros((3, 2, 3))
+    points[1, 0, 2] = np.nan
+    assert (mask_at(mask, points) == [[True, True], [False, True], [True, True]]).all()
+
+
+@given(st.tuples(*[st.integers(-9, 9)] * 3))
+def test_a_volume_placed_in_a_grid_that_it_does_not_reach_is_nothing_but_the_outside(start):
+    whole = Geometry((4, 5, 6), (2.0, 1.0, 1.5))
+    part = whole.cropped(Box(start, tuple(s + 3 for s in start)))
+    placed = Volume(np.ones((3, 3, 3), dtype=np.uint8), part).placed_in(whole, outside=7)
+    within = np.zeros(whole.shape, dtype=bool)
+    within[tuple(slice(max(0, s), max(0, s + 3)) for s in start)] = True
+    assert (placed.array == np.where(within, 1, 7)).all()
