@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 
-from patient.errors import Cancelled
 from patient.volume import Volume
 from registration.method import Evidence, Fit, RegistrationContext
 from registration.rigid import rigid_start
@@ -40,8 +39,7 @@ class Demons:
         still, moved = _alike(pair)
         field = sitk.Image()
         for shrink, rounds in LEVELS:
-            if context.cancelled.is_set():
-                raise Cancelled("Registration was cancelled")
+            context.check_cancelled()
             context.progress(1.0 - shrink / 5, "demons")
             small = [
                 sitk.Shrink(sitk.SmoothingRecursiveGaussian(v, [0.5 * shrink * VOXEL] * 3), [shrink] * 3)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from patient.errors import Cancelled, NotTrusted
+from patient.errors import NotTrusted
 from patient.volume import Volume
 from registration.keypoints import Keypoints, Scene, keypoints, scene, seen_through, sharpened
 from registration.method import Evidence, Fit, Matches, RegistrationContext
@@ -78,7 +78,7 @@ class RigidByFeatures:
         pairs = _matched_near(found, here, moving, context, first)
         answer = self._refined(pairs, first, (2 * NEAR, NEAR, CLOSE, CLOSE))
         _trusted(pairs, answer)
-        _look(context)
+        context.check_cancelled()
         context.progress(0.8, "refining")
         there = seen_through(answer, moving, context.moving_mask, here.image.geometry, "moving")
         blocks, like = sharpened(here, there, found.points, found.points, reach=2)
@@ -126,7 +126,7 @@ def find_matches(
 def _scene_of_fixed(fixed: Volume[Any], context: RegistrationContext) -> Scene:
     context.progress(0.0, "looking for points")
     here = scene(fixed, context.fixed_mask, "fixed")
-    _look(context)
+    context.check_cancelled()
     return here
 
 
@@ -145,15 +145,10 @@ def _trusted(pairs: Matches, answer: Transform) -> Evidence:
     return Evidence(len(pairs), inliers, float(np.sqrt((off[agree] ** 2).mean())))
 
 
-def _look(context: RegistrationContext) -> None:
-    if context.cancelled.is_set():
-        raise Cancelled("The registration was cancelled")
-
-
 def _matched_anywhere(found: Keypoints, moving: Volume[Any], context: RegistrationContext) -> Matches:
-    _look(context)
+    context.check_cancelled()
     there = scene(moving, context.moving_mask, "moving")
-    _look(context)
+    context.check_cancelled()
     return _matched(found, keypoints(there), None)
 
 
@@ -163,9 +158,9 @@ def _matched_near(
     """Pairs within `RADIUS` of a start, the moving image seen through it."""
     start.target.admit(Space.of(moving.geometry), "The moving image")
     start.source.admit(Space.of(here.image.geometry), "The fixed image")
-    _look(context)
+    context.check_cancelled()
     there = seen_through(start, moving, context.moving_mask, here.image.geometry, "moving")
-    _look(context)
+    context.check_cancelled()
     pairs = _matched(found, keypoints(there), RADIUS)
     finer, like = sharpened(here, there, pairs.fixed, pairs.moving, reach=2)
     moved = np.where((like > LIKE)[:, None], finer, pairs.moving)

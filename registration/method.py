@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from patient.errors import Cancelled
 from patient.volume import Mask, Volume
 from registration.transforms import Affine, Points, Transform
 
@@ -68,6 +69,11 @@ class RegistrationContext:
     device: str = "cpu"
     cancelled: threading.Event = field(default_factory=threading.Event)
     progress: Callable[[float, str], None] = _silent
+
+    def check_cancelled(self) -> None:
+        """Raises Cancelled where the caller has asked to stop."""
+        if self.cancelled.is_set():
+            raise Cancelled("The registration was cancelled")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from patient.errors import Cancelled, NotTrusted
+from patient.errors import NotTrusted
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
 from registration.features import RigidByFeatures
@@ -277,9 +277,9 @@ def _tried(judge: _Judge, starts: Sequence[Vector], context: RegistrationContext
     """What the caller knows, then the best places around all starts: shifts first, then turns around the best of them."""
     shifts = [np.array([0, 0, 0, *by]) for by in itertools.product((-30.0, -15.0, 0.0, 15.0, 30.0), repeat=3)]
     turns = [np.array([*by, 0, 0, 0]) for by in itertools.product((-0.14, 0.0, 0.14), repeat=3)]
-    _check_cancelled(context)
+    context.check_cancelled()
     shifted = _best(judge, [start + by for start in starts for by in shifts])[:5]
-    _check_cancelled(context)
+    context.check_cancelled()
     turned = _best(judge, [place + by for place in shifted for by in turns])
     apart = list(starts[2:])
     for place in [*turned[:40], *starts[:2]]:
@@ -294,11 +294,6 @@ def _best(judge: _Judge, places: Sequence[Vector]) -> list[Vector]:
     return [places[n] for n in order if scores[n] > 0]
 
 
-def _check_cancelled(context: RegistrationContext) -> None:
-    if context.cancelled.is_set():
-        raise Cancelled("The registration was cancelled")
-
-
 @dataclass(frozen=True)
 class _Stage:
     """Both images on one level, ready to be optimised; a climb shares nothing with another that runs beside it."""
@@ -311,7 +306,7 @@ class _Stage:
 
     @staticmethod
     def of(still: Pyramid, moved: Pyramid, frame: _Frame, mm: float, context: RegistrationContext) -> _Stage:
-        _check_cancelled(context)
+        context.check_cancelled()
         if mm == COARSE:
             fixed, moving = still.level(mm, ROOM / 2), moved.level(mm, 2 * ROOM)
         else:
@@ -321,7 +316,7 @@ class _Stage:
 
     def climbed(self, start: Vector) -> Vector:
         """Up the gradient of Mattes mutual information; the start again where ITK finds no samples."""
-        _check_cancelled(self.context)
+        self.context.check_cancelled()
         method, transform = sitk.ImageRegistrationMethod(), self.frame.euler(start)
         method.SetNumberOfThreads(1)
         method.SetNumberOfWorkUnits(1)
@@ -344,7 +339,7 @@ class _Stage:
             method.Execute(fixed, moving)
         except RuntimeError:
             return start
-        _check_cancelled(self.context)
+        self.context.check_cancelled()
         return np.asarray(transform.GetParameters())
 
 

@@ -300,6 +300,24 @@ def linear_part(transform: Transform) -> Affine:
     return Affine(matrix, transform.source, transform.target)
 
 
+def rigid_part(transform: Transform) -> Affine:
+    """The product of a chain's matrices; the transform itself where it is one."""
+    for part in _parts(transform):
+        if not isinstance(part, Affine | Displacement):
+            raise TypeError(f"a {type(part).__name__} has no rigid part")
+    matrix = linear_part(transform).matrix
+    return (
+        Rigid(matrix, transform.source, transform.target)
+        if _is_rigid(matrix)
+        else Affine(matrix, transform.source, transform.target)
+    )
+
+
+def _is_rigid(matrix: NDArray[np.float64]) -> bool:
+    turn = matrix[:3, :3]
+    return bool(np.allclose(turn @ turn.T, np.eye(3), atol=1e-6) and np.linalg.det(turn) > 0)
+
+
 def jacobian(b_from_a: Transform, grid: Geometry) -> Volume[np.float32]:
     """Determinant of the derivative at the nodes of a grid in a's space: 1 keeps volume, less shrinks, 0 or less folds."""
     if min(grid.shape) < 2:

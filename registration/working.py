@@ -26,6 +26,8 @@ LEAST_SHARED = 0.1
 """Part of the fixed mask that the moving image must hold after the start."""
 MEASURED = 2.0
 """mm between the voxels that are asked whether anything was measured there."""
+OVERVIEW = 4.0
+"""mm of the grid on which an image as a whole is looked at."""
 AIR = -500.0
 """HU below which there is more air than tissue."""
 SAME = 0.02
@@ -163,6 +165,18 @@ def foreground(image: Volume[np.float32]) -> Mask:
     for plane in body:
         plane |= ndimage.binary_fill_holes(plane)
     return Volume(body, image.geometry)
+
+
+def foreground_box(image: Volume[Any]) -> Box:
+    """The box of the body in an image's grid, with some room; the image in HU or any modality's numbers."""
+    small = reduced(image, OVERVIEW)
+    body = Box.of(foreground(small).array)
+    if body.empty:
+        return image.geometry.box
+    ratio = [a / b for a, b in zip(small.geometry.spacing, image.geometry.spacing, strict=True)]
+    start = tuple(int(a * r) for a, r in zip(body.start, ratio, strict=True))
+    stop = tuple(int(np.ceil(b * r)) for b, r in zip(body.stop, ratio, strict=True))
+    return Box(start, stop).padded(5, image.geometry.shape)  # type: ignore[arg-type]
 
 
 def measured(image: Volume[Any]) -> Volume[np.float32]:

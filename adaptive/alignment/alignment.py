@@ -21,8 +21,9 @@ from patient.trust import Trust
 from patient.volume import Volume
 from registration.deformable import Deformable, inverse_registration
 from registration.features import RigidByFeatures
+from registration.measures import RegistrationQuality
 from registration.method import Fit, RegistrationContext
-from registration.quality import RegistrationQuality, judged
+from registration.quality import judged
 from registration.rigid import RigidByIntensity
 from registration.transforms import Chain, Displacement, Rigid, Space, Transform
 

@@ -15,7 +15,7 @@ from adaptive.alignment.inverse import inverse_of
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.read.npz import read_arrays
-from registration.quality import RegistrationQuality
+from registration.measures import RegistrationQuality
 from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed
 
 FORM = 3

@@ -27,11 +27,12 @@ from registration.couch import CouchCorrection, couch_correction
 from registration.deformable import Deformable, inverse_registration
 from registration.dicom import write_deformable, write_registration
 from registration.features import RigidByFeatures
+from registration.measures import RegistrationQuality
 from registration.method import RegistrationContext
-from registration.quality import Registered, RegistrationQuality, Verdict, judged, rigid_part
+from registration.quality import Registered, Verdict, judged
 from registration.resampling import resampled, resampled_mask
 from registration.rigid import RigidByIntensity
-from registration.transforms import Rigid, Space, Transform, displacements, placed
+from registration.transforms import Rigid, Space, Transform, displacements, placed, rigid_part
 
 NODES = 4.0
 """mm between the nodes of the field that is written."""

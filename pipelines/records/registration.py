@@ -8,8 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from pipelines.records.case import VERSION
 from registration.couch import CouchCorrection
-from registration.quality import RegistrationQuality, Verdict, rigid_part
-from registration.transforms import Transform
+from registration.measures import RegistrationQuality
+from registration.quality import Verdict
+from registration.transforms import Transform, rigid_part
 
 
 class _Record(BaseModel):
@@ -29,7 +30,7 @@ class AgreementRecord(_Record):
 
 
 class QualityRecord(_Record):
-    """As `registration.quality.RegistrationQuality`: mm; null where it could not be measured."""
+    """As `registration.measures.RegistrationQuality`: mm; null where it could not be measured."""
 
     similarity_before: float | None
     similarity_after: float | None

@@ -17,9 +17,9 @@ from patient.volume import Volume
 from pipelines.records.registration import RegistrationResult
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import LETTERS
-from registration.quality import foreground_box
 from registration.resampling import resampled
 from registration.transforms import Rigid, Transform
+from registration.working import foreground_box
 
 TILE = 32.0
 """mm of a checkerboard's field."""

@@ -9,7 +9,7 @@ from adaptive.alignment.inverse import inverse_of
 from adaptive.propagation.propagate import Stage
 from patient.geometry import Geometry
 from patient.volume import Volume
-from registration.quality import RegistrationQuality
+from registration.measures import RegistrationQuality
 from registration.transforms import Displacement, Rigid, Space, composed
 
 PLAN = Geometry((30, 64, 64), (3.0, 1.5, 1.5), (-48.0, -48.0, -45.0), frame_of_reference="1.2.3", image="plan")

@@ -15,8 +15,9 @@ from scipy import ndimage
 from patient.errors import Cancelled, InputError, NotTrusted
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
-from registration import deformable
-from registration.deformable import SEARCHES, Deformable, _Cells
+from registration.deformable import Deformable
+from registration.deformation.nodes import at_places
+from registration.deformation.search import SEARCHES, Cells
 from registration.demons import Demons
 from registration.method import Matches, Method, RegistrationContext
 from registration.resampling import resampled
@@ -116,7 +117,7 @@ def test_a_field_is_read_alike_by_any_number_of_cores(cores: int):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(cores)
-        found = deformable._at(*(torch.from_numpy(v).float() for v in (values, places)))
+        found = at_places(*(torch.from_numpy(v).float() for v in (values, places)))
     finally:
         torch.set_num_threads(before)
     np.testing.assert_allclose(found.numpy(), right, atol=1e-5)
@@ -125,7 +126,7 @@ def test_a_field_is_read_alike_by_any_number_of_cores(cores: int):
 def test_cells_of_every_size_hold_the_mean_of_what_is_valid():
     chance = np.random.default_rng(0)
     values, valid = chance.uniform(0, 1, (2, 12, 24, 12)), chance.uniform(0, 1, (12, 24, 12)) < 0.3
-    cells = _Cells.of(torch.from_numpy(values).float(), torch.from_numpy(valid))
+    cells = Cells.of(torch.from_numpy(values).float(), torch.from_numpy(valid))
     for size in {cell for cell, _ in SEARCHES}:
         share, mean = cells[size].share.numpy(), cells[size].values.numpy()
         for at in np.ndindex(share.shape):

@@ -13,20 +13,12 @@ from scipy import ndimage
 from patient.errors import PolicyError
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
+from registration.agreement import Agreement, Pair, agreement
+from registration.measures import RegistrationQuality
 from registration.method import Fit, RegistrationContext
-from registration.quality import (
-    Agreement,
-    Pair,
-    Policy,
-    Registered,
-    RegistrationQuality,
-    _agreement,
-    judged,
-    rigid_part,
-    verdict_on,
-)
+from registration.quality import Policy, Registered, judged, verdict_on
 from registration.resampling import resampled, resampled_mask
-from registration.transforms import Affine, Displacement, Points, Rigid, Space, Transform, composed
+from registration.transforms import Affine, Displacement, Points, Rigid, Space, Transform, composed, rigid_part
 
 OWN = Path(__file__).parents[2] / "registration" / "policy.toml"
 GRID = Geometry((46, 54, 54), (3.0, 2.5, 2.5), (-67.0, -67.0, 20.0), image="planning")
@@ -368,7 +360,7 @@ def test_surface_distances_do_not_depend_on_how_thick_the_slices_are():
         ball, aside = (((z - 30) ** 2 + (y - 30) ** 2 + (x - c) ** 2 < 400) for c in (30, 36))
         other = replace(grid, image="b")
         pair = Pair("Ball", Volume(ball, grid), Volume(aside, other))
-        found.append(_agreement(pair, Rigid.identity(Space.of(grid), Space.of(other))))
+        found.append(agreement(pair, Rigid.identity(Space.of(grid), Space.of(other))))
     assert found[1].mean_surface_distance == pytest.approx(found[0].mean_surface_distance, rel=0.2)
     assert found[1].hd95 == pytest.approx(found[0].hd95, abs=1.0)
 

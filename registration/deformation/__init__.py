@@ -1,0 +1,1 @@
+"""Parts of the deformable method: descriptors, the discrete search, and the descent."""
