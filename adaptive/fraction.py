@@ -12,8 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-import numpy as np
-
 from adaptive.alignment.alignment import Alignment, aligned
 from adaptive.alignment.intensity import corrected, in_pixels, seen_by_both
 from adaptive.change.compare import Compared, compared, couch_of, drift_of, residual_of, setup_of
@@ -21,20 +19,16 @@ from adaptive.change.dose_metrics import DoseMetrics, StructureDose, dose_metric
 from adaptive.change.structures import Change
 from adaptive.decision.decision import Decision, PlannedStructure, decide
 from adaptive.decision.measurement import Measured, Measurement
-from adaptive.decision.rules import Policy, Propagation, StructurePolicy, matches
+from adaptive.decision.rules import Policy
 from adaptive.dose.accumulate import Accumulated, accumulated
 from adaptive.dose.fraction_dose import FractionDose, TodayDose, mapped, placed, recomputed, today_half_width
 from adaptive.dose.lattice import HALF_SLICE, End
-from adaptive.propagation.planned_surface import surface_of
-from adaptive.propagation.propagate import Made, Propagated, Stage, propagated, rebuilt, without_ingredients
-from adaptive.scheduling import largest_first
-from contour.engine import Context, Engine, Finding
-from contour.postprocessing import postprocess
+from adaptive.propagation.propagated import Propagated, Stage
+from adaptive.propagation.structures import propagated_structures, resegmented_by_engines
+from contour.engine import Context, Engine
 from contour.template import Template
 from patient.dose import Dose
 from patient.geometry import Geometry, Triple
-from patient.names import lookup
-from patient.parallel import each
 from patient.structures import Structure
 from patient.trust import Trust
 from patient.volume import Mask, Volume
@@ -177,20 +171,16 @@ def adapt(
         Cancelled: asked to stop.
     """
     context = context or RegistrationContext()
-    alignment = alignments.load() if alignments is not None else None
-    if alignment is None:
-        alignment = aligned(today.image, plan.image, plan.isocentre, seed=seed, context=context, step=step)
-        if alignments is not None:
-            alignments.keep(alignment)
+    alignment = _alignment(plan, today, seed, context, alignments, step)
     step("field of view")
     raw, seen = in_pixels(today.image, seen_by_both(today.image, plan.image, alignment.plan_from_today))
     image = corrected(raw, plan.image, alignment.plan_from_today, seen)
     stage = Stage((image, plan.image), alignment, seen, today.patient_position)
     step("re-segment")
     asking = Context(today.patient_position, device=context.device, seed=seed, cancelled=context.cancelled)
-    fresh, used = _segmented(plan.structures, policy, engines, image, asking, template)
+    fresh, used = resegmented_by_engines(plan.structures, policy, engines, image, asking, template)
     step("propagate")
-    structures = _propagated(plan, policy, stage, fresh)
+    structures = propagated_structures(plan.structures, plan.image.geometry, policy, stage, fresh)
     step("change")
     couch = couch_of(alignment, plan.isocentre, today.patient_position)
     change: Compared = compared(
@@ -205,18 +195,11 @@ def adapt(
     step("dose")
     images = trust_in_images(plan, today)
     dose, figures, more = _dose(plan, today, raw.geometry, alignment, seen, structures, policy, images)
-    setup = setup_of(couch, alignment)
-    setup += residual_of(couch, alignment, plan.isocentre, plan.structures)
-    setup += drift_of(setup, today.number, today.earlier)
-    measurements = (*setup, *change.measurements, *figures)
+    measurements = (*_setup(plan, today, alignment, couch), *change.measurements, *figures)
     step("decide")
-    decision = decide(
-        policy,
-        [PlannedStructure(s.name, plan.prescriptions.get(s.name)) for s in plan.structures],
-        Measured(today.number, measurements),
-        today.earlier,
-        registration=alignment.trust,
-    ).of_images(images.doubts)
+    planned = [PlannedStructure(s.name, plan.prescriptions.get(s.name)) for s in plan.structures]
+    measured = Measured(today.number, measurements)
+    decision = decide(policy, planned, measured, today.earlier, registration=alignment.trust).of_images(images.doubts)
     return Fraction(
         alignment,
         couch,
@@ -234,85 +217,29 @@ def adapt(
     )
 
 
-def _segmented(
-    structures: Sequence[Structure],
-    policy: Policy,
-    engines: Mapping[str, Engine],
-    image: Volume[Any],
-    context: Context,
-    template: Template | None,
-) -> tuple[dict[str, Finding | str], dict[str, str]]:
-    """What engines find of the structures that a policy wants re-segmented, by the plan's names; and which engines they
-    were."""
-    asked: dict[str, dict[str, str]] = {}
-    for structure in structures:
-        how = _asked(structure, policy)
-        if how.recipe or how.propagate not in (Propagation.FRESH, Propagation.RECONCILE):
-            continue
-        name = known_as(structure)
-        engine = next((e for e in engines.values() if name in e.offers()), None)
-        if engine is not None:
-            asked.setdefault(engine.name, {}).setdefault(name, structure.name)
-    found: dict[str, Finding | str] = {}
-    for engine_name, names in asked.items():
-        for answer in engines[engine_name].contour(image, list(names), context):
-            found[names[answer.name]] = _cleaned(answer, template) if isinstance(answer, Finding) else answer.reason
-    return found, {name: engines[name].version for name in asked}
+def _alignment(
+    plan: PlanSide,
+    today: TodaySide,
+    seed: int,
+    context: RegistrationContext,
+    alignments: Alignments | None,
+    step: Callable[[str], None],
+) -> Alignment:
+    """The one that was kept; else made, and kept."""
+    kept = alignments.load() if alignments is not None else None
+    if kept is not None:
+        return kept
+    made = aligned(today.image, plan.image, plan.isocentre, seed=seed, context=context, step=step)
+    if alignments is not None:
+        alignments.keep(made)
+    return made
 
 
-def _cleaned(found: Finding, template: Template | None) -> Finding | str:
-    """As the template wants it; a sentence where nothing is left."""
-    wanted = next((w for w in template.structures if w.name == found.name), None) if template is not None else None
-    if wanted is None or wanted.clean is None:
-        return found
-    postprocessed = postprocess(found.field, wanted.clean)
-    if isinstance(postprocessed, str):
-        return postprocessed
-    return replace(found, field=postprocessed.field, flags=(*found.flags, *postprocessed.flags))
-
-
-def _asked(structure: Structure, policy: Policy) -> StructurePolicy:
-    """By the plan's name; where the policy does not know that, by the TG-263 one."""
-    known = any(matches(pattern, structure.name) for pattern, _ in policy.structures)
-    return policy.for_structure(structure.name if known else known_as(structure))
-
-
-def known_as(structure: Structure) -> str:
-    """A structure's TG-263 name; the body's is External whatever the clinic calls it."""
-    if structure.interpreted_type == "EXTERNAL":
-        return "External"
-    listed = lookup(structure.name)
-    return listed.name if listed is not None else structure.name
-
-
-def _propagated(plan: PlanSide, policy: Policy, stage: Stage, fresh: Mapping[str, Finding | str]) -> tuple[Propagated, ...]:
-    """All structures; those with a recipe last, as their ingredients come to be known."""
-
-    def one_alone(structure: Structure) -> Propagated:
-        surface = surface_of(structure, plan.image.geometry)
-        return propagated(structure, surface, _asked(structure, policy), stage, fresh.get(structure.name))
-
-    made = dict(enumerate(largest_first(one_alone, plan.structures, _extent)))
-    waiting = [n for n, one in made.items() if one.made is Made.NONE and one.asked.recipe and not one.reason]
-    while waiting:
-        known = list(made.values())
-        again = each(lambda one, known=known: rebuilt(one, known, stage), [made[n] for n in waiting])
-        done = {n: one for n, one in zip(waiting, again, strict=True) if one is not None}
-        if not done:
-            break
-        made |= done
-        waiting = [n for n in waiting if n not in done]
-    for n in waiting:
-        made[n] = without_ingredients(made[n], stage)
-    return tuple(made[n] for n in sorted(made))
-
-
-def _extent(structure: Structure) -> float:
-    """mm³ of the box around a structure's loops."""
-    if not structure.loops:
-        return 0.0
-    points = np.concatenate([loop.points for loop in structure.loops])
-    return float(np.prod(np.ptp(points, axis=0)))
+def _setup(plan: PlanSide, today: TodaySide, alignment: Alignment, couch: CouchCorrection | None) -> tuple[Measurement, ...]:
+    """How the patient lay: the correction, what it leaves, and how it drifts over fractions."""
+    setup = setup_of(couch, alignment)
+    setup += residual_of(couch, alignment, plan.isocentre, plan.structures)
+    return setup + drift_of(setup, today.number, today.earlier)
 
 
 def trust_in_images(plan: PlanSide, today: TodaySide) -> Trust:

@@ -31,7 +31,8 @@ from adaptive.change.structures import structure_change
 from adaptive.decision.policy import load_policy
 from adaptive.decision.rules import Propagation, StructurePolicy
 from adaptive.propagation.planned_surface import Surface, surface_of
-from adaptive.propagation.propagate import Stage, propagated
+from adaptive.propagation.propagate import propagated
+from adaptive.propagation.propagated import Stage
 from adaptive.propagation.resampled_surface import resampled_surface
 from adaptive.propagation.surface_distance import Ground
 from benchmarks import peers

@@ -14,7 +14,7 @@ from adaptive.change.body import air_change, outline_change, separations
 from adaptive.change.structures import Change, overlap_change, setup, structure_change
 from adaptive.decision.measurement import Figure, Measured, Measurement
 from adaptive.decision.rules import Policy, Separation, matches
-from adaptive.propagation.propagate import Propagated
+from adaptive.propagation.propagated import Propagated
 from adaptive.propagation.shape import centre
 from adaptive.propagation.surface_distance import Ground
 from adaptive.scheduling import largest_first

@@ -13,7 +13,7 @@ from adaptive.dose.accumulate import Accumulated
 from adaptive.dose.dvh import Dvh, DvhInterval, Metric, dvh, dvh_interval
 from adaptive.dose.fraction_dose import TodayDose
 from adaptive.dose.lattice import HALF_SLICE, End, lattice
-from adaptive.propagation.propagate import Propagated
+from adaptive.propagation.propagated import Propagated
 from adaptive.scheduling import largest_first
 from patient.dose import Dose
 from patient.errors import InputError

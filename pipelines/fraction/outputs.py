@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from adaptive.fraction import Fraction
-from adaptive.propagation.propagate import Propagated
+from adaptive.propagation.propagated import Propagated
 from patient.errors import InputError
 from patient.structures import Structure, StructureSet
 from patient.trust import Estimated

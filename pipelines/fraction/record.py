@@ -13,7 +13,7 @@ from adaptive.decision.measurement import Measured, Measurement
 from adaptive.decision.rules import Policy
 from adaptive.dose.fraction_dose import FractionDose
 from adaptive.fraction import Fraction
-from adaptive.propagation.propagate import Made, Propagated
+from adaptive.propagation.propagated import Made, Propagated
 from contour.template import Template
 from patient.geometry import Geometry
 from patient.loop import Loop

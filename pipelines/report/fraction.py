@@ -19,7 +19,7 @@ from adaptive.change.structures import Change
 from adaptive.dose.dvh import Dvh
 from adaptive.dose.histogram import BIN
 from adaptive.fraction import Fraction
-from adaptive.propagation.propagate import Propagated
+from adaptive.propagation.propagated import Propagated
 from patient.reorientation import Reorientation
 from patient.structures import Structure
 from pipelines.records.fraction import FractionResult, FractionStructureRecord, MeasurementRecord

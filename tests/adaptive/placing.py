@@ -6,7 +6,7 @@ import numpy as np
 
 from adaptive.alignment.alignment import Alignment, RigidAnswer
 from adaptive.alignment.inverse import inverse_of
-from adaptive.propagation.propagate import Stage
+from adaptive.propagation.propagated import Stage
 from patient.geometry import Geometry
 from patient.volume import Volume
 from registration.measures import RegistrationQuality

@@ -7,7 +7,7 @@ from adaptive.alignment.alignment import Alignment
 from adaptive.decision.decision import Verdict
 from adaptive.decision.policy import load_policy
 from adaptive.fraction import Fraction, PlanSide, TodaySide, adapt
-from adaptive.propagation.propagate import Made
+from adaptive.propagation.propagated import Made
 from contour.engine import Finding, NotInImage, Offer
 from patient.dose import Dose
 from patient.volume import Volume

@@ -3,7 +3,9 @@ import pytest
 
 from adaptive.decision.rules import Propagation, StructurePolicy
 from adaptive.propagation.planned_surface import surface_of
-from adaptive.propagation.propagate import Made, propagated, rebuilt, without_ingredients
+from adaptive.propagation.propagate import propagated
+from adaptive.propagation.propagated import Made
+from adaptive.propagation.rebuild import rebuilt, without_ingredients
 from adaptive.propagation.shape import centre, common, filled
 from contour.engine import Finding, Flag
 from patient.geometry import Box

@@ -18,7 +18,7 @@ from adaptive.dose.fraction_dose import UncertainDose, FractionDose
 from adaptive.course.course import Point
 from adaptive.decision.decision import RuleResult, State, Verdict
 from adaptive.decision.measurement import Figure, Measurement
-from adaptive.propagation.propagate import Made, Propagated
+from adaptive.propagation.propagated import Made, Propagated
 from adaptive.decision.rules import Rule, StructurePolicy
 from patient.dose import Dose
 from patient.geometry import Geometry
