@@ -14,7 +14,8 @@ from patient.made_here import made_here
 from patient.read.headers import MODALITIES
 from patient.read.index import Index, SeriesEntry
 from pipelines.configuration import Configuration
-from pipelines.night.pairing import Pairing, acquired
+from pipelines.night.image_headers import acquired
+from pipelines.night.pairing import Pairing
 from pipelines.outbox.job_key import case_name
 from pipelines.outbox.outbox import Outbox
 from pipelines.records.night import ImageLabel, ProblemLine, SeriesLine

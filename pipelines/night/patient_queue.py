@@ -15,7 +15,9 @@ from patient.read.index import SeriesEntry
 from pipelines.configuration import Configuration
 from pipelines.course.case import course_folder, fraction_cases, is_written, write_course_of
 from pipelines.fraction.files import FractionFiles, PlanFiles
-from pipelines.night.pairing import PairedFraction, PlanSet, acquired
+from pipelines.night.image_headers import acquired
+from pipelines.night.pairing import PairedFraction
+from pipelines.night.plan_sets import PlanSet
 from pipelines.night.worklist import Worklist
 from pipelines.outbox.job_key import Whose, case_name, image_key, job_key, patient_key, series_digest, slices
 from pipelines.outbox.ledger import Ledger, Placed, State

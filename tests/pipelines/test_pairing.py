@@ -9,7 +9,8 @@ from pydicom.uid import generate_uid
 
 from patient.read.index import scan
 from pipelines.course.numbering import Counting
-from pipelines.night.pairing import PairedFraction, Pairing, acquired, pair
+from pipelines.night.image_headers import acquired
+from pipelines.night.pairing import PairedFraction, Pairing, pair
 from tests.pipelines.fractions import changed
 from tests.planning import identity, image, plan, registration
 
