@@ -21,7 +21,7 @@ from contour.anatomy import engine as engine_module
 from contour.checks import cut_sides
 from contour.engine import Absent, Context, Finding
 from patient.geometry import Geometry
-from patient.outline import mask_of_united_loops
+from patient.rasterisation import mask_of_united_loops
 from patient.read.headers import read_header
 from patient.read.images import open_folder
 from patient.read.pixels import read_pixels

@@ -29,7 +29,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.record import ROOT, record
 from pipelines.configuration import Configuration
 from pipelines.night.run import run_night
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.ledger_file import LEDGER
 from pipelines.records.night import read_nights
 from tests.planning import identity, image

@@ -11,7 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import main, record
 from pipelines.night.work import cluster, run_all
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.publish import CASES, WORK, free_name, locked, publish
 from pipelines.planning.case import CaseRequest
 

@@ -26,7 +26,7 @@ from contour.engine import Absent, Context, Finding
 from contour.evaluate import NotCompared, compare
 from contour.truncation import Extent, abrupt_ends, uneven_pairs
 from patient.geometry import Geometry
-from patient.outline import mask_of_united_loops
+from patient.rasterisation import mask_of_united_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from patient.volume import Mask, Volume

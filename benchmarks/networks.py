@@ -27,7 +27,7 @@ from contour.engine import Context, Finding
 from contour.evaluate import NotCompared, Slices, between_ends, compare
 from contour.model import Score, read_card, write_card
 from contour.network import NetworkEngine
-from contour.training import other_side
+from contour.patches import other_side
 from contour.unet_model import load
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume

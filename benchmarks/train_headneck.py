@@ -20,7 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.headneck_cases import BITS
 from contour.cases import TrainingCase, read_cases
 from contour.model import read_model
-from contour.training import OpenEnd, Patches, Schedule, Training
+from contour.patches import OpenEnd, Patches
+from contour.training import Schedule, Training
 from contour.unet import Architecture, grown
 
 ARCHITECTURE = Architecture(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from contour.grid import Grid
-from contour.training import OpenEnd
+from contour.patches import OpenEnd
 from contour.unet import Architecture
 
 PATCH_VOXELS = 48 * 64 * 64

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from patient.geometry import Geometry
 from patient.loop import Loop
-from patient.outline import mask_of_region
+from patient.rasterisation import mask_of_region
 from patient.region import Region
 from patient.slices import SliceStack
 from patient.structures import Structure

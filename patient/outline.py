@@ -1,4 +1,4 @@
-"""Surfaces to loops and loops to masks.
+"""Surfaces to loops (loops to masks: `patient.rasterisation`).
 
 A *field's* loops lie where its surface is, between voxels. A *mask's* loops run inside the edges of its outermost pixels
 (`INSET`), so that every reader, whether it tests pixel centres or rounds points to pixels, gets the same mask back.
@@ -8,25 +8,21 @@ Holes are keyholes: one loop with a channel of no width (PS3.3 C.8.8.6.3), which
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import cast
 
 import contourpy
-import edt
 import numpy as np
 import shapely
 from numpy.typing import NDArray
 
 from patient.curve import area, at_bends, enclosing, smooth_area
-from patient.errors import FrameMismatch
-from patient.geometry import MEETS, Box, Geometry
+from patient.geometry import MEETS, Geometry
 from patient.loop import Loop
 from patient.parallel import each
-from patient.region import Region, region_of
-from patient.slices import SliceStack, neighbours
-from patient.volume import Field, Level, Mask, Volume
+from patient.slices import neighbours
+from patient.volume import Field, Level, Mask
 
 INSET = 0.35
 """How far inside the pixel edge a mask's loop runs, in pixels. Between 0.25 and 0.5 every known reader agrees."""
@@ -42,9 +38,6 @@ NOTABLE = 0.5
 """Pixels of simplification from which on a person is told."""
 SMALLEST_PIXELS = 1e-3
 """Loops of less area are numerical dust."""
-OFF_PLANE = 0.1
-"""A loop further from a plane than this part of the slice spacing lies on no plane."""
-
 _MULTIPOLYGON = shapely.GeometryType.MULTIPOLYGON
 Points = NDArray[np.float64]
 
@@ -255,121 +248,3 @@ def _first_to_the_left(loop: Points, point: Points) -> tuple[int, Points]:
     at = np.where(at <= x, at, -np.inf)
     best = int(np.argmax(at))
     return int(edges[best]), np.array([at[best], y])
-
-
-def mask_of_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:
-    """The voxels of `grid` whose centre is inside the loops' region: nested loops are holes, crossing ones are united.
-
-    Loops that are alike count once; points and open lines enclose nothing. What is outside the grid is cut off.
-
-    Args:
-        loops: on planes of `grid`; on its slices where it has such: each then stands for half the way to its neighbours.
-        grid: any grid with those planes.
-
-    Returns:
-        bool, cropped to the loops' box in `grid`; one False voxel where there is nothing.
-
-    Raises:
-        FrameMismatch: a loop lies on no plane of the grid, or across its planes.
-    """
-    return mask_of_region(region_of(loops), grid)
-
-
-def mask_of_region(region: Region, grid: Geometry) -> Mask:
-    """As `mask_of_loops`, of loops that were compared already."""
-    return _filled(region.loops, grid, unite=False)
-
-
-def mask_of_united_loops(loops: Sequence[Loop], grid: Geometry) -> Mask:
-    """As `mask_of_loops`, but loops of a plane that overlap or nest are united; only keyholes make holes."""
-    return _filled(loops, grid, unite=True)
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """All edges of all loops, in indices: plane, start and end (row, column), direction of winding of their loop."""
-
-    plane: NDArray[np.intp]
-    start: Points
-    end: Points
-    winding: NDArray[np.int8]
-
-
-def _filled(loops: Sequence[Loop], grid: Geometry, *, unite: bool) -> Mask:
-    nothing = Volume(np.zeros((1, 1, 1), dtype=bool), grid.cropped(Box((0, 0, 0), (1, 1, 1))))
-    if grid.slices is not None:
-        stack = SliceStack.of(grid)
-        drawn = stack.back(_signed(_filled(stack.loops(loops), stack.geometry, unite=unite)))
-        inside = Volume(drawn.array < 0, drawn.geometry)
-        box = inside.geometry.box_of(grid).padded(0, inside.array.shape)
-        if box.empty or (held := Box.of(inside.array[box.slices])).empty:
-            return nothing
-        return inside.cropped(box).cropped(held)
-    edges = _edges(loops, grid)
-    if edges is None:
-        return nothing
-    box = _box_of(edges, grid)
-    if box.empty:
-        return nothing
-    (k0, j0, i0), (nk, nj, ni) = box.start, box.shape
-
-    first, last = edges.start[:, 0], edges.end[:, 0]
-    top = np.ceil(np.minimum(first, last)).astype(np.intp).clip(j0, j0 + nj)
-    bottom = np.ceil(np.maximum(first, last)).astype(np.intp).clip(j0, j0 + nj)
-    rows = bottom - top
-    rows[(edges.plane < k0) | (edges.plane >= k0 + nk)] = 0
-    edge = np.repeat(np.arange(len(rows)), rows)
-    row = np.arange(int(rows.sum())) - np.repeat(np.cumsum(rows) - rows, rows) + np.repeat(top, rows)
-    slope = (edges.end[edge, 1] - edges.start[edge, 1]) / (last[edge] - first[edge])
-    column = edges.start[edge, 1] + (row - first[edge]) * slope
-    column = np.ceil(column).clip(i0, i0 + ni).astype(np.intp)
-
-    crossings = np.zeros((nk, nj, ni + 1), dtype=np.int8)
-    at = ((edges.plane[edge] - k0) * nj + (row - j0)) * (ni + 1) + (column - i0)
-    downwards = np.where(last[edge] > first[edge], 1, -1).astype(np.int8) * edges.winding[edge]
-    np.add.at(crossings.reshape(-1), at, downwards if unite else np.int8(1))
-    np.add.accumulate(crossings, axis=2, out=crossings)
-    inside = crossings[:, :, :ni] != 0 if unite else (crossings[:, :, :ni] & 1).astype(bool)
-    return Volume(inside, grid.cropped(box))
-
-
-def _signed(mask: Mask) -> Volume[np.float32]:
-    """Distance in each plane to the nearest pixel of the other kind, negative inside; a pixel wider than the mask."""
-    planes, rows, columns = mask.array.shape
-    part = mask.geometry.cropped(Box((0, -1, -1), (planes, rows + 1, columns + 1)))
-    array = np.pad(mask.array, ((0, 0), (1, 1), (1, 1)))
-    values = np.empty(array.shape, np.float32)
-    for plane, out in zip(array, values, strict=True):
-        inside = edt.edt(plane, anisotropy=part.spacing[1:])
-        out[...] = edt.edt(~plane, anisotropy=part.spacing[1:]) - inside if plane.any() else np.inf
-    return Volume(values, part)
-
-
-def _edges(loops: Sequence[Loop], grid: Geometry) -> _Edges | None:
-    closed = [loop.points for loop in loops if len(loop.points) >= 3 and loop.kind.startswith("CLOSED")]
-    distinct = {points.tobytes(): points for points in closed}
-    if not distinct:
-        return None
-    lengths = np.array([len(points) for points in distinct.values()])
-    indices = grid.indices(np.concatenate(list(distinct.values())))
-    plane = np.rint(indices[:, 0])
-    off = np.abs(indices[:, 0] - plane)
-    if off.max() > OFF_PLANE:
-        raise FrameMismatch(
-            f"A contour lies {off.max() * grid.spacing[0]:.2f} mm from the nearest slice",
-            why="It was drawn on other slices than this image's",
-            remedy="Give the image it was drawn on",
-        )
-    firsts = np.cumsum(lengths) - lengths
-    following = np.arange(len(indices)) + 1
-    following[firsts + lengths - 1] = firsts
-    start, end = indices[:, 1:], indices[following, 1:]
-    twice = np.add.reduceat(start[:, 1] * end[:, 0] - end[:, 1] * start[:, 0], firsts)
-    winding = np.where(twice < 0, -1, 1).astype(np.int8)
-    return _Edges(plane.astype(np.intp), start, end, np.repeat(winding, lengths))
-
-
-def _box_of(edges: _Edges, grid: Geometry) -> Box:
-    low, high = np.ceil(edges.start.min(axis=0)).astype(int), np.floor(edges.start.max(axis=0)).astype(int) + 1
-    box = Box((int(edges.plane.min()), int(low[0]), int(low[1])), (int(edges.plane.max()) + 1, int(high[0]), int(high[1])))
-    return box.padded(0, grid.shape)

@@ -17,7 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from patient.geometry import Box, Geometry
 from patient.loop import Loop
 from patient.manual_contours import by_slice, near_distance
-from patient.outline import loops_of_field, mask_of_region
+from patient.outline import loops_of_field
+from patient.rasterisation import mask_of_region
 from patient.region import Region
 from patient.slices import SliceStack
 from patient.volume import Field, Level, Volume

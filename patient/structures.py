@@ -12,7 +12,8 @@ from pydicom.dataset import Dataset
 from patient.errors import FrameMismatch
 from patient.geometry import Geometry
 from patient.loop import Loop
-from patient.outline import loops_of_field, mask_of_region
+from patient.outline import loops_of_field
+from patient.rasterisation import mask_of_region
 from patient.region import Region, region_of
 from patient.volume import Field, Mask, Volume
 

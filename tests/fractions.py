@@ -15,14 +15,13 @@ from adaptive.decision.policy import load_policy
 from patient.trust import Trust
 from pipelines.outbox.job_key import patient_key
 from pipelines.records.case import ImageRecord, Verdict
+from pipelines.records.decision import DecisionRecord, MeasurementRecord
 from pipelines.records.fraction import (
-    DecisionRecord,
     DoseRecord,
     FractionProvenance,
     FractionRegistrationRecord,
     FractionResult,
     FractionStructureRecord,
-    MeasurementRecord,
     OutputRecord,
     PlanRecord,
     RigidRecord,

@@ -22,7 +22,7 @@ from patient.errors import InputError
 from pipelines.command_reference import PAGE, Called, command_page, commands
 from pipelines.commands.terminal import EXIT_CODES
 from pipelines.configuration import Configuration
-from pipelines.outbox.ledger import TRANSITIONS, State
+from pipelines.outbox.job import TRANSITIONS, State
 from registration.quality import Policy as RegistrationPolicy
 
 ROOT = Path(__file__).parents[1]

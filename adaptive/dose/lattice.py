@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patient.errors import InputError
 from patient.geometry import Box, Geometry, Slices, Triple
 from patient.loop import Loop
-from patient.outline import mask_of_region
+from patient.rasterisation import mask_of_region
 from patient.region import Region
 from patient.skipped_slices import left_out
 from patient.structures import Structure

@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from patient.geometry import Box, Geometry
 from patient.loop import Loop
-from patient.outline import mask_of_region
+from patient.rasterisation import mask_of_region
 from patient.region import Region
 from patient.slices import SliceStack
 from patient.structures import Structure

@@ -12,7 +12,7 @@ from scipy.ndimage import binary_dilation, binary_erosion
 from patient.conformance.check import Remark
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry
-from patient.outline import mask_of_region
+from patient.rasterisation import mask_of_region
 from patient.read.rtstruct import read_structure_set
 from patient.series import ImageSeries
 from patient.structures import Structure

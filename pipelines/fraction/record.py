@@ -17,15 +17,16 @@ from adaptive.propagation.propagated import Made, Propagated
 from contour.template import Template
 from patient.geometry import Geometry
 from patient.loop import Loop
-from patient.outline import coarsely_simplified, loops_of_field, mask_of_loops
+from patient.outline import coarsely_simplified, loops_of_field
+from patient.rasterisation import mask_of_loops
 from patient.series import ImageSeries
 from patient.write.rtdose import Registration
 from pipelines.fraction.plan_folder import PlanFolder
 from pipelines.outbox.job_key import Whose
 from pipelines.planning.case import image_record
 from pipelines.records.case import VERSION, FlagRecord, Verdict
+from pipelines.records.decision import DecisionRecord, MeasurementRecord
 from pipelines.records.fraction import (
-    DecisionRecord,
     DisagreementRecord,
     DoseRecord,
     DvhRecord,
@@ -33,7 +34,6 @@ from pipelines.records.fraction import (
     FractionRegistrationRecord,
     FractionResult,
     FractionStructureRecord,
-    MeasurementRecord,
     OutputRecord,
     PlanRecord,
     RigidRecord,

@@ -10,7 +10,8 @@ from pathlib import Path
 from patient.errors import OutOfResources
 from pipelines.night.work import Outcome
 from pipelines.night.worklist import Worklist
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.outbox import Outbox
 from pipelines.outbox.publish import CASES, KEPT, WORK, Unconfirmed, free_name, publish
 

@@ -19,8 +19,9 @@ from pipelines.night.image_headers import acquired
 from pipelines.night.pairing import PairedFraction
 from pipelines.night.plan_sets import PlanSet
 from pipelines.night.worklist import Worklist
+from pipelines.outbox.job import Placed, State
 from pipelines.outbox.job_key import Whose, case_name, image_key, job_key, patient_key, series_digest, slices
-from pipelines.outbox.ledger import Ledger, Placed, State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.outbox import Outbox
 from pipelines.outbox.publish import CASES, KEPT
 

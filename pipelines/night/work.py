@@ -22,7 +22,7 @@ from distributed.scheduler import KilledWorker
 
 from patient.errors import Cancelled, InputError, ModelError, OutOfResources, OutputRefused, RecontourError
 from pipelines.fraction.files import FractionFiles
-from pipelines.outbox.ledger import State
+from pipelines.outbox.job import State
 from pipelines.outbox.publish import is_full
 from pipelines.planning.case import CaseRequest
 from pipelines.records.case import CaseResult, Verdict

@@ -13,8 +13,9 @@ from patient.errors import InputError, RecontourError
 from patient.read.index import SeriesEntry
 from pipelines.configuration import Configuration
 from pipelines.night.pairing import PairedFraction
+from pipelines.outbox.job import FINISHED, Job, State
 from pipelines.outbox.job_key import case_name, image_key
-from pipelines.outbox.ledger import FINISHED, MOST_ATTEMPTS, Job, Ledger, State
+from pipelines.outbox.ledger import MOST_ATTEMPTS, Ledger
 from pipelines.records.night import CaseLine
 
 Slices = Mapping[str, Sequence[bytes]]

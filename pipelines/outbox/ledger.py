@@ -1,6 +1,6 @@
 """The ledger: the only state of the nights. SQLite in WAL mode, written by the night's own process alone.
 
-States and their ways out are one table, the same as in the design; an illegal step raises.
+States and their ways out are one table (`pipelines.outbox.job`); an illegal step raises.
 """
 
 from __future__ import annotations
@@ -12,72 +12,15 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from patient.durable import sync
+from pipelines.outbox.job import TRANSITIONS, Job, Placed, State
 from pipelines.outbox.ledger_file import back_up, damaged, is_damage, open_ledger
 
 MOST_ATTEMPTS = 3
 _SHORT = 16
 """Bytes of a slice's digest."""
-
-
-class State(StrEnum):
-    """Of a job: one image, planning CT or fraction."""
-
-    HELD = "held"
-    READY = "ready"
-    RUNNING = "running"
-    DONE = "done"
-    REVIEW = "review"
-    REFUSED = "refused"
-    FAILED = "failed"
-
-
-TRANSITIONS: dict[State | None, frozenset[State]] = {
-    None: frozenset({State.HELD, State.READY, State.REFUSED}),
-    State.HELD: frozenset({State.READY, State.REFUSED, State.HELD, State.DONE, State.REVIEW}),
-    State.READY: frozenset({State.RUNNING, State.READY, State.HELD, State.DONE, State.REVIEW}),
-    State.RUNNING: frozenset({State.DONE, State.REVIEW, State.REFUSED, State.FAILED, State.READY}),
-    State.DONE: frozenset({State.READY, State.HELD}),
-    State.REVIEW: frozenset({State.READY, State.HELD}),
-    State.REFUSED: frozenset({State.READY, State.HELD, State.DONE, State.REVIEW}),
-    State.FAILED: frozenset({State.READY, State.HELD, State.DONE, State.REVIEW}),
-}
-"""A job that is held, ready, refused or failed is done without work where its newest output is of its very key."""
-FINISHED = frozenset({State.DONE, State.REVIEW, State.REFUSED, State.FAILED})
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row: `image` is a hash of the series' UID, `key` of everything that decides its result.
-
-    `changed` says when it came into its state; of a held one, when its files were last seen to change. `seen` is the key
-    that these files had. `closed` says that a person has taken note of its failure.
-    """
-
-    image: str
-    case: str
-    key: str
-    state: State
-    reasons: tuple[str, ...]
-    attempts: int
-    first_seen: float
-    changed: float
-    seen: str
-    closed: bool
-
-
-@dataclass(frozen=True)
-class Placed:
-    """A fraction's place: its image (as `Job.image`), hash of its patient, UID of its plan, and when it was acquired."""
-
-    image: str
-    patient: str
-    plan: str
-    acquired: str
 
 
 class Ledger:

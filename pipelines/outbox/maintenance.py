@@ -7,7 +7,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from patient.errors import InputError
-from pipelines.outbox.ledger import Job, Ledger, State
+from pipelines.outbox.job import Job, State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.ledger_file import LEDGER, restore
 from pipelines.outbox.publish import CASES, locked
 

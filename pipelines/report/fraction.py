@@ -22,7 +22,8 @@ from adaptive.fraction import Fraction
 from adaptive.propagation.propagated import Propagated
 from patient.reorientation import Reorientation
 from patient.structures import Structure
-from pipelines.records.fraction import FractionResult, FractionStructureRecord, MeasurementRecord
+from pipelines.records.decision import MeasurementRecord
+from pipelines.records.fraction import FractionResult, FractionStructureRecord
 from pipelines.report.page import page_style, page_templates
 from pipelines.report.pictures import layers, three_planes
 

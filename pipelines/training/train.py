@@ -18,8 +18,9 @@ from contour.cases import TrainingCase, labelled, read_cases, write_case
 from contour.grid import ResampledImage
 from contour.model import OURS, ModelCard, Population, Score, Shape, write_card, write_model
 from contour.network import NetworkEngine
+from contour.patches import OpenEnd, Patches
 from contour.planning import Plan
-from contour.training import OpenEnd, Patches, Schedule, Training
+from contour.training import Schedule, Training
 from contour.unet import Architecture
 from contour.unet_model import load
 from patient.errors import Cancelled, InputError

@@ -16,7 +16,7 @@ from contour.template import available_templates, load_template
 from patient.geometry import Geometry
 from patient.loop import Loop
 from patient.manual_contours import field_of_structure
-from patient.outline import mask_of_loops
+from patient.rasterisation import mask_of_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from patient.structures import Structure, StructureSet

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from contour.cases import TrainingCase, labelled, read_case, write_case
-from contour.training import OpenEnd, Patches, Schedule, Training, loss, other_side
+from contour.patches import OpenEnd, Patches, other_side
+from contour.training import Schedule, Training, loss
 from contour.unet import Architecture, grown, network
 from tests.clinic import SHAPE, SPACING, anatomy
 

@@ -19,9 +19,8 @@ from patient.outline import (
     coarsely_simplified,
     loops_of_field,
     loops_of_mask,
-    mask_of_loops,
-    mask_of_united_loops,
 )
+from patient.rasterisation import mask_of_loops, mask_of_united_loops
 from patient.volume import Field, Level, Volume
 
 OBLIQUE = ((0.0, np.sin(0.2), np.cos(0.2)), (0.0, np.cos(0.2), -np.sin(0.2)), (1.0, 0.0, 0.0))

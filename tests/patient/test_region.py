@@ -12,7 +12,8 @@ from patient.dose import Dose
 from patient.geometry import Geometry
 from patient.loop import Loop
 from patient.manual_contours import field_of_structure
-from patient.outline import loops_of_mask, mask_of_loops
+from patient.outline import loops_of_mask
+from patient.rasterisation import mask_of_loops
 from patient.region import region_of
 from patient.structures import Structure
 from patient.volume import Volume

@@ -12,7 +12,8 @@ from patient.conformance.check import check_file
 from patient.geometry import Geometry, Slices
 from patient.loop import Loop
 from patient.manual_contours import field_of_structure
-from patient.outline import loops_of_field, loops_of_mask, mask_of_loops
+from patient.outline import loops_of_field, loops_of_mask
+from patient.rasterisation import mask_of_loops
 from patient.read.completeness import UNTOLD
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from patient.errors import InputError
-from pipelines.outbox.ledger import TRANSITIONS, Ledger, State
+from pipelines.outbox.job import TRANSITIONS, State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.ledger_file import BACKUP, LEDGER, VERSION
 from pipelines.outbox.maintenance import check_outbox, restore_ledger
 

@@ -32,7 +32,8 @@ from patient.errors import RecontourError
 from pipelines.configuration import Configuration
 from pipelines.night.run import run_night
 from pipelines.night.work import run_case
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.ledger_file import LEDGER
 from pipelines.outbox.maintenance import check_outbox, close_cases, retry_cases
 from pipelines.records.night import read_nights

@@ -6,7 +6,7 @@ from contour.anatomy import AnatomyEngine
 from contour.engine import Context, Finding
 from contour.evaluate import Agreement, compare
 from contour.truncation import Extent, abrupt_ends, uneven_pairs
-from patient.outline import mask_of_united_loops
+from patient.rasterisation import mask_of_united_loops
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from patient.volume import Field, Volume

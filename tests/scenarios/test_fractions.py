@@ -13,7 +13,8 @@ import pytest
 from patient.errors import PolicyError
 from pipelines.configuration import Configuration
 from pipelines.night.run import run_night
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from tests.pipelines.fractions import changed
 from tests.planning import identity, image, plan
 from tests.scenarios.waiting import until

@@ -15,7 +15,8 @@ from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from pipelines.configuration import Configuration
 from pipelines.night.run import run_night
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.publish import locked
 from pipelines.records.night import read_nights
 from tests.making import phantom, write_ct

@@ -13,7 +13,8 @@ from distributed import Client
 from patient.errors import OutOfResources
 from pipelines.configuration import Configuration
 from pipelines.night.run import run_night
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.records.night import read_nights
 from tests.making import phantom, write_ct
 from tests.scenarios.waiting import Clock, hangs, until

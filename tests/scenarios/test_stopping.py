@@ -10,7 +10,8 @@ import pytest
 
 from pipelines.configuration import Configuration
 from pipelines.night.run import run_night
-from pipelines.outbox.ledger import Ledger, State
+from pipelines.outbox.job import State
+from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.maintenance import close_cases, retry_cases
 from pipelines.records.night import read_nights
 from tests.making import phantom, write_ct
