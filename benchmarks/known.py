@@ -28,7 +28,8 @@ from patient.geometry import Box, Geometry
 from patient.read.images import open_folder
 from patient.read.rtstruct import read_structure_set
 from patient.volume import Mask, Volume
-from registration.transforms import Chain, Displacement, Points, Rigid, Space, Transform, inverted, placed, sampled
+from registration.inverse import inverse_of
+from registration.transforms import Chain, Displacement, Points, Rigid, Space, Transform, placed, sampled
 
 NODES = 5.0
 """mm between the nodes of a made deformation."""
@@ -262,8 +263,7 @@ def bent_pair(
     if max(largest) > 0:
         bend = random_bend(rng, grid, at_bent, at_fixed, rng.uniform(25, 40), rng.uniform(*largest))
         parts_back = (bent_from_moving, bend)
-        nodes = replace(bend.grid, frame_of_reference=at_fixed.frame_of_reference, image=at_fixed.image)
-        truth = Chain((inverted(bend, nodes, 100)[0], bent_from_moving.inverse()))
+        truth = Chain((inverse_of(bend), bent_from_moving.inverse()))
         bent_points = solved(bend, points)
     moved = bent_from_moving.inverse().points(bent_points, at_bent)
     fixed_from_moving = Chain(parts_back)

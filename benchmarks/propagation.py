@@ -33,7 +33,6 @@ from adaptive.decision.rules import Propagation, StructurePolicy
 from adaptive.propagation.planned_surface import Surface, surface_of
 from adaptive.propagation.propagate import propagated
 from adaptive.propagation.propagated import Stage
-from adaptive.propagation.resampled_surface import resampled_surface
 from adaptive.propagation.surface_distance import Ground
 from benchmarks import peers
 from benchmarks.known import FRAMES, Pair, field_of_view, head_neck_ct, head_neck_patients, random_bend, random_rigid, seen
@@ -45,7 +44,8 @@ from patient.outline import loops_of_mask
 from patient.structures import Structure
 from patient.trust import GIVEN
 from patient.volume import Field, Mask, Volume
-from registration.transforms import Chain, Displacement, Rigid, Space, Transform, inverted
+from registration.inverse import inverse_of
+from registration.transforms import Chain, Displacement, Rigid, Space, Transform
 
 PAIRS = 12
 SHRINKING = ("Parotid_L", "Parotid_R")
@@ -169,7 +169,7 @@ def _way_back(today_from_plan: Displacement, of: Case) -> Transform:
     rigid = Rigid.nearest(
         inside, today_from_plan.points(inside, today_from_plan.source), today_from_plan.source, today_from_plan.target
     )
-    return inverted(Chain((rigid, _rest(today_from_plan, rigid, nodes))), nodes)[0]
+    return inverse_of(Chain((rigid, _rest(today_from_plan, rigid, nodes))))
 
 
 def _rest(today_from_plan: Displacement, rigid: Rigid, nodes: Geometry) -> Displacement:
@@ -237,7 +237,7 @@ def _pulled(plan_from_today: Transform, surface: Surface, today: Geometry, truth
     at = today.indices(nodes[near])
     room = ROOM / np.asarray(today.spacing)
     box = Box(tuple(int(v) for v in at.min(axis=0) - room), tuple(int(v) + 1 for v in at.max(axis=0) + room))  # type: ignore[arg-type]
-    found = resampled_surface(surface, plan_from_today, today.cropped(box.padded(0, today.shape)))
+    found = surface.distance.resampled(plan_from_today, today.cropped(box.padded(0, today.shape)))
     return found if found.mask().array.any() else None
 
 

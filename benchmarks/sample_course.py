@@ -38,7 +38,7 @@ from patient.trust import GIVEN
 from patient.volume import Field
 from pipelines.fraction.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
 from pipelines.planning.engines import installed_engines
-from registration.transforms import inverted
+from registration.inverse import inverse_of
 
 FRACTIONS = 4
 WORK = Path(tempfile.gettempdir()) / "recontour-benchmark-sample"
@@ -48,8 +48,6 @@ SHRINKING = ("Parotid_L", "Parotid_R", "GTVp", "GTVn")
 WHOLE = 0.995
 """Part of a structure that today's image must show for it to count as whole."""
 QUANTITIES = ("D95%", "D50%", "D2%", "Dmean")
-BACK = 3.0
-"""mm between the nodes of the true field turned round."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +79,11 @@ def days(plan: PlanFolder) -> Iterator[Day]:
         assert made.dose is not None
         truth = read_truth(WORK, number)
         there = truth.plan_from_fraction
-        nodes = replace(own.volume.geometry, shape=_counted(own.volume.geometry.shape, own.volume.geometry.spacing))
-        nodes = replace(nodes, spacing=(BACK,) * 3)
-        back = inverted(there, nodes)[0]
-        alignment = replace(made.alignment, plan_from_today=there, today_from_plan=back, found_error=0.0)
+        alignment = replace(made.alignment, plan_from_today=there, today_from_plan=inverse_of(there), found_error=0.0)
         true = mapped(made.dose.today, own, alignment, number, side.fractions, made.seen)
         summed = accumulated([*(day.true_day for day in past), true], own, number, side.fractions)
         past.append(Day(made, truth, true, summed))
         yield past[-1]
-
-
-def _counted(shape: tuple[int, ...], spacing: tuple[float, ...]) -> tuple[int, int, int]:
-    k, j, i = (int(np.ceil(n * s / BACK)) + 1 for n, s in zip(shape, spacing, strict=True))
-    return k, j, i
 
 
 def structures(day: Day) -> list[dict[str, Any]]:

@@ -27,7 +27,7 @@ from adaptive.dose.accumulate import Accumulated, Summed, accumulated
 from adaptive.dose.dvh import dvh, dvh_interval
 from adaptive.dose.fraction_dose import FractionDose, mapped, placed
 from benchmarks.record import record
-from benchmarks.sample_course import BACK, QUANTITIES, WORK
+from benchmarks.sample_course import QUANTITIES, WORK
 from data_samples.course import write_course
 from data_samples.planned import STRUCTURES
 from data_samples.truth import read_truth
@@ -35,7 +35,7 @@ from patient.dose import Dose
 from patient.geometry import Geometry
 from patient.volume import Volume
 from pipelines.fraction.plan_folder import PlanFolder, read_fraction_folder, read_plan_folder
-from registration.transforms import inverted
+from registration.inverse import inverse_of
 
 NUMBERS = {1: 1, 2: 7, 3: 13, 4: 20}
 """Image of the course -> the fraction that it stands for."""
@@ -45,14 +45,11 @@ UNTIL, REGISTERED = 20, (1, 4)
 def true_day(image: int, own: Dose, like: Alignment, fractions: int) -> FractionDose:
     """The dose of a fraction where the true field takes it, placed by the couch as bones ask for."""
     truth = read_truth(WORK, image)
-    grid = own.volume.geometry
-    shape = tuple(int(np.ceil(n * s / BACK)) + 1 for n, s in zip(grid.shape, grid.spacing, strict=True))
-    back = inverted(truth.plan_from_fraction, replace(grid, shape=shape, spacing=(BACK,) * 3))[0]
     exact = replace(
         like,
         rigid=truth.bones.plan_from_fraction,
         plan_from_today=truth.plan_from_fraction,
-        today_from_plan=back,
+        today_from_plan=inverse_of(truth.plan_from_fraction),
         found_error=0.0,
         reasons=(),
     )

@@ -48,7 +48,6 @@ from typing import Literal
 from adaptive.dose.dvh import Dvh
 from adaptive.dose.dvh import dvh as _dvh
 from adaptive.propagation.planned_surface import surface_of as _surface_of
-from adaptive.propagation.resampled_surface import resampled_surface as _resampled
 from contour.engine import Context
 from contour.hounsfield import must_be_hounsfield as _must_be_hounsfield
 from contour.template import load_template as _load_template
@@ -205,7 +204,7 @@ def propagate(
     surface = _surface_of(structure, planning.geometry)
     if surface is None:
         raise InputError(f"{structure.name} encloses nothing", why="There is no surface to propagate")
-    field = _resampled(surface, registered.moving_from_fixed, onto.geometry)
+    field = surface.distance.resampled(registered.moving_from_fixed, onto.geometry)
     moved = Structure(
         name=structure.name,
         interpreted_type=structure.interpreted_type,

@@ -82,7 +82,7 @@ class RigidByFeatures:
         context.progress(0.8, "refining")
         there = seen_through(answer, moving, context.moving_mask, here.image.geometry, "moving")
         blocks, like = sharpened(here, there, found.points, found.points, reach=2)
-        fine = Matches(found.points, answer._mapped(blocks), like.astype(np.float64)).where(like > LIKE)
+        fine = Matches(found.points, answer.mapped(blocks), like.astype(np.float64)).where(like > LIKE)
         answer = self._refined(fine, answer, (NEAR, CLOSE, CLOSE, CLOSE))
         context.progress(1.0, "done")
         return Fit(answer, _trusted(pairs, answer))
@@ -120,7 +120,7 @@ def find_matches(
     if start is None:
         return _matched_anywhere(found, moving, context)
     pairs = _matched_near(found, here, moving, context, start)
-    return pairs.where(_with_neighbours(pairs.fixed, pairs.moving - start._mapped(pairs.fixed)))
+    return pairs.where(_with_neighbours(pairs.fixed, pairs.moving - start.mapped(pairs.fixed)))
 
 
 def _scene_of_fixed(fixed: Volume[Any], context: RegistrationContext) -> Scene:
@@ -132,7 +132,7 @@ def _scene_of_fixed(fixed: Volume[Any], context: RegistrationContext) -> Scene:
 
 def _off(pairs: Matches, answer: Transform) -> NDArray[np.float64]:
     """mm by which each pair misses an answer."""
-    return np.linalg.norm(pairs.moving - answer._mapped(pairs.fixed), axis=1)
+    return np.linalg.norm(pairs.moving - answer.mapped(pairs.fixed), axis=1)
 
 
 def _trusted(pairs: Matches, answer: Transform) -> Evidence:
@@ -164,7 +164,7 @@ def _matched_near(
     pairs = _matched(found, keypoints(there), RADIUS)
     finer, like = sharpened(here, there, pairs.fixed, pairs.moving, reach=2)
     moved = np.where((like > LIKE)[:, None], finer, pairs.moving)
-    return Matches(pairs.fixed, start._mapped(moved), pairs.score)
+    return Matches(pairs.fixed, start.mapped(moved), pairs.score)
 
 
 def _matched(fixed: Keypoints, moving: Keypoints, radius: float | None) -> Matches:

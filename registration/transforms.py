@@ -70,10 +70,11 @@ class Transform(ABC):
             FrameMismatch: they are not of this transform's source.
         """
         self.source.admit(of, "The point")
-        return self._mapped(np.asarray(points, dtype=np.float64))
+        return self.mapped(np.asarray(points, dtype=np.float64))
 
     @abstractmethod
-    def _mapped(self, points: Points) -> Points: ...
+    def mapped(self, points: Points) -> Points:
+        """Where points `[..., 3]` (LPS mm) lie in the target; whose they are has been asked already."""
 
     @abstractmethod
     def itk(self) -> sitk.Transform:
@@ -118,7 +119,7 @@ class Affine(Transform):
         back = np.asarray(np.linalg.inv(self.matrix), dtype=np.float64)
         return type(self)(back, self.target, self.source)
 
-    def _mapped(self, points: Points) -> Points:
+    def mapped(self, points: Points) -> Points:
         return points @ self.rotation.T + self.translation
 
     def itk(self) -> sitk.Transform:
@@ -194,7 +195,7 @@ class Displacement(Transform):
         if not np.isfinite(self.vectors).all():
             raise UnsupportedGeometry("A displacement is no number")
 
-    def _mapped(self, points: Points) -> Points:
+    def mapped(self, points: Points) -> Points:
         return points + sampled(self.vectors, self.grid, points)
 
     def itk(self) -> sitk.Transform:
@@ -225,9 +226,9 @@ class Chain(Transform):
     def target(self) -> Space:  # type: ignore[override]
         return self.parts[-1].target
 
-    def _mapped(self, points: Points) -> Points:
+    def mapped(self, points: Points) -> Points:
         for part in self.parts:
-            points = part._mapped(points)
+            points = part.mapped(points)
         return points
 
     def itk(self) -> sitk.Transform:
@@ -247,10 +248,11 @@ def composed(c_from_b: Transform, b_from_a: Transform) -> Transform:
         c_from_b.source.admit(b_from_a.target, "The first transform's end")
         kind = Rigid if isinstance(c_from_b, Rigid) and isinstance(b_from_a, Rigid) else Affine
         return kind(c_from_b.matrix @ b_from_a.matrix, b_from_a.source, c_from_b.target)
-    return Chain((*_parts(b_from_a), *_parts(c_from_b)))
+    return Chain((*parts_of(b_from_a), *parts_of(c_from_b)))
 
 
-def _parts(transform: Transform) -> tuple[Transform, ...]:
+def parts_of(transform: Transform) -> tuple[Transform, ...]:
+    """A chain's transforms, the first applied first; of any other, itself."""
     return transform.parts if isinstance(transform, Chain) else (transform,)
 
 
@@ -260,41 +262,14 @@ def displacements(b_from_a: Transform, grid: Geometry) -> NDArray[np.float32]:
     inner = np.moveaxis(np.indices(grid.shape[1:], dtype=np.float64), 0, -1)
     for k in range(grid.shape[0]):
         at = grid.points(np.concatenate([np.full((*grid.shape[1:], 1), float(k)), inner], axis=-1))
-        out[k] = b_from_a._mapped(at) - at
+        out[k] = b_from_a.mapped(at) - at
     return out
-
-
-def inverted(b_from_a: Transform, grid: Geometry, rounds: int = 30) -> tuple[Transform, float]:
-    """`a_from_b` by fixed-point iteration (Chen 2008, Med Phys 35:81), and what is left of it.
-
-    Args:
-        b_from_a: to be inverted; a matrix is inverted exactly.
-        grid: in b's space; where the inverse is made.
-        rounds: of the iteration.
-
-    Returns:
-        The inverse and the 95th percentile over the nodes of |b_from_a(a_from_b(p)) - p| in mm.
-    """
-    if isinstance(b_from_a, Affine):
-        return b_from_a.inverse(), 0.0
-    linear = linear_part(b_from_a)
-    turn = linear.inverse().rotation
-    at = grid.points(np.moveaxis(np.indices(grid.shape), 0, -1))
-    back = linear.inverse()._mapped(at)
-    missed = b_from_a._mapped(back) - at
-    for _ in range(rounds):
-        if float(np.abs(missed).max()) < 0.01:
-            break
-        back = back - missed @ turn.T
-        missed = b_from_a._mapped(back) - at
-    left = float(np.percentile(np.linalg.norm(missed, axis=-1), 95))
-    return Displacement((back - at).astype(np.float32), grid, b_from_a.target, b_from_a.source), left
 
 
 def linear_part(transform: Transform) -> Affine:
     """The product of a chain's matrices: what turns space, without what bends it."""
     matrix = np.eye(4)
-    for part in _parts(transform):
+    for part in parts_of(transform):
         if isinstance(part, Affine):
             matrix = part.matrix @ matrix
     return Affine(matrix, transform.source, transform.target)
@@ -302,7 +277,7 @@ def linear_part(transform: Transform) -> Affine:
 
 def rigid_part(transform: Transform) -> Affine:
     """The product of a chain's matrices; the transform itself where it is one."""
-    for part in _parts(transform):
+    for part in parts_of(transform):
         if not isinstance(part, Affine | Displacement):
             raise TypeError(f"a {type(part).__name__} has no rigid part")
     matrix = linear_part(transform).matrix

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from adaptive.alignment.inverse import inverse_of
 from patient.errors import NotTrusted
 from patient.geometry import Geometry
 from patient.parallel import each
@@ -21,6 +20,7 @@ from patient.trust import Trust
 from patient.volume import Volume
 from registration.deformable import Deformable, inverse_registration
 from registration.features import RigidByFeatures
+from registration.inverse import inverse_of
 from registration.measures import RegistrationQuality
 from registration.method import Fit, RegistrationContext
 from registration.quality import judged

@@ -11,10 +11,10 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from adaptive.alignment.alignment import Alignment, RigidAnswer
-from adaptive.alignment.inverse import inverse_of
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.read.npz import read_arrays
+from registration.inverse import inverse_of
 from registration.measures import RegistrationQuality
 from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed
 

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from adaptive.dose.histogram import BIN, Dvh, DvhInterval, Metric
 from adaptive.dose.lattice import HALF_SLICE, End, Lattice, lattice
-from adaptive.interpolation import PIECE, Floats, interpolated
 from patient.dose import Dose
 from patient.errors import FrameMismatch, InputError
 from patient.geometry import Geometry, Slices
+from patient.interpolation import PIECE, Floats, interpolated
 from patient.structures import Structure
 from patient.volume import Volume
 

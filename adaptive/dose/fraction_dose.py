@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive.alignment.alignment import UNKNOWN, Alignment
-from adaptive.interpolation import interpolated
 from patient.dose import Dose
 from patient.errors import InputError
 from patient.geometry import Geometry, Triple
+from patient.interpolation import interpolated
 from patient.parallel import each
 from patient.trust import Estimated
 from patient.volume import Mask, Volume, mask_at

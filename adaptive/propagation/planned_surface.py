@@ -18,7 +18,6 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from patient.geometry import Box, Geometry
 from patient.loop import Loop
@@ -27,6 +26,7 @@ from patient.region import Region
 from patient.slices import SliceStack
 from patient.structures import Structure
 from patient.volume import Field, Level, Volume
+from registration.distance import Distance
 
 NODES = 1_500_000
 """Aimed at for a structure; within the two limits below."""
@@ -55,12 +55,9 @@ class Surface:
     gaps: int
 
     @cached_property
-    def spline(self) -> Floats:
-        """Coefficients of the cubic spline through the field `[z, y, x]`; its values where it is one node wide."""
-        values = self.field.volume.array
-        if min(values.shape) == 1:
-            return values
-        return ndimage.spline_filter(values, order=3, output=np.float32, mode="mirror")
+    def distance(self) -> Distance:
+        """The field as it is resampled to other images."""
+        return Distance(self.field)
 
 
 def surface_of(structure: Structure, image: Geometry) -> Surface | None:

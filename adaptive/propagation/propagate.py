@@ -14,7 +14,6 @@ from adaptive.decision.rules import Propagation, StructurePolicy, Tissue
 from adaptive.propagation.planned_surface import Surface
 from adaptive.propagation.propagated import ELSEWHERE, Made, Propagated, Stage, cropped, finished
 from adaptive.propagation.reconcile import reconciled, resegmented
-from adaptive.propagation.resampled_surface import resampled_surface
 from adaptive.propagation.tissue import Registered, as_it_shrank, as_one_piece
 from contour.engine import Finding, Flag
 from patient.geometry import Box, Geometry
@@ -95,7 +94,7 @@ def _resampled(
     box = Box(tuple(int(v) for v in first), tuple(int(v) for v in last)).padded(0, today.shape)  # type: ignore[arg-type]
     if box.empty:
         return None
-    found = resampled_surface(surface, plan_from_today, today.cropped(box))
+    found = surface.distance.resampled(plan_from_today, today.cropped(box))
     return cropped(found)
 
 

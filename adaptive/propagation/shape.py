@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from adaptive.interpolation import interpolated
 from patient.geometry import Box, Geometry
+from patient.interpolation import interpolated
 from patient.volume import Field, Level
 
 Floats = NDArray[np.float32]

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from adaptive.alignment.intensity import part_seen
-from adaptive.alignment.inverse import point_map
 from adaptive.propagation.planned_surface import Surface
 from patient.geometry import Box
 from patient.volume import Field, Mask, Volume, mask_at
+from registration.point_map import point_map
 from registration.transforms import Affine, Points, Rigid, Transform, composed
 
 LEAST_POINTS, MOST_POINTS = 30, 4000

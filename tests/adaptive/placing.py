@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from adaptive.alignment.alignment import Alignment, RigidAnswer
-from adaptive.alignment.inverse import inverse_of
 from adaptive.propagation.propagated import Stage
 from patient.geometry import Geometry
 from patient.volume import Volume
+from registration.inverse import inverse_of
 from registration.measures import RegistrationQuality
 from registration.transforms import Displacement, Rigid, Space, composed
 

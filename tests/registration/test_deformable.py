@@ -19,9 +19,10 @@ from registration.deformable import Deformable
 from registration.deformation.nodes import at_places
 from registration.deformation.search import SEARCHES, Cells
 from registration.demons import Demons
+from registration.inverse import inverse_of
 from registration.method import Matches, Method, RegistrationContext
 from registration.resampling import resampled
-from registration.transforms import Displacement, Points, Rigid, Space, composed, displacements, inverted, jacobian
+from registration.transforms import Displacement, Points, Rigid, Space, Transform, composed, displacements, jacobian
 
 GRID = Geometry((48, 60, 60), (3.0, 3.0, 3.0), (-88.5, -88.5, -70.5), image="planning")
 OTHER = replace(GRID, image="today")
@@ -65,11 +66,8 @@ def today(noise: float = 20.0) -> Volume[np.int16]:
 
 
 @cache
-def truth() -> Displacement:
-    found, left = inverted(bend(), replace(NODES, image="planning"), 100)
-    assert isinstance(found, Displacement)
-    assert left < 0.05
-    return found
+def truth() -> Transform:
+    return inverse_of(bend())
 
 
 def start() -> Rigid:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from numpy.typing import NDArray
 
-from adaptive.interpolation import PIECE, interpolated
 from patient.geometry import Box, Geometry
+from patient.interpolation import PIECE
 from patient.parallel import each
-from registration.transforms import Affine, Chain, Displacement, Points, Space, Transform, composed, displacements
+from registration.point_map import PointMap, displacement_map
+from registration.transforms import Affine, Displacement, Points, Space, Transform, composed, displacements, parts_of
 
 ROUNDS, STEPS, CLOSE = 10, 40, 0.02
 """Of the iteration and of Newton's steps behind it: how many; and mm that are near enough."""
@@ -24,10 +24,6 @@ NODES = 2.0
 """mm between the nodes of the inverse as a displacement field."""
 ROOM = 24.0
 """mm around a field's nodes for what it moves beyond them."""
-
-
-PointMap = Callable[[Points], Points]
-"""From points `[3, n]` (LPS mm) to as many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +45,10 @@ class InverseDisplacement(Transform):
     def target(self) -> Space:  # type: ignore[override]
         return self.displacement.source
 
-    def _mapped(self, points: Points) -> Points:
+    def mapped(self, points: Points) -> Points:
         at = points.reshape(-1, 3).T
         out = np.empty(at.shape)
-        moved = _moved(self.displacement)
+        moved = displacement_map(self.displacement)
 
         def some(first: int) -> None:
             part = np.s_[:, first : first + PIECE]
@@ -70,7 +66,7 @@ class InverseDisplacement(Transform):
 def inverse_of(b_from_a: Transform) -> Transform:
     """`a_from_b`: each part inverted on its own, so that beyond the deformable one the inverse of a matrix is exact."""
     back: Transform | None = None
-    for part in reversed(b_from_a.parts if isinstance(b_from_a, Chain) else (b_from_a,)):
+    for part in reversed(parts_of(b_from_a)):
         assert isinstance(part, Displacement | Affine)
         one = InverseDisplacement(part) if isinstance(part, Displacement) else part.inverse()
         back = one if back is None else composed(one, back)
@@ -120,46 +116,6 @@ def _derivative(points: Points, moved: PointMap) -> NDArray[np.float64]:
     out = np.eye(3) + np.moveaxis(np.stack(sides, axis=1), -1, 0) / (2 * SIDE)
     out[np.abs(np.linalg.det(out)) < FLAT] += 0.5 * np.eye(3)
     return out
-
-
-def point_map(b_from_a: Transform) -> PointMap:
-    """Where points `[3, n]` of a lie in b; what it needs is prepared once, for who asks often."""
-    maps = [_point_map(part) for part in (b_from_a.parts if isinstance(b_from_a, Chain) else (b_from_a,))]
-
-    def go(points: Points) -> Points:
-        for one in maps:
-            points = one(points)
-        return points
-
-    return go
-
-
-def _point_map(part: Transform) -> PointMap:
-    if isinstance(part, Displacement):
-        moved = _moved(part)
-        return lambda points: points + moved(points)
-    if isinstance(part, Affine):
-        return lambda points: part.rotation @ points + part.translation[:, None]
-    return lambda points: part.points(points.T, part.source).T
-
-
-def _moved(displacement: Displacement) -> PointMap:
-    """mm `[3, n]` at points `[3, n]`, as a displacement has it: nothing more than half a step beyond its outermost nodes."""
-    vectors = [np.ascontiguousarray(displacement.vectors[..., n]) for n in range(3)]
-    product, origin = np.linalg.inv(displacement.grid.steps).T, np.asarray(displacement.grid.origin)[:, None]
-    top = np.asarray(displacement.grid.shape)[:, None] - 1
-
-    def moved(points: Points) -> Points:
-        indices = product @ (points - origin)
-        inside = np.asarray(((indices >= -0.5) & (indices <= top + 0.5)).all(axis=0))
-        out = np.zeros(points.shape)
-        if inside.all():
-            out[:] = interpolated(vectors, np.clip(indices, 0, top))
-        elif inside.any():
-            out[:, inside] = interpolated(vectors, np.clip(indices[:, inside], 0, top))
-        return out
-
-    return moved
 
 
 def _nodes(field: Geometry) -> Geometry:

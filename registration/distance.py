@@ -1,26 +1,25 @@
-"""A planned surface resampled to today's voxels: its distance through a registration, exact wherever the surface can be.
+"""A surface resampled to another image's voxels: its distance through a registration, exact wherever the surface can be.
 
-Today's grid is looked at coarsely in plane, then finer where the surface is near. Along the normal of the structure's
+The grid is looked at coarsely in plane, then finer where the surface is near. Along the normal of the structure's
 planes every voxel is looked at: a structure may be as thin as one plane, and between planes a distance changes by more than
 1 mm a mm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from adaptive.alignment.inverse import point_map
-from adaptive.interpolation import PIECE, Floats, interpolated
-from adaptive.propagation.planned_surface import Surface
 from patient.geometry import Geometry
+from patient.interpolation import PIECE, Floats, interpolated
 from patient.parallel import each
 from patient.volume import Field, Level, Volume
-from registration.transforms import Affine, Space, Transform, linear_part
+from registration.point_map import PointMap, point_map
+from registration.transforms import Affine, Points, Space, Transform, linear_part
 
 STRIDE = 4
 """Voxels of a plane from one first look at a distance to the next; a power of two."""
@@ -34,56 +33,75 @@ CLAMPED = 0.999
 """Of a field's greatest distance: what is farther is only known to be far."""
 SLAB = 16
 """Planes that are looked at together."""
-Indices = NDArray[np.float64]
 
 
-def resampled_surface(surface: Surface, plan_from_today: Transform, onto: Geometry) -> Field:
-    """A planned surface on a part of today's grid.
+@dataclass(frozen=True, eq=False)
+class Distance:
+    """A signed distance to a surface, that can be resampled to another image.
 
-    A distance is bent between voxels as its neighbours say (cubic): linear, a round structure of 2 cc on slices of 3 mm
-    would lose a twentieth of its volume. Far from the surface it is linear between every fourth voxel of a plane: there
-    only its sign counts.
-
-    Raises:
-        FrameMismatch: the surface is not of the transform's target, or the grid not of its source.
+    Args:
+        field: mm, negative inside, on nodes of its own.
     """
-    there = surface.field.geometry
-    plan_from_today.target.admit(Space.of(there), "The surface")
-    plan_from_today.source.admit(Space.of(onto), "The grid")
-    turned = linear_part(plan_from_today).rotation @ np.asarray(onto.axes).T
-    along = np.abs(np.asarray(there.axes[0]) @ (turned / np.linalg.norm(turned, axis=0)))
-    normal = int(np.argmax(along))
-    order = (normal, *(axis for axis in range(3) if axis != normal))
-    source = np.ascontiguousarray(surface.field.volume.array)
-    look = _Look(
-        source,
-        surface.spline,
-        max(float(source.max()), 1.0),
-        _indices(plan_from_today, there, onto, order),
-        tuple(STRIDE if along[axis] < ACROSS else 1 for axis in order[1:]),
-        tuple(onto.spacing[axis] for axis in order[1:]),
-    )
-    out = np.empty(onto.shape, dtype=np.float32)
-    upright = out.transpose(order)
 
-    def some(first: int) -> None:
-        last = min(first + SLAB, len(upright))
-        upright[first:last] = look.planes(first, last, upright.shape)
+    field: Field
 
-    each(some, range(0, len(upright), SLAB))
-    return Field(Volume(out, onto), Level.DISTANCE)
+    @cached_property
+    def spline(self) -> Floats:
+        """Coefficients of the cubic spline through the field `[z, y, x]`; its values where it is one node wide."""
+        values = self.field.volume.array
+        if min(values.shape) == 1:
+            return values
+        return ndimage.spline_filter(values, order=3, output=np.float32, mode="mirror")
+
+    def resampled(self, b_from_a: Transform, onto: Geometry) -> Field:
+        """The same surface on a grid of another image.
+
+        A distance is bent between voxels as its neighbours say (cubic): linear, a round structure of 2 cc on slices of 3 mm
+        would lose a twentieth of its volume. Far from the surface it is linear between every fourth voxel of a plane: there
+        only its sign counts.
+
+        Args:
+            b_from_a: from the grid's image to the surface's.
+            onto: a grid of a.
+
+        Raises:
+            FrameMismatch: the surface is not of b, or the grid not of a.
+        """
+        there = self.field.geometry
+        b_from_a.target.admit(Space.of(there), "The surface")
+        b_from_a.source.admit(Space.of(onto), "The grid")
+        turned = linear_part(b_from_a).rotation @ np.asarray(onto.axes).T
+        along = np.abs(np.asarray(there.axes[0]) @ (turned / np.linalg.norm(turned, axis=0)))
+        normal = int(np.argmax(along))
+        order = (normal, *(axis for axis in range(3) if axis != normal))
+        source = np.ascontiguousarray(self.field.volume.array, dtype=np.float32)
+        look = _Look(
+            source,
+            self.spline,
+            max(float(source.max()), 1.0),
+            _indices(b_from_a, there, onto, order),
+            tuple(STRIDE if along[axis] < ACROSS else 1 for axis in order[1:]),
+            tuple(onto.spacing[axis] for axis in order[1:]),
+        )
+        out = np.empty(onto.shape, dtype=np.float32)
+        upright = out.transpose(order)
+
+        def some(first: int) -> None:
+            last = min(first + SLAB, len(upright))
+            upright[first:last] = look.planes(first, last, upright.shape)
+
+        each(some, range(0, len(upright), SLAB))
+        return Field(Volume(out, onto), Level.DISTANCE)
 
 
-def _indices(
-    plan_from_today: Transform, there: Geometry, onto: Geometry, order: tuple[int, ...]
-) -> Callable[[Indices], Indices]:
-    """Indices `[3, n]` of the surface's nodes at indices `[3, n]` of today's grid, its axes in `order`."""
+def _indices(b_from_a: Transform, there: Geometry, onto: Geometry, order: tuple[int, ...]) -> PointMap:
+    """Indices `[3, n]` of the surface's nodes at indices `[3, n]` of a's grid, its axes in `order`."""
     steps = onto.steps[list(order)]
-    if isinstance(plan_from_today, Affine):
-        product = (steps @ plan_from_today.rotation.T @ np.linalg.inv(there.steps)).T
-        origin = there.indices(plan_from_today.points(onto.origin, plan_from_today.source))[:, None]
+    if isinstance(b_from_a, Affine):
+        product = (steps @ b_from_a.rotation.T @ np.linalg.inv(there.steps)).T
+        origin = there.indices(b_from_a.points(onto.origin, b_from_a.source))[:, None]
         return lambda at: product @ at + origin
-    mapped, first, last = point_map(plan_from_today), np.asarray(onto.origin)[:, None], np.asarray(there.origin)[:, None]
+    mapped, first, last = point_map(b_from_a), np.asarray(onto.origin)[:, None], np.asarray(there.origin)[:, None]
     back = np.linalg.inv(there.steps).T
     return lambda at: back @ (mapped(steps.T @ at + first) - last)
 
@@ -95,7 +113,7 @@ class _Look:
     Args:
         source, spline: the distance at its nodes `[z, y, x]`, and the coefficients of its cubic spline.
         outside: mm beyond the nodes.
-        indices: of the nodes, `[3, n]`, at indices of today's grid, the axis along the surface's normal first.
+        indices: of the nodes, `[3, n]`, at indices of the grid, the axis along the surface's normal first.
         strides: voxels from one first look to the next, along the two other axes.
         spacing: mm, along those.
     """
@@ -103,12 +121,12 @@ class _Look:
     source: Floats
     spline: Floats
     outside: float
-    indices: Callable[[Indices], Indices]
+    indices: PointMap
     strides: tuple[int, ...]
     spacing: tuple[float, ...]
 
     def planes(self, first: int, last: int, shape: tuple[int, ...]) -> Floats:
-        """`[last - first, ...]`: some planes across the surface's normal, of today's grid of `shape`."""
+        """`[last - first, ...]`: some planes across the surface's normal, of the grid of `shape`."""
         low, high = max(first - 1, 0), min(last + 1, shape[0])  # one more on each side, to see where the surface ends
         strides = list(self.strides)
         nodes = (high - low, *(-(-(n - 1) // s) + 1 for n, s in zip(shape[1:], strides, strict=True)))
@@ -159,7 +177,7 @@ class _Look:
 
     def _held(
         self, chosen: NDArray[np.intp], nodes: tuple[int, ...], low: int, strides: list[int]
-    ) -> tuple[Indices, NDArray[np.bool_]]:
+    ) -> tuple[Points, NDArray[np.bool_]]:
         """Indices `[3, m]` in the surface's array of those chosen nodes that lie in it or half a step around; and which."""
         places = np.unravel_index(chosen, nodes)
         at = np.stack([places[0] + low, places[1] * strides[0], places[2] * strides[1]], dtype=np.float64)
