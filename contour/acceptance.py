@@ -6,15 +6,14 @@ over patients; where its 95 % interval reaches beyond the limit, it is kept or b
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from contour.summary import Summary
-from patient.settings import Shipped, parsed
+from patient.settings import Shipped, Table
 
 DEFAULT_TOLERANCE = 3.0
 Measure = Literal["dice", "surface_dice", "hd95", "mean_surface_distance", "volume_bias_percent", "missed"]
@@ -22,10 +21,8 @@ _LEAST: tuple[Measure, ...] = ("dice", "surface_dice")
 _MOST: tuple[Measure, ...] = ("hd95", "mean_surface_distance")
 
 
-class StructureLimits(BaseModel):
+class StructureLimits(Table):
     """Limits of one structure; a measure without one is reported and not judged."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     dice: Annotated[float, Field(ge=0, le=1)] | None = None
     surface_dice: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -42,9 +39,7 @@ class StructureLimits(BaseModel):
     source: str = ""
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(Table):
     description: str
     source: str
     statistic: Literal["mean", "median"] = "mean"
@@ -109,10 +104,8 @@ def load_limits(name_or_path: str) -> Limits:
     Raises:
         PolicyError: not there, or not what the schema asks for; says which lines.
     """
-    source = _SHIPPED.source(name_or_path)
-    read = parsed(source, _File)
-    digest = hashlib.sha256(source.text.encode()).hexdigest()
-    return Limits(source.name, read.description, read.source, read.statistic, read.tolerance, read.structures, digest)
+    source, read = _SHIPPED.read(name_or_path, _File)
+    return Limits(source.name, read.description, read.source, read.statistic, read.tolerance, read.structures, source.digest)
 
 
 def judge(limits: Limits, structure: str, summaries: Mapping[Measure, Summary | None], missed: int) -> list[Judgement]:

@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
-
 from contour.model import ModelCard
 from patient.errors import ModelError
-from patient.settings import parsed, read_source
+from patient.settings import Table, parsed, read_source
 
 
-class Policy(BaseModel):
+class Policy(Table):
     """Licences as the cards say them, compared without regard to case.
 
     Args:
         allowed: where not empty, no other.
         refused: never these.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     allowed: tuple[str, ...] = ()
     refused: tuple[str, ...] = ()

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from contour.engine import Offer
 from patient.errors import ModelError
-from patient.settings import parsed, read_source
+from patient.settings import Table, parsed, read_source
 
 if TYPE_CHECKING:  # A card is read for every case, also where no network runs: torch alone takes a second to import.
     from torch import Tensor, nn
@@ -36,11 +36,7 @@ Count = Annotated[int, Field(gt=0)]
 TG263 = Annotated[str, Field(min_length=1, max_length=16)]
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Shape(_Frozen):
+class Shape(Table):
     """The network, and the grids that it was trained on.
 
     Args:
@@ -67,7 +63,7 @@ class Shape(_Frozen):
         return self
 
 
-class Score(_Frozen):
+class Score(Table):
     """What a structure reached on patients that the model never saw: means over those that have it.
 
     Args:
@@ -84,7 +80,7 @@ class Score(_Frozen):
     hd95: Annotated[float, Field(ge=0)] | None = None
 
 
-class Population(_Frozen):
+class Population(Table):
     """Volumes (cc) of a structure in the training patients: percentiles 2.5, 50 and 97.5."""
 
     low_cc: Positive
@@ -93,7 +89,7 @@ class Population(_Frozen):
     patients: Count
 
 
-class Offset(_Frozen):
+class Offset(Table):
     """Where one structure's middle lies from another's in the training patients: LPS mm (x, y, z), mean and deviation."""
 
     of: TG263
@@ -103,7 +99,7 @@ class Offset(_Frozen):
     patients: Count
 
 
-class Calibration(_Frozen):
+class Calibration(Table):
     """How a finding's features become its predicted Dice: `logistic(intercept[structure] + sum(weight * feature))`.
 
     Args:
@@ -119,7 +115,7 @@ class Calibration(_Frozen):
     patients: Count
 
 
-class ModelCard(_Frozen):
+class ModelCard(Table):
     """What a model is, what it was made from, and what it is worth.
 
     Args:
@@ -154,8 +150,8 @@ class ModelCard(_Frozen):
     offered: tuple[TG263, ...] = ()
     landmarks: tuple[TG263, ...] = ()
     landmarks_needed: Annotated[int, Field(ge=0)] = 0
-    scores: dict[TG263, Score] = {}
-    population: dict[TG263, Population] = {}
+    scores: dict[TG263, Score] = Field(default_factory=dict)
+    population: dict[TG263, Population] = Field(default_factory=dict)
     layout: tuple[Offset, ...] = ()
     confidence: Calibration | None = None
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from contour.postprocessing import Postprocessing
 from contour.recipe import Recipe, ingredients, parse
 from patient.errors import TemplateError
 from patient.names import lookup
-from patient.settings import Fault, Shipped, parsed, refused
+from patient.settings import Fault, Shipped, Table, refused
 from patient.structures import Code
 
 EXISTING = "existing"
@@ -23,15 +21,13 @@ TARGETS = ("GTV", "CTV", "ITV", "PTV")
 Channel = Annotated[int, Field(ge=0, le=255)]
 
 
-class Limits(BaseModel):
+class Limits(Table):
     """How sure an engine has to be of a structure, by the Dice that it predicts of itself (0 to 1).
 
     Args:
         review_below: less is flagged for a person, in the place of the engine's own limit.
         withhold_below: less is not written at all.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     review_below: Annotated[float, Field(ge=0, le=1)] = 0.0
     withhold_below: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -43,9 +39,7 @@ class Limits(BaseModel):
         return self
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Entry(Table):
     engine: str = ""
     recipe: str = ""
     required: bool = False
@@ -60,9 +54,7 @@ class _Entry(BaseModel):
     """Where a margin or limit comes from."""
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(Table):
     description: str
     least_area_mm2: Annotated[float, Field(ge=0)] = 0.0
     """Of every structure that does not say it itself."""
@@ -107,17 +99,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Template:
-    """A site template, whole and consistent: every ingredient of a recipe is wanted before it is used."""
+    """A site template, whole and consistent: every ingredient of a recipe is wanted before it is used.
+
+    `digest` is SHA-256 of the file's text: part of a job's key.
+    """
 
     name: str
     description: str
     structures: tuple[Wanted, ...]
-    text: str
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file's text: part of a job's key."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    digest: str
 
 
 _SHIPPED = Shipped("contour", "templates", "template", TemplateError)
@@ -134,8 +124,7 @@ def load_template(name_or_path: str) -> Template:
     Raises:
         TemplateError: not there, or not what the schema asks for; says which lines.
     """
-    source = _SHIPPED.source(name_or_path)
-    read = parsed(source, _File, TemplateError)
+    source, read = _SHIPPED.read(name_or_path, _File)
     wanted: list[Wanted] = []
     faults: list[Fault] = []
     known: set[str] = set()
@@ -147,7 +136,7 @@ def load_template(name_or_path: str) -> Template:
         known.add(structure)
     if faults:
         raise refused(faults, source, TemplateError)
-    return Template(source.name, read.description, tuple(wanted), source.text)
+    return Template(source.name, read.description, tuple(wanted), source.digest)
 
 
 def _wanted(name: str, entry: _Entry, known: set[str], least_area_mm2: float) -> Wanted:

@@ -10,9 +10,9 @@ from functools import cache
 from importlib.resources import files
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from patient.settings import Source, parsed
+from patient.settings import Source, Table, parsed
 from patient.structures import Code
 
 _SIDES = {
@@ -108,9 +108,7 @@ def _words(name: str) -> list[str]:
     return [part.lower() for word in _WORD.findall(text) for part in (_HUMP.findall(word) or [word])]
 
 
-class _Organ(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Organ(Table):
     pair: bool = False
     type: str = "ORGAN"
     code: str = ""
@@ -144,9 +142,7 @@ class _Organ(BaseModel):
         return Code(self.code, "SCT", self.meaning, _SIDES.get(side or self.side, other))
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(Table):
     ambiguous: tuple[str, ...]
     organ: dict[Annotated[str, Field(min_length=1, max_length=16)], _Organ]
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from patient.names import lookup, match
-from patient.settings import parsed, read_source
+from patient.settings import Table, parsed, read_source
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(Table):
     names: dict[str, Annotated[str, Field(max_length=16, pattern=r"^[A-Za-z0-9_~^!+-]*$")]]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -11,14 +12,22 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from patient.errors import PolicyError, RecontourError
 
-Model = TypeVar("Model", bound=BaseModel)
 Refusal = type[RecontourError]
 MOST_FAULTS = 12
 """Said of one file; a file with more is another kind of file."""
+
+
+class Table(BaseModel):
+    """A table of a file of settings: a key that it does not know is refused, and what was read does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class Source:
     name: str
     file: str
     text: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the text: part of the key of a job that the file decides."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def line(self, keys: Sequence[str]) -> int:
         """Line of a key, from 1: of the longest part of its path that stands in the file."""
@@ -76,6 +90,15 @@ class Shipped:
             )
         text = files(self.package).joinpath(*self.folder.split("/"), f"{name_or_path}.toml").read_text(encoding="utf-8")
         return Source(name_or_path, f"{name_or_path}.toml", text)
+
+    def read(self, name_or_path: str, schema: type[Model]) -> tuple[Source, Model]:
+        """A shipped file by name, or a site's own by path, and what it says by a schema.
+
+        Raises:
+            RecontourError: of kind `refusal`: as `source` and `parsed`.
+        """
+        source = self.source(name_or_path)
+        return source, parsed(source, schema, self.refusal)
 
 
 def read_source(path: Path, kind: str, refusal: Refusal = PolicyError) -> Source:

@@ -8,40 +8,42 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from adaptive.decision.policy import load_policy
 from contour.template import load_template
 from patient.conformance.profile import load_profile
 from patient.errors import InputError
-from patient.settings import Fault, parsed, read_source, refused
+from patient.settings import Fault, Table, parsed, read_source, refused
 
 
-class Configuration(BaseModel):
+class Configuration(Table):
     """Settings of a night, each with its default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     template: str = "head_neck"
     """For images whose header says no body part that `body_parts` knows."""
-    body_parts: dict[str, str] = {
-        "HEAD": "head_neck",
-        "NECK": "head_neck",
-        "HEADNECK": "head_neck",
-        "BRAIN": "head_neck",
-        "CHEST": "thorax",
-        "LUNG": "thorax",
-        "THORAX": "thorax",
-        "BREAST": "thorax",
-        "ABDOMEN": "abdomen",
-        "LIVER": "abdomen",
-        "PELVIS": "pelvis",
-        "PROSTATE": "pelvis",
-    }
+    body_parts: dict[str, str] = Field(
+        default_factory=lambda: {
+            "HEAD": "head_neck",
+            "NECK": "head_neck",
+            "HEADNECK": "head_neck",
+            "BRAIN": "head_neck",
+            "CHEST": "thorax",
+            "LUNG": "thorax",
+            "THORAX": "thorax",
+            "BREAST": "thorax",
+            "ABDOMEN": "abdomen",
+            "LIVER": "abdomen",
+            "PELVIS": "pelvis",
+            "PROSTATE": "pelvis",
+        }
+    )
     """Body Part Examined to template."""
     policy: str = "head_neck"
     """For fractions whose template `policies` does not know: a name, or a TOML file of the site's own."""
-    policies: dict[str, str] = {"head_neck": "head_neck", "thorax": "thorax", "pelvis": "prostate"}
+    policies: dict[str, str] = Field(
+        default_factory=lambda: {"head_neck": "head_neck", "thorax": "thorax", "pelvis": "prostate"}
+    )
     """Template to policy."""
     fraction_numbers: Literal["images", "weekdays"] = "images"
     """Whether fractions are numbered by sessions with an image, or by weekdays since the first one under a plan."""
@@ -49,11 +51,11 @@ class Configuration(BaseModel):
     """Weekdays on which nobody is treated; for `fraction_numbers = "weekdays"`."""
     session_hours: float = Field(default=4.0, gt=0, lt=24)
     """Images of one patient and day that lie closer together are of one fraction."""
-    images: dict[str, Literal["fraction", "planning"]] = {}
+    images: dict[str, Literal["fraction", "planning"]] = Field(default_factory=dict)
     """What a CT is that could be either, by the name of its case: the page asks for it where it matters."""
     patient_key: Literal["none", "hash", "id"] = "hash"
     """What pages and status call a patient: nothing, a hash that this outbox alone makes, or the Patient ID."""
-    stations: dict[str, str] = {}
+    stations: dict[str, str] = Field(default_factory=dict)
     """Station Name to what pages call it; one that is not here is a hash."""
     profile: str = "standard"
     """Planning system whose limits the gate applies."""

@@ -15,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from adaptive.decision.decision import Compared, compared
-from adaptive.decision.measurement import Measured
 from adaptive.decision.rules import Rule
 
 FEWEST = 5
@@ -69,30 +67,6 @@ class Forecast:
     earliest: int | None = None
     latest: int | None = None
     probability: float | None = None
-
-
-def series(
-    rule: Rule, structure: str, quantity: str, course: Sequence[Measured], prescription: float | None = None
-) -> tuple[tuple[int, float], ...]:
-    """(fraction, value) in the rule's terms, in order; fractions without a trusted figure are left out.
-
-    Args:
-        rule: whose terms.
-        structure, quantity: of the measurement.
-        course: all fractions under one plan; of one given twice the later counts.
-        prescription: Gy, where the rule is in percent of it.
-    """
-    out: list[tuple[int, float]] = []
-    once = {day.fraction: day for day in course}
-    for day in (once[n] for n in sorted(once)):
-        found = day.of(structure, quantity)
-        figure = found.figure.if_trusted if found is not None else None
-        if found is None or figure is None:
-            continue
-        got = compared(rule, figure, found.unit, prescription)
-        if isinstance(got, Compared):
-            out.append((day.fraction, got.value))
-    return tuple(out)
 
 
 def trend(points: Sequence[tuple[int, float]]) -> Trend | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from adaptive.decision.rules import (
     EXAMPLE,
@@ -23,7 +23,7 @@ from adaptive.decision.rules import (
 from adaptive.dose.histogram import Metric
 from contour.recipe import parse
 from patient.errors import TemplateError
-from patient.settings import Shipped, parsed
+from patient.settings import Shipped, Table
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _MM = ("mm",)
@@ -52,8 +52,7 @@ def load_policy(name_or_path: str) -> Policy:
     Raises:
         PolicyError: not there, or not what the schema asks for; says which lines.
     """
-    source = _SHIPPED.source(name_or_path)
-    read = parsed(source, _File)
+    source, read = _SHIPPED.read(name_or_path, _File)
     apart = read.separation
     return Policy(
         name=source.name,
@@ -62,12 +61,8 @@ def load_policy(name_or_path: str) -> Policy:
         rules=tuple(_rule(key, rule) for key, rule in read.rules.items()),
         structures=tuple((pattern, _structure(entry)) for pattern, entry in read.structures.items()),
         separation=Separation(apart.levels, apart.through) if apart else Separation(),
-        text=source.text,
+        digest=source.digest,
     )
-
-
-class _Schema(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 Pattern = Annotated[str, Field(min_length=1, pattern=r"^[^?\[\]]+$")]
@@ -81,7 +76,7 @@ def _units(quantity: str) -> tuple[str, ...]:
     return next((units for form, units in _UNITS if re.fullmatch(form, quantity)), ())
 
 
-class _Rule(_Schema):
+class _Rule(Table):
     structures: tuple[Pattern, ...] = ()
     quantity: str
     unit: str
@@ -115,7 +110,7 @@ class _Rule(_Schema):
         return self
 
 
-class _Structure(_Schema):
+class _Structure(Table):
     propagate: Propagation | None = None
     tissue: Tissue = Tissue.FREE
     recipe: str = ""
@@ -159,18 +154,18 @@ class _Structure(_Schema):
         return self
 
 
-class _Separation(_Schema):
+class _Separation(Table):
     levels: tuple[Number, ...]
     through: tuple[str, ...] = ("isocentre",)
     source: Annotated[str, Field(min_length=1)]
 
 
-class _File(_Schema):
+class _File(Table):
     schema_: Literal[1] = Field(alias="schema")
     version: Annotated[str, Field(min_length=1)]
     description: str
     separation: _Separation | None = None
-    structures: dict[Pattern, _Structure] = {}
+    structures: dict[Pattern, _Structure] = Field(default_factory=dict)
     rules: Annotated[dict[str, _Rule], Field(min_length=1)]
 
     @field_validator("structures")

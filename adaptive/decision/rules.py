@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass, replace
 from enum import Enum
 from fnmatch import fnmatchcase
-from functools import cached_property
 from typing import Literal
 
 from adaptive.dose.histogram import Metric
@@ -130,7 +128,7 @@ class Policy:
         rules: in the file's order.
         structures: pattern and what is done, in the file's order.
         separation: where the body's width is measured.
-        text: of the file.
+        digest: SHA-256 of the file's text: part of a job's key.
     """
 
     name: str
@@ -139,12 +137,7 @@ class Policy:
     rules: tuple[Rule, ...]
     structures: tuple[tuple[str, StructurePolicy], ...]
     separation: Separation
-    text: str
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of the file's text: part of a job's key."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+    digest: str
 
     def for_structure(self, name: str) -> StructurePolicy:
         """The first entry whose pattern matches, and the figures of dose that rules ask for; without one it is deformed.

@@ -11,12 +11,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from contour.model import ModelCard
 from patient.errors import ModelError
 from patient.names import lookup, match
-from patient.settings import Source, parsed, read_source
+from patient.settings import Source, Table, parsed, read_source
 
 ABOUT = "about.toml"
 
@@ -25,11 +25,7 @@ Count = Annotated[int, Field(gt=0)]
 Class = str | int
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Intensities(_Frozen):
+class Intensities(Table):
     """One input channel: HU cut to `clip`, then `clip` mapped linearly to `to`, or `mean` taken off and divided by `std`."""
 
     clip: tuple[float, float] | None = None
@@ -38,7 +34,7 @@ class Intensities(_Frozen):
     std: Positive = 1.0
 
 
-class About(_Frozen):
+class About(Table):
     """Of any kind of model.
 
     Args:
@@ -56,7 +52,9 @@ class About(_Frozen):
     data: str = ""
     limits: str = ""
     axes: str = ""
-    structures: dict[Annotated[str, Field(min_length=1, max_length=16)], Class | tuple[Class, ...]] = {}
+    structures: dict[Annotated[str, Field(min_length=1, max_length=16)], Class | tuple[Class, ...]] = Field(
+        default_factory=dict
+    )
 
     @field_validator("axes")
     @classmethod

@@ -14,13 +14,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict
-
 from contour.model import ModelCard
 from contour.model_import import nnunet
 from contour.model_import.description import ABOUT, About, Described, channels_of, read_about
 from contour.model_import.nnunet_plan import Results, read_results, results_folder
 from patient.errors import ModelError
+from patient.settings import Table
 
 if TYPE_CHECKING:
     from contour.network import LoadedModel
@@ -30,17 +29,13 @@ _NAMED = re.compile(r"Dataset(\d{3})_\w*")
 LIMITS = "Radiological classes: spinal_cord is not drawn by a radiotherapy guideline. Not a medical device."
 
 
-class _Task(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _Task(Table):
     datasets: tuple[int, ...]
     classes: tuple[str, ...]
     licensed: bool = False
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
+class _File(Table):
     open: str
     licensed: str
     axes: str

@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
-from patient.settings import Shipped, parsed
+from patient.settings import Shipped, Table
 
 
-class DvhRule(BaseModel):
+class DvhRule(Table):
     """What a system takes to lie beyond a structure's first and last contour when it makes a DVH."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     beyond_slices: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Part of the slice spacing: 0 for nothing, 0.5 for half a slice."""
@@ -22,10 +20,8 @@ class DvhRule(BaseModel):
     source: str = "nearest to Eclipse's own tables of two plans; other systems not measured"
 
 
-class Profile(BaseModel):
+class Profile(Table):
     """One system's limits."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     description: str
     name_length: int
@@ -65,4 +61,5 @@ def load_profile(name: str) -> Profile:
     Raises:
         PolicyError: no such profile, or not what the schema asks for; says which lines.
     """
-    return parsed(_SHIPPED.source(name), Profile)
+    _, profile = _SHIPPED.read(name, Profile)
+    return profile

@@ -207,7 +207,7 @@ def test_a_figure_beyond_a_limit_that_its_interval_holds_has_not_tripped():
 
 
 def test_another_policy_among_the_fractions_is_said():
-    other = replace(SHRINKS, text="another")
+    other = replace(SHRINKS, digest="another")
     assert any("policy changed" in n for n in course_of([day(1), day(2, policy=other)]).notes)
 
 

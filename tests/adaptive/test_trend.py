@@ -9,12 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adaptive.course.trend import forecast, series, trend
-from adaptive.decision.measurement import Measured
-from adaptive.decision.policy import load_policy
+from adaptive.course.trend import forecast, trend
 from adaptive.decision.rules import Compare, Rule
-from patient.trust import GIVEN
-from tests.figures import DOUBTED, measurement
 
 RULE = Rule("x", (), "Dmean", "Gy", Compare.CHANGE, 3.0, True, 2, "review", False, False, "example, site to set")
 LAST = 35
@@ -150,12 +146,3 @@ def test_the_same_course_gives_the_same_forecast() -> None:
 
 def test_a_course_that_is_over_has_no_forecast() -> None:
     assert forecast(RULE, so_far(course(0.0, 0.1, 2), 10), 10).said == "the course is over"
-
-
-def test_a_series_is_in_the_rules_terms_and_leaves_out_what_is_not_trusted() -> None:
-    rule = next(r for r in load_policy("head_neck").rules if r.name == "tumour_shrinks")
-    days = [
-        Measured(f, (measurement("GTVp", "volume", "cc", 40.0 - f, 40.0, trust=DOUBTED if f == 2 else GIVEN),))
-        for f in (3, 1, 2)
-    ]
-    assert series(rule, "gtvp", "volume", days) == ((1, pytest.approx(-2.5)), (3, pytest.approx(-7.5)))
