@@ -21,8 +21,8 @@ FINE, FINEST = 3.0, 1.0
 """mm; the surface is known between slices at least as closely, and of a small structure in every direction."""
 BENDS = 8.0
 """mm; a usual radius of a small organ's surface."""
-SMALL = 400_000
-"""Voxels up to which a structure is small."""
+SMALL, SMALL_MM3 = 400_000, 2e6
+"""Voxels and volume of the box of a structure up to which it is small."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class SurfacePoints:
     @staticmethod
     def of(values: Distance, spacing: Triple) -> SurfacePoints | None:
         """The zero level of values; None where there is none."""
-        small = values.size < SMALL
+        small = is_small(values, spacing)
         fine, step = refined(values, spacing)
         return SurfacePoints.at(fine, step, every=1 if small else 2, bends=BENDS if small else 4 * BENDS)
 
@@ -111,6 +111,11 @@ def _slopes(fine: Distance, at: Nodes, step: Points) -> Points:
     return out
 
 
+def is_small(values: Distance, spacing: Triple) -> bool:
+    """Whether a structure's box has so few voxels, and so little volume, that all of it may be refined."""
+    return values.size < SMALL and values.size * float(np.prod(spacing)) < SMALL_MM3
+
+
 def refined(values: Distance, spacing: Triple, *, small: bool | None = None) -> tuple[Distance, Points]:
     """The same with values between its slices, and between its pixels where it is small; and the new steps, mm.
 
@@ -118,7 +123,7 @@ def refined(values: Distance, spacing: Triple, *, small: bool | None = None) -> 
     interpolated, with the radius of the largest ball inside.
     """
     step = np.asarray(spacing, dtype=np.float64)
-    small = values.size < SMALL if small is None else small
+    small = is_small(values, spacing) if small is None else small
     limits = (FINEST, FINEST, FINEST) if small else (FINE, np.inf, np.inf)
     if not any(s > limit * 1.01 and n > 1 for s, limit, n in zip(step, limits, values.shape, strict=True)):
         return values, step
