@@ -66,8 +66,8 @@ from patient.write.rtstruct import write_structure_set as _write_structure_set
 from pipelines.fraction.registration_case import Kind as _Kind
 from pipelines.fraction.registration_case import register as _register
 from pipelines.planning.contouring import Contouring as _Contouring
-from pipelines.planning.contouring import reasons_of as _reasons_of
 from pipelines.planning.engines import installed_engines as _installed_engines
+from pipelines.planning.reasons import reasons_of as _reasons_of
 from pipelines.records.case import VERSION, StructureRecord
 from registration.method import RegistrationContext as _RegistrationContext
 from registration.quality import Registered

@@ -7,72 +7,12 @@ measured against the plan of its day. An untrusted fraction is shown and stands 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
-from adaptive.change.dose_metrics import ACCUMULATED
-from adaptive.course.trend import Forecast, Trend, forecast, trend
-from adaptive.decision.decision import Decision, RuleResult, State, Verdict
-from adaptive.decision.measurement import Measured, Measurement
-from adaptive.decision.rules import TRUST, Compare, Rule
-from patient.trust import Trust
-
-
-@dataclass(frozen=True)
-class CoursePlan:
-    """What fractions were given by.
-
-    Args:
-        uid: of the plan, or of its structure set where there is no plan object.
-        label: as the planner wrote it.
-        fractions: planned; None where nobody says.
-    """
-
-    uid: str
-    label: str = ""
-    fractions: int | None = None
-
-    @property
-    def name(self) -> str:
-        """For people: label and the end of the UID, as two plans may be called the same."""
-        return f"{self.label or 'without label'} (…{self.uid[-8:]})"
-
-
-@dataclass(frozen=True)
-class Fraction:
-    """One fraction's image and all that came of it.
-
-    Args:
-        case: name of its case.
-        image: Series Instance UID.
-        acquired: YYYYMMDD, or YYYYMMDDHHMMSS; empty where the image does not say.
-        plan: by which it was given.
-        measured: its number under that plan, and its figures.
-        decision: about it.
-        counted: fractions in the accumulated dose; None where there is none.
-        accounting: which image each counted fraction stands on, in words.
-        made: the order in which cases were made; of two about one image the later counts.
-    """
-
-    case: str
-    image: str
-    acquired: str
-    plan: CoursePlan
-    measured: Measured
-    decision: Decision
-    counted: int | None = None
-    accounting: tuple[str, ...] = ()
-    made: int = 0
-
-    @property
-    def number(self) -> int:
-        """Under its plan, from 1."""
-        return self.measured.fraction
-
-    @property
-    def trust(self) -> Trust:
-        """In its registration: whether its figures may stand in a trend."""
-        return self.decision.registration
+from adaptive.course.fraction import CoursePlan, Fraction
+from adaptive.course.tracks import DoseTrack, Track, dose_tracks_of, tracks_of
+from adaptive.decision.decision import Verdict
 
 
 @dataclass(frozen=True)
@@ -90,59 +30,6 @@ class Standing:
     ordinal: int
     counts: bool = True
     remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Point:
-    """A figure on one day, in a rule's terms; `interval` is 95 %, None where unknown."""
-
-    fraction: int
-    value: float
-    interval: tuple[float, float] | None
-    trust: Trust
-
-
-@dataclass(frozen=True)
-class Limit:
-    """A rule about a track: what it came to today (state None: nothing), and when it is forecast to be exceeded."""
-
-    rule: Rule
-    state: State | None
-    reason: str
-    forecast: Forecast
-
-
-@dataclass(frozen=True)
-class Track:
-    """One figure over the fractions of a part, as rules look at it.
-
-    Args:
-        structure, quantity: of the measurement.
-        unit: of the points.
-        compare: what of the measurement they are.
-        planned: the plan's value, as `RuleResult.planned`; None where unknown.
-        points: by fraction.
-        trend: through the trusted ones; None of too few.
-        limits: of every rule about it.
-    """
-
-    structure: str
-    quantity: str
-    unit: str
-    compare: Compare
-    planned: float | None
-    points: tuple[Point, ...]
-    trend: Trend | None
-    limits: tuple[Limit, ...]
-
-
-@dataclass(frozen=True)
-class DoseTrack:
-    """A figure of the accumulated dose over the fractions, each with its 95 % interval and the trust of every day in it."""
-
-    structure: str
-    quantity: str
-    figures: tuple[tuple[int, Measurement], ...]
 
 
 @dataclass(frozen=True)
@@ -279,71 +166,7 @@ def _part(fractions: Sequence[Fraction]) -> Part:
     there = {f.number for f in fractions}
     newest = fractions[-1]
     missing = tuple(n for n in range(1, newest.number) if n not in there)
-    tracks = sorted(_tracks(fractions), key=_weight)
-    return Part(newest.plan, tuple(fractions), missing, tuple(tracks), tuple(_dose(fractions)))
-
-
-_Key = tuple[str, str, Compare, str]
-
-
-def _key(result: RuleResult) -> _Key:
-    return result.structure, result.quantity, result.rule.compare, result.rule.unit
-
-
-def _tracks(fractions: Sequence[Fraction]) -> Iterator[Track]:
-    """Every figure that a rule of the newest fraction's policy was about and that was measured once at least."""
-    rules = {r.rule.name for r in fractions[-1].decision.results}
-    found: dict[_Key, dict[int, RuleResult]] = {}
-    about: dict[_Key, dict[str, RuleResult]] = {}
-    for fraction in reversed(fractions):
-        for result in fraction.decision.results:
-            if result.quantity == TRUST or result.rule.name not in rules or result.value is None:
-                continue
-            found.setdefault(_key(result), {}).setdefault(fraction.number, result)
-            about.setdefault(_key(result), {}).setdefault(result.rule.name, result)
-    trust = {f.number: f.trust for f in fractions}
-    for (structure, quantity, compare, unit), days in found.items():
-        points = tuple(
-            Point(n, r.value, r.interval, r.trust & trust[n]) for n, r in sorted(days.items()) if r.value is not None
-        )
-        sure = [(p.fraction, p.value) for p in points if p.trust]
-        limits = tuple(_limit(r, fractions[-1], sure) for r in about[structure, quantity, compare, unit].values())
-        planned = days[max(days)].planned
-        yield Track(structure, quantity, unit, compare, planned, points, trend(sure), limits)
-
-
-def _limit(known: RuleResult, newest: Fraction, points: Sequence[tuple[int, float]]) -> Limit:
-    """A rule about a track, as it stands at the newest fraction."""
-    now = next(
-        (r for r in newest.decision.results if r.rule.name == known.rule.name and _key(r) == _key(known)),
-        None,
-    )
-    rule, last = (now or known).rule, newest.plan.fractions
-    if rule.accepted_in_plan and known.planned is not None and rule.beyond(known.planned):
-        ahead = Forecast("the plan itself exceeds it and was accepted so")
-    elif last is None:
-        ahead = Forecast("nobody says how many fractions there are")
-    else:
-        ahead = forecast(rule, points, last)
-    if now is not None and now.state is State.NEAR and ahead.probability == 1.0 and ahead.fraction is None:
-        ahead = replace(ahead, said="the value exceeds it, within its uncertainty")
-    return Limit(rule, now.state if now else None, now.reason if now else "Was not measured today", ahead)
-
-
-def _weight(track: Track) -> tuple[int, float, float]:
-    """What needs a person first: exceeded, near, then by how soon and how probably a rule is exceeded."""
-    states = [limit.state for limit in track.limits]
-    order = 0 if State.EXCEEDED in states else 1 if State.NEAR in states else 2
-    soonest = min((float(li.forecast.fraction or 1000) for li in track.limits), default=1000.0)
-    return order, soonest, -max((li.forecast.probability or 0.0 for li in track.limits), default=0.0)
-
-
-def _dose(fractions: Sequence[Fraction]) -> Iterator[DoseTrack]:
-    for figure in fractions[-1].measured.measurements:
-        if figure.quantity.endswith(ACCUMULATED):
-            days = [(f, f.measured.of(figure.structure, figure.quantity)) for f in fractions]
-            figures = tuple((f.number, m.given(f.trust)) for f, m in days if m is not None)
-            yield DoseTrack(figure.structure, figure.quantity.removesuffix(ACCUMULATED), figures)
+    return Part(newest.plan, tuple(fractions), missing, tracks_of(fractions), tuple(dose_tracks_of(fractions)))
 
 
 def verdict_of(course: Course) -> Verdict:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from adaptive.course.course import CoursePlan, Fraction, course_of
+from adaptive.course.course import course_of
+from adaptive.course.fraction import CoursePlan, Fraction
 from patient.errors import InputError, MixedSeries
 from pipelines.course.numbering import rising
 from pipelines.outbox.publish import CASES, COURSES, written_beside

@@ -18,9 +18,10 @@ from contour.template import EXISTING, Wanted, load_template
 from contour.truncation import Extent, abrupt_ends
 from patient.geometry import Geometry
 from patient.volume import Field
-from pipelines.planning.contouring import pairs_compared, reasons_of, state_of
+from pipelines.planning.contouring import pairs_compared, state_of
 from pipelines.planning.engines import installed_engines
 from pipelines.planning.image_file import read_image
+from pipelines.planning.reasons import reasons_of
 from pipelines.records.case import CaseResult, FlagRecord, State, StructureRecord, Verdict
 
 

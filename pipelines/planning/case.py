@@ -26,8 +26,9 @@ from patient.series import PATIENT_POSITIONS, ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.write.rtstruct import write_structure_set
 from pipelines.outbox.job_key import Whose, whose
-from pipelines.planning.contouring import Contouring, reasons_of
+from pipelines.planning.contouring import Contouring
 from pipelines.planning.engines import installed_engines
+from pipelines.planning.reasons import reasons_of
 from pipelines.records.case import (
     VERSION,
     CaseResult,

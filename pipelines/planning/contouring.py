@@ -14,7 +14,7 @@ from contour.derived_structures import derive
 from contour.engine import Absent, Context, Engine, Flag, NoModel, NotConfident
 from contour.postprocessing import postprocess
 from contour.recipe import Recipe, ingredients, needs
-from contour.small_contours import LEFT_OUT, without_small
+from contour.small_contours import without_small
 from contour.template import EXISTING, Template, Wanted
 from contour.truncation import Extent, abrupt_ends, uneven_pairs
 from patient.errors import InputError
@@ -30,7 +30,6 @@ from pipelines.planning.set_label import planning_label
 from pipelines.records.case import (
     MADE,
     VERSION,
-    WORDS,
     FlagRecord,
     State,
     StructureRecord,
@@ -281,41 +280,8 @@ def pairs_compared(records: Sequence[StructureRecord], extents: Mapping[str, Ext
     return [r.model_copy(update={"flags": (*r.flags, *said.get(r.name, ()))}) for r in records]
 
 
-def reasons_of(records: Sequence[StructureRecord], notes: Sequence[str] = ()) -> tuple[str, ...]:
-    """Why a person should look, worst first.
-
-    Args:
-        records: of the template's structures.
-        notes: of the existing structure set.
-    """
-    missing = [
-        f"{r.name} is required and not there ({WORDS[r.state]}): {r.reason}"
-        for r in records
-        if r.required and r.state not in MADE
-    ]
-    doubted = [
-        f"{r.name} is not there ({WORDS[r.state]}): {r.reason}"
-        for r in records
-        if r.state == "not_confident" and not r.required
-    ]
-    flagged = [f"{r.name}: {flag.detail}" for r in records for flag in r.flags if not _expected(r.name, flag)]
-    odd = [f"Existing structure set: {note}" for note in notes]
-    return (*missing, *odd, *doubted, *flagged)
-
-
 def state_of(absent: Absent) -> State:
     """The record's word for an engine's kind of reason."""
     if isinstance(absent, NoModel):
         return "no_model"
     return "not_confident" if isinstance(absent, NotConfident) else "not_in_image"
-
-
-_LONG = ("External", "Bones", "SpinalCanal", "SpinalCord", "Skin", "Trachea", "Esophagus")
-
-
-def _expected(name: str, flag: FlagRecord) -> bool:
-    """No reason for review: what the template asks for, and what runs on beyond the image's head and foot ends."""
-    if flag.code == LEFT_OUT:
-        return True
-    sides = ("front", "back", "side")
-    return flag.code == "cut_by_field_of_view" and name in _LONG and not any(side in flag.detail for side in sides)

@@ -35,6 +35,12 @@ class Record(BaseModel):
     )
 
 
+class Figures(Record):
+    """A record whose numbers may be none: null stands for what is no number."""
+
+    model_config = ConfigDict(ser_json_inf_nan="null")
+
+
 State = Literal["contoured", "derived", "kept", "not_in_image", "no_model", "not_confident", "not_drawn", "withheld"]
 MADE = ("contoured", "derived", "kept")
 """The states of a structure that is there."""

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
-from adaptive.course.course import Course, DoseTrack, Limit, Part, Point, Standing, Track, verdict_of
+from adaptive.course.course import Course, Part, Standing, verdict_of
+from adaptive.course.tracks import DoseTrack, Limit, Point, Track
 from adaptive.decision.decision import State
 from adaptive.decision.measurement import Measurement
-from pipelines.records.case import VERSION, Record
+from pipelines.records.case import VERSION, Figures, Record
 
 COURSE_SCHEMA = "1.1"
 Colours = dict[str, tuple[int, int, int]]
-
-
-class _Figures(Record):
-    """A record whose numbers may be none: null stands for what is no number."""
-
-    model_config = ConfigDict(ser_json_inf_nan="null")
 
 
 class CoursePlanRecord(Record):
@@ -55,7 +50,7 @@ class StandingRecord(Record):
     remarks: tuple[str, ...]
 
 
-class PointRecord(_Figures):
+class PointRecord(Figures):
     """A figure on one day."""
 
     fraction: int
@@ -67,7 +62,7 @@ class PointRecord(_Figures):
     """Why not."""
 
 
-class TrendRecord(_Figures):
+class TrendRecord(Figures):
     """A line through the trusted points (Theil and Sen)."""
 
     slope: float
@@ -82,7 +77,7 @@ class TrendRecord(_Figures):
     """It stands on these."""
 
 
-class ForecastRecord(_Figures):
+class ForecastRecord(Figures):
     """When a rule is forecast to be exceeded, as long as the patient goes on as before."""
 
     said: str
@@ -94,7 +89,7 @@ class ForecastRecord(_Figures):
     """That it is exceeded within the course."""
 
 
-class LimitRecord(_Figures):
+class LimitRecord(Figures):
     """A rule about a figure."""
 
     rule: str
@@ -110,7 +105,7 @@ class LimitRecord(_Figures):
     forecast: ForecastRecord
 
 
-class TrackRecord(_Figures):
+class TrackRecord(Figures):
     """One figure over the fractions of a plan, in the terms of its rules."""
 
     structure: str
@@ -128,7 +123,7 @@ class TrackRecord(_Figures):
     limits: tuple[LimitRecord, ...]
 
 
-class DoseFigureRecord(_Figures):
+class DoseFigureRecord(Figures):
     """A figure of the dose accumulated up to a fraction."""
 
     fraction: int
@@ -140,7 +135,7 @@ class DoseFigureRecord(_Figures):
     """Why not, each with the fraction it is about."""
 
 
-class DoseTrackRecord(_Figures):
+class DoseTrackRecord(Figures):
     """A figure of the accumulated dose over the fractions: research, not delivered dose."""
 
     structure: str
@@ -150,7 +145,7 @@ class DoseTrackRecord(_Figures):
     figures: tuple[DoseFigureRecord, ...]
 
 
-class PartRecord(_Figures):
+class PartRecord(Figures):
     """The fractions of one plan. Nothing is joined over plans."""
 
     plan: CoursePlanRecord

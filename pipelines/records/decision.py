@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import ConfigDict
-
 from adaptive.change.dose_metrics import ACCUMULATED
 from adaptive.decision.decision import Decision, RuleResult
 from adaptive.decision.decision import State as RuleState
@@ -13,13 +11,7 @@ from adaptive.decision.decision import Verdict as Recommended
 from adaptive.decision.measurement import Figure, Measurement
 from adaptive.decision.rules import Compare, Rule
 from patient.trust import GIVEN, UNRECORDED, Estimated, Trust
-from pipelines.records.case import Record
-
-
-class Figures(Record):
-    """A record whose numbers may be none: null stands for what is no number."""
-
-    model_config = ConfigDict(ser_json_inf_nan="null")
+from pipelines.records.case import Figures, Record
 
 
 class MeasurementRecord(Figures):

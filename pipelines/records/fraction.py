@@ -7,8 +7,8 @@ from typing import Literal
 from pydantic import Field
 
 from adaptive.decision.measurement import Measured
-from pipelines.records.case import FlagRecord, ImageRecord, Record, Timing, Verdict
-from pipelines.records.decision import DecisionRecord, Figures, MeasurementRecord
+from pipelines.records.case import Figures, FlagRecord, ImageRecord, Record, Timing, Verdict
+from pipelines.records.decision import DecisionRecord, MeasurementRecord
 from pipelines.records.registration import CouchRecord, QualityRecord
 
 

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptive.change.dose_metrics import ACCUMULATED
-from adaptive.course.course import CoursePlan, Fraction, course_of, verdict_of
+from adaptive.course.course import course_of, verdict_of
+from adaptive.course.fraction import CoursePlan, Fraction
 from adaptive.decision.decision import PlannedStructure, State, Verdict, decide
 from adaptive.decision.measurement import Measured
 from adaptive.decision.policy import load_policy

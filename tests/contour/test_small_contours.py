@@ -7,7 +7,7 @@ from contour.small_contours import CODE, LEFT_OUT, NOTABLE, area, without_small
 from contour.template import available_templates, load_template
 from patient.errors import TemplateError
 from patient.loop import Loop
-from pipelines.planning.contouring import reasons_of
+from pipelines.planning.reasons import reasons_of
 from pipelines.records.case import FlagRecord, StructureRecord
 
 TILTED = np.array([[1, 0, 0], [0, 0.6, 0.8]])

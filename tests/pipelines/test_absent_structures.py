@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from contour.engine import NoModel, NotConfident, NotInImage
 from contour.template import load_template
 from contour.truncation import Extent
-from pipelines.planning.contouring import pairs_compared, reasons_of, state_of
+from pipelines.planning.contouring import pairs_compared, state_of
+from pipelines.planning.reasons import reasons_of
 from pipelines.records.case import CaseResult, FlagRecord, StructureRecord
 
 
