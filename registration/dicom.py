@@ -26,8 +26,10 @@ from patient.write.identity import new_object, write_new
 from patient.write.series_number import Kind, series_number
 from registration.transforms import Rigid, Space, Transform, displacements
 
-RIGID_DESCRIPTION = "Rigid registration by software, not approved"
-DEFORMABLE_DESCRIPTION = "Deformable registration by software, not approved"
+_KINDS = {
+    Kind.RIGID: (SpatialRegistrationStorage, "Rigid registration by software, not approved"),
+    Kind.DEFORMABLE: (DeformableSpatialRegistrationStorage, "Deformable registration by software, not approved"),
+}
 _SAME_FRAME = ("125021", "Frame of Reference Identity")
 _BY_CONTENT = ("125024", "Image Content-based Alignment")
 _OF_BYTES = 2**32 - 2
@@ -70,15 +72,13 @@ def write_registration(
         OutputRefused: a translation beyond what 16 characters hold.
     """
     _admit(moving_from_fixed, fixed, moving)
-    dataset = _new(fixed, SpatialRegistrationStorage, RIGID_DESCRIPTION, Kind.RIGID, fraction, version)
-    _content(dataset, label, note)
+    dataset = _new(fixed, moving, Kind.RIGID, fraction, version, label, note)
     dataset.RegistrationSequence = Items(
         [
             _matrix_item(fixed, np.eye(4), _SAME_FRAME, "The registered frame itself"),
             _matrix_item(moving, moving_from_fixed.inverse().matrix, _BY_CONTENT, "Takes moving image to fixed image"),
         ]
     )
-    _refer(dataset, fixed, moving)
     return write_new(path, dataset)
 
 
@@ -125,16 +125,12 @@ def write_deformable(
     Space.of(fixed.geometry).admit(Space.of(grid), "The grid")
     if (size := 12 * int(np.prod(grid.shape))) > _OF_BYTES:
         raise OutputRefused(f"Vectors of {size / 2**30:.1f} GB do not fit into DICOM", remedy="Take a coarser grid")
-    dataset = _new(fixed, DeformableSpatialRegistrationStorage, DEFORMABLE_DESCRIPTION, Kind.DEFORMABLE, fraction, version)
-    _content(dataset, label, note)
-    item = Dataset()
+    dataset = _new(fixed, moving, Kind.DEFORMABLE, fraction, version, label, note)
+    item = _transform_item(_BY_CONTENT, "Takes fixed (registered) points to moving (source) ones")
     item.SourceFrameOfReferenceUID = moving.geometry.frame_of_reference
     item.ReferencedImageSequence = Items(_references(moving))
-    item.FrameOfReferenceTransformationComment = "Takes fixed (registered) points to moving (source) ones"
-    item.RegistrationTypeCodeSequence = Items([_code(*_BY_CONTENT)])
     item.DeformableRegistrationGridSequence = Items([_grid_item(moving_from_fixed, grid)])
     dataset.DeformableRegistrationSequence = Items([item])
-    _refer(dataset, fixed, moving)
     return write_new(path, dataset)
 
 
@@ -153,10 +149,17 @@ def _admit(moving_from_fixed: Transform, fixed: ImageSeries, moving: ImageSeries
     Space.of(moving.geometry).admit(moving_from_fixed.target, "The transform's target")
 
 
-def _new(fixed: ImageSeries, sop_class: str, said: str, kind: Kind, fraction: int | None, version: str) -> Dataset:
+def _new(
+    fixed: ImageSeries, moving: ImageSeries, kind: Kind, fraction: int | None, version: str, label: str, note: str
+) -> Dataset:
+    """A registration of two images, whole but for its transform."""
+    sop_class, said = _KINDS[kind]
     said = f"Fraction {fraction}: {said[0].lower()}{said[1:]}" if fraction is not None else said
     number = series_number(fixed, kind, fraction)
-    return new_object(fixed, sop_class, "REG", series_description=said, number=number, version=version)
+    dataset = new_object(fixed, sop_class, "REG", series_description=said, number=number, version=version)
+    _content(dataset, label, note)
+    _refer(dataset, fixed, moving)
+    return dataset
 
 
 def _content(dataset: Dataset, label: str, note: str) -> None:
@@ -168,13 +171,19 @@ def _content(dataset: Dataset, label: str, note: str) -> None:
     dataset.ContentCreatorName = ""
 
 
+def _transform_item(how: tuple[str, str], note: str) -> Dataset:
+    """What a transform says of itself, matrix or field: how it was found and which way it goes."""
+    item = Dataset()
+    item.FrameOfReferenceTransformationComment = note
+    item.RegistrationTypeCodeSequence = Items([_code(*how)])
+    return item
+
+
 def _matrix_item(image: ImageSeries, registered_from_image: NDArray[np.float64], how: tuple[str, str], note: str) -> Dataset:
     matrix = Dataset()
     matrix.FrameOfReferenceTransformationMatrixType = "RIGID"
     matrix.FrameOfReferenceTransformationMatrix = decimals(registered_from_image)
-    registration = Dataset()
-    registration.FrameOfReferenceTransformationComment = note
-    registration.RegistrationTypeCodeSequence = Items([_code(*how)])
+    registration = _transform_item(how, note)
     registration.MatrixSequence = Items([matrix])
     item = Dataset()
     item.FrameOfReferenceUID = image.geometry.frame_of_reference
