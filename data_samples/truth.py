@@ -171,9 +171,8 @@ def read_truth(folder: Path, number: int) -> FractionTruth:
     image = sitk.ReadImage(str(place / "displacement.mha"))
     i, j, k = image.GetSize()
     dx, dy, dz = image.GetSpacing()
-    grid = Geometry(
-        (k, j, i), (dz, dy, dx), image.GetOrigin(), frame_of_reference=source.frame_of_reference, image=source.image
-    )
+    x, y, z = image.GetOrigin()
+    grid = Geometry((k, j, i), (dz, dy, dx), (x, y, z), frame_of_reference=source.frame_of_reference, image=source.image)
 
     def alignment(name: str) -> Alignment:
         matrix = np.array(said[name]["plan_from_fraction"])

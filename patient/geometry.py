@@ -160,6 +160,12 @@ class Geometry:
         x, y, z = (float(v) for v in self.points(box.start))
         return replace(self, shape=box.shape, origin=(x, y, z))
 
+    def padded(self, voxels: int | Sequence[int]) -> Geometry:
+        """The grid with more voxels beyond every side: one number, or one an axis (k, j, i)."""
+        a, b, c = (voxels,) * 3 if isinstance(voxels, int) else voxels
+        k, j, i = self.shape
+        return self.cropped(Box((-a, -b, -c), (k + a, j + b, i + c)))
+
     @property
     def box(self) -> Box:
         """The whole grid as a box."""

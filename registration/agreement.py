@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from patient.geometry import Box, Geometry
+from patient.geometry import Geometry
 from patient.volume import Field, Mask
 from registration.resampling import resampled_field
 from registration.transforms import Rigid, Transform
@@ -77,10 +77,7 @@ def _cubes(grid: Geometry, side: float) -> Geometry:
 
 
 def _with_room(grid: Geometry, mm: float) -> Geometry:
-    room = [int(np.ceil(mm / s)) for s in grid.spacing]
-    start = tuple(-r for r in room)
-    stop = tuple(n + r for n, r in zip(grid.shape, room, strict=True))
-    return grid.cropped(Box(start, stop))  # type: ignore[arg-type]
+    return grid.padded([int(np.ceil(mm / s)) for s in grid.spacing])
 
 
 def _distances(of: NDArray[np.bool_], to: NDArray[np.bool_], spacing: tuple[float, float, float]) -> NDArray[np.float32]:

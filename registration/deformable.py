@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as nn
 
-from patient.geometry import Box, Geometry
+from patient.geometry import Geometry
 from patient.volume import Volume
 from registration.deformation.descent import landmarks_in, refined
 from registration.deformation.descriptors import descriptors
@@ -65,14 +65,13 @@ class Deformable:
 
         The field covers the fixed image's body and fades out beyond what both masks hold.
         """
-        torch.manual_seed(context.seed)
         start = context.start if context.start is not None else rigid_start(fixed, moving, context)
         voxel = max(self._voxel, FINEST * float(np.cbrt(np.prod(fixed.geometry.spacing))))
         pair = working_pair(fixed, moving, start, context, voxel, MOST_VOXELS, RIM, BOUNDARY)
         context.progress(0.3, "descriptors")
         with torch.no_grad():
-            here, there = (descriptors(torch.from_numpy(v).to(context.device)) for v in (pair.fixed, pair.moving))
-            known, seen = (torch.from_numpy(v).to(context.device) for v in (pair.fixed_valid, pair.moving_valid))
+            here, there = (descriptors(torch.as_tensor(v, device=context.device)) for v in (pair.fixed, pair.moving))
+            known, seen = (torch.as_tensor(v, device=context.device) for v in (pair.fixed_valid, pair.moving_valid))
             searches = [search for search in SEARCHES if search[0] * pair.grid.spacing[0] <= LARGEST_CELL]
             a, b = (Cells.of(values, valid) for values, valid in ((here, known), (there, seen)))
             field = torch.zeros(3, 1, 1, 1, device=context.device)
@@ -123,12 +122,10 @@ def _control_grid(nodes: Tensor, grid: Geometry) -> Geometry:
 
 def _faded(nodes: Tensor, grid: Geometry, spacing: int) -> tuple[Tensor, Geometry]:
     """The field with a border in which it dies away, so wide that nothing folds there: beyond it nothing is known."""
-    border = 2 + int(np.ceil(2.0 * float(nodes.norm(dim=0).max()) / spacing))
+    border = 2 + int(np.ceil(2.0 * float(nodes.square().sum(dim=0).amax().sqrt()) / spacing))
     wide = nn.pad(nodes[None], (border,) * 6, mode="replicate")[0]
     for axis in (1, 2, 3):
         n = wide.shape[axis]
         near = torch.minimum(torch.arange(n), n - 1 - torch.arange(n)).div(border).clamp(max=1.0).to(wide)
         wide = wide * near.view([n if a == axis else 1 for a in range(4)])
-    start = tuple(-border for _ in range(3))
-    stop = tuple(n + border for n in nodes.shape[1:])
-    return wide, grid.cropped(Box(start, stop))  # type: ignore[arg-type]
+    return wide, grid.padded(border)

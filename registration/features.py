@@ -232,7 +232,8 @@ def _rigid(pairs: Matches, source: Space, target: Space) -> Rigid:
 
 def _affine(pairs: Matches, source: Space, target: Space) -> Affine:
     """Least squares, twelve numbers."""
-    solution, *_ = np.linalg.lstsq(np.c_[pairs.fixed, np.ones(len(pairs))], pairs.moving, rcond=None)
+    from_fixed = np.column_stack([pairs.fixed, np.ones(len(pairs))])
+    solution = np.asarray(np.linalg.lstsq(from_fixed, pairs.moving, rcond=None)[0], dtype=np.float64)
     matrix = np.eye(4)
     matrix[:3] = solution.T
     return Affine(matrix, source, target)

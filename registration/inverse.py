@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk  # noqa: N813 - as everybody writes it
 from numpy.typing import NDArray
 
-from patient.geometry import Box, Geometry
+from patient.geometry import Geometry
 from patient.interpolation import PIECE
 from patient.parallel import each
 from registration.point_map import PointMap, displacement_map
@@ -38,11 +38,11 @@ class InverseDisplacement(Transform):
     displacement: Displacement
 
     @property
-    def source(self) -> Space:  # type: ignore[override]
+    def source(self) -> Space:  # type: ignore[override] - the other way round, so it is not kept twice
         return self.displacement.target
 
     @property
-    def target(self) -> Space:  # type: ignore[override]
+    def target(self) -> Space:  # type: ignore[override] - the other way round, so it is not kept twice
         return self.displacement.source
 
     def mapped(self, points: Points) -> Points:
@@ -77,7 +77,7 @@ def inverse_of(b_from_a: Transform) -> Transform:
 def _fixed_point(at: Points, moved: PointMap) -> Points:
     """The points `[3, n]` that a displacement takes to those given."""
     out = at - moved(at)
-    left = np.arange(at.shape[1])
+    left = np.arange(at.shape[1], dtype=np.intp)
     for _ in range(ROUNDS):
         missed = out[:, left] - at[:, left] + moved(out[:, left])
         out[:, left] -= missed
@@ -95,7 +95,8 @@ def _newton(at: Points, start: Points, moved: PointMap) -> Points:
     nowhere.
     """
     out, missed = start.copy(), start - at + moved(start)
-    left, share = np.arange(at.shape[1]), np.ones(at.shape[1])
+    left = np.arange(at.shape[1], dtype=np.intp)
+    share = np.ones(at.shape[1])
     for _ in range(STEPS):
         left = left[np.abs(missed[:, left]).max(axis=0) > CLOSE]
         if not len(left):
@@ -121,8 +122,6 @@ def _derivative(points: Points, moved: PointMap) -> NDArray[np.float64]:
 def _nodes(field: Geometry) -> Geometry:
     """A field's own grid, finer where it is coarse, with room for what it moves."""
     finer = [max(1, round(s / NODES)) for s in field.spacing]
-    room = [int(np.ceil(ROOM / s)) for s in field.spacing]
-    around = field.cropped(Box(tuple(-r for r in room), tuple(n + r for n, r in zip(field.shape, room, strict=True))))  # type: ignore[arg-type]
+    around = field.padded([int(np.ceil(ROOM / s)) for s in field.spacing])
     shape = tuple((n - 1) * f + 1 for n, f in zip(around.shape, finer, strict=True))
-    k, j, i = (s / f for s, f in zip(field.spacing, finer, strict=True))
-    return replace(around, shape=shape, spacing=(k, j, i))  # type: ignore[arg-type]
+    return replace(around, shape=shape, spacing=tuple(s / f for s, f in zip(field.spacing, finer, strict=True)))

@@ -257,7 +257,8 @@ def sharpened(a: Scene, b: Scene, points: Points, guess: Points, reach: int) -> 
     steps = list(np.ndindex(width, width, width))
     found = np.stack(each(like, steps), axis=-1).reshape(-1, width, width, width)
     padded = np.pad(found, ((0, 0), *((1, 1),) * 3), constant_values=-1)
-    best = np.stack(np.unravel_index(found.reshape(len(found), -1).argmax(axis=1), found.shape[1:]), axis=-1)
+    highest = np.asarray(found.reshape(len(found), -1).argmax(axis=1), dtype=np.intp)
+    best = np.stack(np.unravel_index(highest, found.shape[1:]), axis=-1)
     top = found[(np.arange(len(found)), *best.T)]
     rim = ((best == 0) | (best == width - 1)).any(axis=1)
     fine = best - reach + _between(padded, np.c_[np.arange(len(found)), best + 1])

@@ -89,7 +89,7 @@ class Pyramid:
     def halves(self) -> Iterator[Pyramid]:
         """The body halved at its median along each axis: six bodies, with the same image."""
         for axis in range(3):
-            along = np.arange(self.body.shape[axis]).reshape([-1 if n == axis else 1 for n in range(3)])
+            along = np.arange(self.body.shape[axis], dtype=np.intp).reshape([-1 if n == axis else 1 for n in range(3)])
             middle = np.median(np.nonzero(self.body)[axis])
             for side in (along < middle, along >= middle):
                 yield replace(self, body=self.body & side)
@@ -163,7 +163,7 @@ def _body(fine: Volume[np.float32]) -> NDArray[np.bool_]:
     core = _away(foreground, image.geometry) > 10.0
     if not core.any():
         core = foreground
-    pieces, count = ndimage.label(core)  # type: ignore[misc]
+    pieces, count = ndimage.label(core)
     if count > 1:
         core = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
     body = foreground & (_away(~core, image.geometry) <= 12.0)

@@ -219,11 +219,11 @@ class Chain(Transform):
             after.source.admit(before.target, "A chain's link")
 
     @property
-    def source(self) -> Space:  # type: ignore[override]
+    def source(self) -> Space:  # type: ignore[override] - its parts' own, so it is not kept twice
         return self.parts[0].source
 
     @property
-    def target(self) -> Space:  # type: ignore[override]
+    def target(self) -> Space:  # type: ignore[override] - its parts' own, so it is not kept twice
         return self.parts[-1].target
 
     def mapped(self, points: Points) -> Points:

@@ -174,9 +174,9 @@ def foreground_box(image: Volume[Any]) -> Box:
     if body.empty:
         return image.geometry.box
     ratio = [a / b for a, b in zip(small.geometry.spacing, image.geometry.spacing, strict=True)]
-    start = tuple(int(a * r) for a, r in zip(body.start, ratio, strict=True))
-    stop = tuple(int(np.ceil(b * r)) for b, r in zip(body.stop, ratio, strict=True))
-    return Box(start, stop).padded(5, image.geometry.shape)  # type: ignore[arg-type]
+    k, j, i = (int(a * r) for a, r in zip(body.start, ratio, strict=True))
+    above, behind, left = (int(np.ceil(b * r)) for b, r in zip(body.stop, ratio, strict=True))
+    return Box((k, j, i), (above, behind, left)).padded(5, image.geometry.shape)
 
 
 def measured(image: Volume[Any]) -> Volume[np.float32]:

@@ -46,7 +46,7 @@ def landmarks_in(pair: Working, start: Affine, context: RegistrationContext) -> 
     places = pair.grid.indices(at)
     apart = pair.grid.indices(home) - places
     inside = ((places >= 0) & (places <= np.array(pair.grid.shape) - 1)).all(axis=1)
-    return Landmarks(*(torch.from_numpy(v[inside].T.astype(np.float32)).to(context.device) for v in (places, apart)))
+    return Landmarks(*(torch.as_tensor(v[inside].T.astype(np.float32), device=context.device) for v in (places, apart)))
 
 
 def refined(
@@ -82,7 +82,7 @@ def refined(
         context.check_cancelled()
         for group in optimiser.param_groups:
             group["lr"] = RATE * (1.0 - 0.8 * step / steps)
-        offset = torch.randint(STRIDE, (3,), generator=chance).tolist()
+        offset = [int(n) for n in torch.randint(STRIDE, (3,), generator=chance)]
         lattice = tuple(slice(o, None, STRIDE) for o in offset)
         at = known[lattice].nonzero() * STRIDE + torch.tensor(offset, device=known.device)
         places = at.T.float()
@@ -100,8 +100,8 @@ def refined(
             last = step >= 3 * steps // 4
             loss = loss + FOLDING * (10.0 if last else 1.0) * squeezed.clamp(min=0.0).square().mean()
         optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        torch.autograd.backward(loss)
+        optimiser.step()  # pyright: ignore[reportUnknownMemberType] - torch leaves its closure untyped
     return control.detach()
 
 

@@ -45,4 +45,4 @@ def volumes(field: Tensor, corner: int) -> Tensor:
         unit[axis] = 1.0
         slopes.append((middle - beside if ahead else beside - middle) + unit)
     a, b, c = slopes
-    return (a * torch.linalg.cross(b, c, dim=0)).sum(dim=0)
+    return (a * torch.cross(b, c, dim=0)).sum(dim=0)

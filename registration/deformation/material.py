@@ -45,7 +45,7 @@ class Material:
         if mask is not None:
             space = Space.of(whole)
             rigid = resampled_mask(Rigid.identity(space, space), mask, pair.grid).array.astype(np.float32)
-        return Material(*(torch.from_numpy(v).to(context.device) for v in (tissue, rigid)))
+        return Material(*(torch.as_tensor(v, device=context.device) for v in (tissue, rigid)))
 
     def links(self, shape: tuple[int, ...]) -> list[Tensor]:
         """Along each axis how firmly neighbouring control points hold to each other.
@@ -57,7 +57,7 @@ class Material:
             shape: of the control points.
         """
         tissue, rigid = (nn.interpolate(v[None, None], size=shape, mode="area")[0, 0] for v in (self.tissue, self.rigid))
-        firm = []
+        firm: list[Tensor] = []
         for axis in range(3):
             loose = (-(tissue.diff(dim=axis) / SLIDING).square()).exp().clamp(min=LOOSE)
             last = shape[axis] - 1

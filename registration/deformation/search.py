@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as nn
 
@@ -70,9 +71,7 @@ def _coupled(a: Tensor, b: Tensor, known: Tensor, seen: Tensor, reach: int) -> T
     present = nn.pad(seen[None, None], (reach,) * 6)[0, 0]
     steps = node_indices((side,) * 3, a.device).reshape(3, -1) - reach
     cost = torch.empty(steps.shape[1], *shape, device=a.device)
-    parts = [
-        tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True)) for offset in (steps + reach).long().T.tolist()
-    ]
+    parts = [tuple(slice(o, o + s) for o, s in zip(offset, shape, strict=True)) for offset in np.ndindex(side, side, side)]
     apart, total, held = torch.empty_like(a), torch.zeros(shape, device=a.device), torch.zeros(shape, device=a.device)
     for row, part in zip(cost, parts, strict=True):
         torch.sub(a, padded[(slice(None), *part)], out=apart).abs_()

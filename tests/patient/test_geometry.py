@@ -33,6 +33,13 @@ def test_a_crop_knows_where_it_lies_in_its_whole(angles, start):
     assert g.box_of(g.cropped(box)) == box
 
 
+def test_a_padded_grid_holds_the_whole_where_it_was_with_the_voxels_asked_for_beyond_each_end():
+    whole = Geometry((4, 5, 6), (3.0, 2.0, 1.0), (10.0, -20.0, 30.0))
+    assert whole.padded((1, 2, 3)).box_of(whole) == Box((1, 2, 3), (5, 7, 9))
+    assert whole.padded((1, 2, 3)).shape == (6, 9, 12)
+    assert whole.padded(2).same_grid(whole.padded((2, 2, 2)))
+
+
 def test_another_frame_of_reference_is_not_the_same_place():
     a, b = (Geometry((2, 2, 2), (1, 1, 1), frame_of_reference=f) for f in ("1", "2"))
     with pytest.raises(FrameMismatch):
