@@ -166,7 +166,7 @@ def _area(field):
 @settings(max_examples=10, deadline=None)
 @given(st.floats(6.0, 20.0), st.sampled_from(["5 mm", "(L 6, R 6, A 6, P 4, S 6, I 6) mm"]), middles)
 def test_contours_that_taper_are_closed_as_they_taper_before_a_margin_is_made(radius, margin, middle):
-    """The whole surface of a drawn ball with a margin, ends and all: 0.5 mm, and its areas within half a percent from 20 mm across."""
+    """The surface of a drawn ball with a margin, ends and all, to 0.5 mm; areas within half a percent from 20 mm across."""
     grid = _grid((radius,) * 3, (6.0,) * 6, (3.0, 1.27, 1.27), middle)
     heights = [grid.points((k, 0, 0))[2] for k in range(grid.shape[0])]
     made = derive(parse(f"A + {margin}"), {"A": _drawn_ball(radius, grid, heights)}, grid)
