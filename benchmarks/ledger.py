@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.record import main, record
-from pipelines.night.work import cluster, run_all
+from pipelines.night.cluster import cluster, run_all
 from pipelines.outbox.job import State
 from pipelines.outbox.ledger import Ledger
 from pipelines.outbox.publish import CASES, WORK, free_name, locked, publish

@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 from patient.errors import DuplicateSlices, MixedSeries, PixelDataError
 from patient.read.completeness import lacking, remarks
 from patient.read.headers import Header
-from patient.read.index import IMAGES, SeriesEntry, scan
+from patient.read.index import IMAGES, SeriesEntry
 from patient.read.phases import one_phase
 from patient.read.pixels import AIR, read_pixels
 from patient.read.planes import Plane, planes_of
+from patient.read.scan import scan
 from patient.read.stack import stacked
 from patient.series import ImageSeries, Instance, Pixels
 from patient.slices import on_grid

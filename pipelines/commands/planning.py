@@ -10,7 +10,8 @@ import typer
 
 from patient.errors import InputError
 from patient.read.completeness import lacking
-from patient.read.index import SeriesEntry, scan
+from patient.read.index import SeriesEntry
+from patient.read.scan import scan
 from pipelines.commands.terminal import (
     DONE,
     NEEDS_REVIEW,

@@ -15,8 +15,9 @@ from adaptive.course.course import course_of
 from adaptive.course.fraction import CoursePlan, Fraction
 from patient.errors import InputError, MixedSeries
 from pipelines.course.numbering import rising
+from pipelines.course.record import course_result
 from pipelines.outbox.publish import CASES, COURSES, written_beside
-from pipelines.records.course import COURSE_SCHEMA, Colours, CourseResult, course_result
+from pipelines.records.course import COURSE_SCHEMA, Colours, CourseResult
 from pipelines.records.fraction import FractionResult
 from pipelines.report.course import write_course_report
 

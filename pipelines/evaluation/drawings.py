@@ -19,8 +19,9 @@ from patient.errors import FrameMismatch, InputError, RecontourError, file_token
 from patient.geometry import Box, Geometry
 from patient.read.headers import Header
 from patient.read.images import open_image
-from patient.read.index import SeriesEntry, scan
+from patient.read.index import SeriesEntry
 from patient.read.rtstruct import read_structure_set, referenced_image
+from patient.read.scan import scan
 from patient.volume import Mask, Volume
 from pipelines.outbox.job_key import case_name, patient_key
 from pipelines.planning.image_file import read_image

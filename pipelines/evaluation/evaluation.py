@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from patient.errors import Cancelled, InputError, ModelError, RecontourError
-from patient.read.index import SeriesEntry, scan
+from patient.read.index import SeriesEntry
+from patient.read.scan import scan
 from pipelines.evaluation.agreement import Rules, Worst, compare_case
 from pipelines.evaluation.drawings import Drawing, Drawn, Found, find_drawings, said_of
 from pipelines.evaluation.summary import judgements, limits_record, reasons, summaries, verdict, with_counted_absences

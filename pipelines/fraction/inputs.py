@@ -16,7 +16,7 @@ from patient.conformance.profile import Profile
 from patient.dose import Dose
 from patient.errors import InputError
 from patient.plan import Plan
-from patient.read.index import scan
+from patient.read.scan import scan
 from patient.series import ImageSeries
 from patient.volume import Volume
 from pipelines.course.numbering import rising

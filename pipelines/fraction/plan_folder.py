@@ -14,10 +14,12 @@ from patient.geometry import Triple
 from patient.made_here import made_here
 from patient.plan import Plan
 from patient.read.images import open_image
-from patient.read.index import Index, SeriesEntry, scan
-from patient.read.rtdose import plan_dose, read_dose
+from patient.read.index import Index, SeriesEntry
+from patient.read.plan_dose import plan_dose
+from patient.read.rtdose import read_dose
 from patient.read.rtplan import read_plan
 from patient.read.rtstruct import read_structure_set
+from patient.read.scan import scan
 from patient.series import ImageSeries
 from patient.structures import StructureSet
 

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from patient.errors import InputError, MixedSeries, NotTrusted
 from patient.geometry import Geometry
 from patient.read.images import open_image
-from patient.read.index import IMAGES, scan
+from patient.read.index import IMAGES
+from patient.read.scan import scan
 from patient.series import ImageSeries
 from patient.volume import Mask, Volume
 from pipelines.planning.image_file import read_image

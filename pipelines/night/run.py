@@ -14,14 +14,16 @@ from pathlib import Path
 from contour.template import load_template
 from patient.errors import Cancelled, InputError, OutOfResources
 from patient.read.completeness import lacking
-from patient.read.index import Index, SeriesEntry, scan
+from patient.read.index import Index, SeriesEntry
+from patient.read.scan import scan
 from pipelines.configuration import Configuration
 from pipelines.course.numbering import Counting
 from pipelines.night.attempts import Attempts
+from pipelines.night.cluster import cluster, run_all
 from pipelines.night.inbox import Inbox
 from pipelines.night.pairing import Before, Pairing, pair
 from pipelines.night.patient_queue import FractionsInOrder
-from pipelines.night.work import Request, cluster, run_all
+from pipelines.night.work import Request
 from pipelines.night.worklist import Worklist
 from pipelines.outbox.job_key import Whose, case_name, image_key, job_key, series_digest, slices
 from pipelines.outbox.ledger import Ledger

@@ -19,9 +19,10 @@ from patient.conformance.profile import load_profile
 from patient.errors import InputError, NotDicom, among
 from patient.read.headers import MODALITIES
 from patient.read.images import open_image
-from patient.read.index import Problem, SeriesEntry, scan_all
+from patient.read.index import Problem, SeriesEntry
 from patient.read.remains import Remains
 from patient.read.rtstruct import read_structure_set
+from patient.read.scan import scan_all
 from patient.series import PATIENT_POSITIONS, ImageSeries
 from patient.structures import Structure, StructureSet
 from patient.write.rtstruct import write_structure_set

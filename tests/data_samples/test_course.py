@@ -21,10 +21,10 @@ from data_samples.population import population
 from data_samples.truth import FractionTruth, read_truth
 from patient.read.completeness import UNTOLD
 from patient.read.images import open_folder
-from patient.read.index import scan
 from patient.read.rtdose import read_dose
 from patient.read.rtplan import read_plan
 from patient.read.rtstruct import read_structure_set
+from patient.read.scan import scan
 from patient.series import ImageSeries
 from patient.structures import StructureSet
 from patient.volume import Volume

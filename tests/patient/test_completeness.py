@@ -10,7 +10,7 @@ import pytest
 from patient.errors import InputError, MixedSeries
 from patient.read.completeness import UNTOLD, lacking, remarks, stated_completeness
 from patient.read.images import open_folder, open_image
-from patient.read.index import scan
+from patient.read.scan import scan
 from tests.making import phantom, write_ct
 from tests.pipelines.fractions import changed
 

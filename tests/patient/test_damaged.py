@@ -13,9 +13,9 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ImplicitVRLittleEndian
 from patient.errors import InputError
 from patient.read.headers import read_header
 from patient.read.images import open_folder, open_image
-from patient.read.index import scan
 from patient.read.pixels import stored
 from patient.read.planes import planes_of
+from patient.read.scan import scan
 from tests.making import phantom, spoiled, write_ct
 
 HU = phantom((4, 24, 28))

@@ -12,8 +12,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from patient.errors import InputError
 from patient.read.headers import read_header
 from patient.read.images import open_folder, open_image
-from patient.read.index import scan
 from patient.read.inflate import ALWAYS, MIB, MOST, RATIO, Inflating, most_expanded
+from patient.read.scan import scan
 from tests.making import phantom, write_ct
 
 HU = phantom((4, 24, 28))

@@ -9,7 +9,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, RLELos
 
 from patient import errors
 from patient.read.images import open_folder, open_image
-from patient.read.index import scan
+from patient.read.scan import scan
 from tests.making import POSES, phantom, write_ct
 
 HU = phantom()

@@ -15,7 +15,8 @@ from patient.errors import ReferenceError as Unreferenced
 from patient.geometry import Geometry
 from patient.plan import Plan
 from patient.read.images import open_folder
-from patient.read.rtdose import plan_dose, read_dose
+from patient.read.plan_dose import plan_dose
+from patient.read.rtdose import read_dose
 from patient.trust import GIVEN, Estimated, Trust
 from patient.volume import Volume
 from patient.write.rtdose import Registration, accumulated_label, write_dose

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from contour.engine import Finding, Offer
 from patient.errors import InputError
 from patient.geometry import Box
-from patient.read.index import scan
+from patient.read.scan import scan
 from patient.volume import Field, Volume
 from pipelines.app import app, main
 from pipelines.planning.case import CaseRequest, contour_case

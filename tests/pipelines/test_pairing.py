@@ -7,7 +7,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
-from patient.read.index import scan
+from patient.read.scan import scan
 from pipelines.course.numbering import Counting
 from pipelines.night.image_headers import acquired
 from pipelines.night.pairing import PairedFraction, Pairing, pair

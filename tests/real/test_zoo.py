@@ -7,9 +7,9 @@ import pytest
 from patient import errors
 from patient.read.headers import read_header
 from patient.read.images import open_folder
-from patient.read.index import scan
 from patient.read.pixels import stored_values
 from patient.read.rtstruct import read_structure_set
+from patient.read.scan import scan
 
 pytestmark = pytest.mark.real
 
