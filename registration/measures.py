@@ -20,6 +20,7 @@ from registration.agreement import Agreement, Pair, agreement
 from registration.deformable import INVERSE_SPACING, RIM
 from registration.features import RigidByFeatures, find_matches
 from registration.method import Fit, RegistrationContext
+from registration.mutual_information import normalised_mutual_information
 from registration.resampling import resampled
 from registration.rigid import split_half
 from registration.transforms import Affine, Points, Rigid, Transform, displacements, jacobian, rigid_part, sampled
@@ -129,15 +130,7 @@ def _with_similarity(
 def _information(a: NDArray[np.float32], b: NDArray[np.float32], bins: int = 48) -> float:
     """Normalised mutual information (H(a) + H(b)) / H(a, b), 1 to 2 (Studholme 1999, Pattern Recogn 32:71)."""
     clipped = [np.clip(v, *np.percentile(v, (1, 99))) for v in (a, b)]
-    joint, _, _ = np.histogram2d(*clipped, bins=bins)
-    share = joint / joint.sum()
-
-    def entropy(p: NDArray[np.float64]) -> float:
-        p = p[p > 0]
-        return float(-(p * np.log(p)).sum())
-
-    both = entropy(share.ravel())
-    return (entropy(share.sum(axis=0)) + entropy(share.sum(axis=1))) / both if both > 0 else 1.0
+    return normalised_mutual_information(np.histogram2d(*clipped, bins=bins)[0], 1.0)
 
 
 def _with_shape(quality: RegistrationQuality, pair: Working, transform: Transform, rigid: Affine) -> RegistrationQuality:
