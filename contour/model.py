@@ -7,7 +7,6 @@ network that the card describes. Nothing in a folder is ever executed.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,6 +15,7 @@ import tomli_w
 from pydantic import Field, model_validator
 
 from contour.engine import Offer
+from patient.durable import replacing
 from patient.errors import ModelError
 from patient.settings import Table, parsed, read_source
 
@@ -278,23 +278,16 @@ def write_model(folder: Path, card: ModelCard, state: Mapping[str, Tensor]) -> M
     folder.mkdir(parents=True, exist_ok=True)
     held = save(kept)
     written = card.model_copy(update={"sha256": hashlib.sha256(held).hexdigest()})
-    _put(folder / WEIGHTS, held)
+    with replacing(folder / WEIGHTS) as file:
+        file.write(held)
     write_card(folder, written)
     return written
 
 
 def write_card(folder: Path, card: ModelCard) -> None:
     """Write the card alone: new scores, another calibration."""
-    _put(folder / CARD, tomli_w.dumps(card.model_dump(mode="json", exclude_none=True)).encode())
-
-
-def _put(path: Path, held: bytes) -> None:
-    passing = path.with_name(f".{path.name}.partial")
-    with passing.open("wb") as file:
-        file.write(held)
-        file.flush()
-        os.fsync(file.fileno())
-    passing.replace(path)
+    with replacing(folder / CARD) as file:
+        file.write(tomli_w.dumps(card.model_dump(mode="json", exclude_none=True)).encode())
 
 
 def _own(module: nn.Module) -> Mapping[str, Tensor]:

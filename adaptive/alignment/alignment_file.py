@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from adaptive.alignment.alignment import Alignment, RigidAnswer
+from patient.durable import replacing
 from patient.errors import InputError
 from patient.geometry import Geometry
 from patient.read.npz import read_arrays
@@ -69,12 +69,8 @@ class AlignmentFile:
             "quality": asdict(alignment.quality),
             "plain": {name: getattr(alignment, name) for name in plain},
         }
-        beside = self.path.with_name(f".{self.path.name}")
-        with beside.open("wb") as file:
+        with replacing(self.path) as file:
             np.savez(file, **{"said": np.array(json.dumps(said)), **arrays})  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
 
 
 def _said(answer: RigidAnswer, arrays: dict[str, np.ndarray]) -> dict[str, object]:

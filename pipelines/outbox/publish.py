@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from patient.durable import sync, sync_tree
+from patient.durable import replacing, sync, sync_tree
 from patient.errors import InputError, NightBusy, OutOfResources
 from pipelines.outbox.ledger_file import BACKUP, LEDGER
 from pipelines.stopping import uninterrupted
@@ -99,14 +99,8 @@ def is_full(error: BaseException) -> bool:
 
 def write_whole(path: Path, text: str) -> None:
     """Put a file in the place of the one before, or leave that one as it was."""
-    beside = path.with_name(f".{path.name}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        sync(beside)
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
 
 
 @contextmanager
