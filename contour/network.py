@@ -189,8 +189,8 @@ class Seen:
         there = [name for name, confidence in said.items() if confidence is None or confidence >= BELIEVED]
         if len(there) >= self._card.landmarks_needed:
             return ""
-        seen = f"only {', '.join(there)}" if there else "none"
-        return f"the image does not show the part of the body that the model knows: of {', '.join(landmarks)} it sees {seen}"
+        seen = f"only {', '.join(there)} was detected" if there else "none was detected"
+        return f"outside the model's field of view: of its landmarks {', '.join(landmarks)} {seen}"
 
     def _confidence(self, name: str, *, cut: bool) -> float | None:
         if self._card.confidence is None:
