@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
 from patient.geometry import Triple
+from patient.interpolation import gradient_at
 from patient.manual_contours import deepest
 from patient.parallel import threads
 
@@ -93,22 +94,10 @@ def _crossings(fine: Distance, step: Points, every: int = 1) -> tuple[Points, Po
         a, b = fine[tuple(at.T)], fine[tuple(there.T)]
         share = (a / (a - b))[:, None].astype(np.float64)
         points.append((at + share * (there - at)) * step)
-        normals.append((1 - share) * _slopes(fine, at, step) + share * _slopes(fine, there, step))
+        normals.append((1 - share) * gradient_at(fine, at, step) + share * gradient_at(fine, there, step))
     normal = np.concatenate(normals)
     length = np.linalg.norm(normal, axis=1, keepdims=True)
     return np.concatenate(points), normal / np.maximum(length, 1e-6)
-
-
-def _slopes(fine: Distance, at: Nodes, step: Points) -> Points:
-    """The gradient at nodes `[n, 3]`."""
-    last = np.array(fine.shape) - 1
-    out = np.empty(at.shape)
-    for axis in range(3):
-        along = (np.arange(3) == axis).astype(np.intp)
-        low, high = np.maximum(at - along, 0), np.minimum(at + along, last)
-        apart = np.maximum(high[:, axis] - low[:, axis], 1) * step[axis]
-        out[:, axis] = (fine[tuple(high.T)] - fine[tuple(low.T)]) / apart
-    return out
 
 
 def is_small(values: Distance, spacing: Triple) -> bool:

@@ -39,3 +39,21 @@ def _joined(values: list[Floats], parts: Floats) -> Floats:
             high += low
         values = [high for _, high in pairs]
     return values[0]
+
+
+def gradient_at(values: Floats, at: NDArray[np.intp], spacing: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Derivative `[n, 3]` per mm along k, j, i at nodes, by central differences; one-sided at the border.
+
+    Args:
+        values: `[z, y, x]`.
+        at: indices `[n, 3]` (k, j, i).
+        spacing: mm between nodes along each axis.
+    """
+    strides = np.array([values.shape[1] * values.shape[2], values.shape[2], 1])
+    flat, index = values.ravel(), at @ strides
+    out = np.empty(at.shape)
+    for axis, stride in enumerate(strides):
+        before, after = at[:, axis] > 0, at[:, axis] < values.shape[axis] - 1
+        step = (before.astype(np.int8) + after) * spacing[axis]
+        out[:, axis] = (flat.take(index + after * stride) - flat.take(index - before * stride)) / np.maximum(step, 1e-9)
+    return out

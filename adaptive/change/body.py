@@ -12,7 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from adaptive.change.structures import Change, structure_change
 from adaptive.decision.measurement import Measurement
-from adaptive.propagation.shape import Points, inside, level_at
+from adaptive.propagation.field_surface import level_at
+from adaptive.propagation.shape import Points, inside
 from adaptive.propagation.surface_distance import Ground
 from patient.geometry import Box, Geometry
 from patient.volume import Field, Mask, Volume, mask_at

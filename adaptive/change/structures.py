@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive.decision.measurement import Figure, Measurement
-from adaptive.propagation.shape import FULL, Points, Surface, centroid, common, filled, filled_each
+from adaptive.propagation.field_surface import Surface
+from adaptive.propagation.shape import FULL, Points, centroid, common, filled, filled_each
 from adaptive.propagation.surface_distance import Ground, _apart, _both_directions
 from patient.geometry import Geometry
 from patient.trust import Estimated, Trust

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from adaptive.alignment.intensity import part_seen
 from adaptive.propagation.propagated import CUT, Made, Propagated, Stage, cropped, disagreement_of, finished
-from adaptive.propagation.shape import common, inside, slope
+from adaptive.propagation.shape import common, inside
 from contour.engine import Finding, Flag
 from patient.geometry import Geometry
+from patient.interpolation import gradient_at
 from patient.trust import Trust
 from patient.volume import Field, Level, Volume
 
@@ -80,7 +81,7 @@ def _distance(field: Field, part: Geometry) -> Floats:
     limit = np.float32(max(spacing[1:]))
     near = np.flatnonzero(np.abs(out) < np.float32(1.05) * limit)
     gradient_magnitude = np.linalg.norm(
-        slope(values, np.stack(np.unravel_index(near, values.shape), axis=-1), spacing), axis=1
+        gradient_at(values, np.stack(np.unravel_index(near, values.shape), axis=-1), spacing), axis=1
     )
     own = values.ravel().take(near) / np.maximum(gradient_magnitude, 1e-3)
     np.put(out, near, np.clip(-own, -limit, limit))

@@ -1,4 +1,4 @@
-"""Fields as shapes, finer than voxels: how much of each voxel they fill, where their surfaces run, how far those are apart.
+"""Fields as shapes, finer than voxels: how much of each voxel they fill, and where their centres lie.
 
 A field ends half a voxel outside its own array, as `patient.outline` draws it. Between voxel centres it is linear, and for
 volumes bent as its neighbours say: on thick slices straight lines would cut a round structure's corners. All work goes in
@@ -8,14 +8,11 @@ slabs of a few planes, so that a body costs no floats of its own size.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from patient.geometry import Box, Geometry
-from patient.interpolation import interpolated
 from patient.volume import Field, Level
 
 Floats = NDArray[np.float32]
@@ -27,7 +24,7 @@ SLAB = 16
 PIECE = 10_000
 """Cells that are looked at together, so that they stay in a core's cache."""
 FULL = FINER**3
-_CORNERS = np.array([(k, j, i) for k in (0, 1) for j in (0, 1) for i in (0, 1)])
+CORNERS = np.array([(k, j, i) for k in (0, 1) for j in (0, 1) for i in (0, 1)])
 
 
 def inside(field: Field, grid: Geometry) -> Floats:
@@ -63,7 +60,7 @@ def common(grid: Geometry, *fields: Field) -> Geometry:
     return grid.cropped(Box(start, stop))  # type: ignore[arg-type]
 
 
-def _slabs(part: Geometry) -> Iterator[Box]:
+def slabs(part: Geometry) -> Iterator[Box]:
     for k in range(0, part.shape[0], SLAB):
         yield Box((k, 0, 0), (min(part.shape[0], k + SLAB), *part.shape[1:]))
 
@@ -81,7 +78,7 @@ def filled(part: Geometry, *fields: Field) -> NDArray[np.uint8]:
 def filled_each(part: Geometry, *fields: Field) -> tuple[NDArray[np.uint8], ...]:
     """As `filled`, of each field alone, and of all at once behind them where there are several."""
     out = tuple(np.zeros(part.shape, dtype=np.uint8) for _ in range(len(fields) + (len(fields) > 1)))
-    for slab in _slabs(part):
+    for slab in slabs(part):
         with_room = Box(tuple(v - 2 for v in slab.start), tuple(v + 2 for v in slab.stop))  # type: ignore[arg-type]
         grid = part.cropped(with_room)
         for into, counts in zip(out, _filled([inside(field, grid) for field in fields]), strict=True):
@@ -110,7 +107,7 @@ def _filled(values: Sequence[Floats]) -> list[NDArray[np.uint8]]:
     mixed = touched[0] & ~whole[0]
     for some, every in zip(touched[1:-1], whole[1:-1], strict=True):
         mixed |= some & ~every
-    mixed = _where(mixed[1:-1, 1:-1, 1:-1]) + 1
+    mixed = where_true(mixed[1:-1, 1:-1, 1:-1]) + 1
     for at in np.array_split(mixed, max(1, len(mixed) // PIECE)):
         places = tuple(at.T)
         hits = []
@@ -124,7 +121,7 @@ def _filled(values: Sequence[Floats]) -> list[NDArray[np.uint8]]:
         for counts, hit, every in zip(out, hits, whole, strict=True):
             # of a cell that is full all is there already
             in_octants = np.bitwise_count(hit.view(np.uint64)) * ~every[places][:, None]
-            for n, corner in enumerate(_CORNERS):
+            for n, corner in enumerate(CORNERS):
                 # a cell has each of its corners once, so that no voxel is met twice here
                 counts[tuple((at + corner).T)] += in_octants[:, n]
     return out
@@ -159,11 +156,11 @@ def _corners_and_bends(values: Floats, at: NDArray[np.int_]) -> tuple[Floats, Fl
     """
     strides = np.array([values.shape[1] * values.shape[2], values.shape[2], 1])
     flat, first = values.ravel(), at @ strides
-    corners = np.stack([flat.take(first + c @ strides) for c in _CORNERS], axis=1)
+    corners = np.stack([flat.take(first + c @ strides) for c in CORNERS], axis=1)
     bends = np.zeros((len(at), 3), dtype=np.float32)
     for axis, step in enumerate(strides):
-        for n in np.flatnonzero(_CORNERS[:, axis] == 0):
-            edge = first + _CORNERS[n] @ strides
+        for n in np.flatnonzero(CORNERS[:, axis] == 0):
+            edge = first + CORNERS[n] @ strides
             here, there = corners[:, n], corners[:, n + (4, 2, 1)[axis]]
             low = flat.take(edge - step) - 2 * here + there
             high = here - 2 * there + flat.take(edge + 2 * step)
@@ -172,7 +169,7 @@ def _corners_and_bends(values: Floats, at: NDArray[np.int_]) -> tuple[Floats, Fl
     return corners, bends
 
 
-def _where(mask: NDArray[np.bool_]) -> NDArray[np.int_]:
+def where_true(mask: NDArray[np.bool_]) -> NDArray[np.int_]:
     """As `np.argwhere`, several times faster on masks that are nearly empty."""
     return np.stack(np.unravel_index(np.flatnonzero(mask), mask.shape), axis=-1)
 
@@ -180,136 +177,9 @@ def _where(mask: NDArray[np.bool_]) -> NDArray[np.int_]:
 _EVEN = (np.stack(np.meshgrid(*[np.arange(FINER)] * 3, indexing="ij"), axis=-1).reshape(-1, 3) + 0.5) / FINER
 _AT = _EVEN[np.argsort((_EVEN > 0.5).astype(int) @ np.array([4, 2, 1]), kind="stable")]
 """Samples `[64, 3]` in a cell, by eights: those nearest to its first corner, to its second, ..."""
-_WEIGHTS = np.prod(np.where(_CORNERS[:, None, :] == 1, _AT, 1.0 - _AT), axis=-1)
+_WEIGHTS = np.prod(np.where(CORNERS[:, None, :] == 1, _AT, 1.0 - _AT), axis=-1)
 """`[8, 64]` of a cell's corners at the samples in it."""
 _BULGE = (0.5 * _AT * (1.0 - _AT)).T
 """`[3, 64]` what linear interpolation misses of a second difference of 1 along k, j, i."""
 _SAMPLES = np.concatenate([_WEIGHTS, -_BULGE]).astype(np.float32)
 """`[11, 64]` of a cell's corners and second differences."""
-
-
-@dataclass(frozen=True, eq=False)
-class Surface:
-    """A field's surface as points.
-
-    Args:
-        points: `[n, 3]` LPS mm, where the field crosses its level between neighbouring voxels.
-        normals: `[n, 3]` unit vectors (x, y, z), outward.
-        area: `[n]` mm², each point's share of the surface.
-        voxels: `[n, 2, 3]` the two voxels (k, j, i) it lies between, in the grid it was asked for on.
-    """
-
-    points: Points
-    normals: Points
-    area: NDArray[np.float64]
-    voxels: NDArray[np.int_]
-
-    def part(self, keep: NDArray[np.bool_]) -> Surface:
-        """Some of its points."""
-        return Surface(self.points[keep], self.normals[keep], self.area[keep], self.voxels[keep])
-
-    def thinned(self, most: int) -> Surface:
-        """Every so many-th point, standing for those left out, where there are more than `most`."""
-        step = -(-len(self.points) // most)
-        if step <= 1:
-            return self
-        return Surface(self.points[::step], self.normals[::step], self.area[::step] * step, self.voxels[::step])
-
-
-def surface(field: Field, part: Geometry) -> Surface:
-    """The points at which a field's surface crosses the lines between neighbouring voxels of a grid.
-
-    Lines along three axes meet a surface in proportion to how it faces them (Cauchy and Crofton), hence each point's area
-    is 1 / sum(|n_a| / A_a), A_a being the area of a voxel's face across axis a.
-    """
-    spacing = np.asarray(part.spacing)
-    faces = np.prod(spacing) / spacing
-    places, normals, voxels = [], [], []
-    for slab in _slabs(part):
-        start = slab.start[0] - 1
-        values = inside(field, part.cropped(Box((start, 0, 0), (slab.stop[0] + 2, *part.shape[1:]))))
-        positive = values > 0
-        for axis in range(3):
-            own = [slice(1, -2), slice(None), slice(None)]  # a crossing belongs to the slab of its first voxel
-            ahead = list(own)
-            if axis == 0:
-                ahead[0] = slice(2, -1)
-            else:
-                own[axis], ahead[axis] = slice(None, -1), slice(1, None)
-            first = _where(positive[tuple(own)] != positive[tuple(ahead)]) + (1, 0, 0)
-            second = first + np.eye(3, dtype=int)[axis]
-            a, b = values[tuple(first.T)], values[tuple(second.T)]
-            along = (a / (a - b)).astype(np.float64)[:, None]
-            places.append(first + along * np.eye(3)[axis] + (start, 0, 0))
-            normals.append(-((1 - along) * slope(values, first, spacing) + along * slope(values, second, spacing)))
-            voxels.append(np.stack([first, second], axis=1) + (start, 0, 0))
-    normal = np.concatenate(normals)
-    normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-12)
-    area = 1.0 / np.maximum((np.abs(normal) / faces).sum(axis=1), 1e-12)
-    area[~normal.any(axis=1)] = 0.0
-    return Surface(part.points(np.concatenate(places)), normal @ np.asarray(part.axes), area, np.concatenate(voxels))
-
-
-def slope(values: Floats, at: NDArray[np.int_], spacing: Sequence[float] | NDArray[np.float64]) -> Points:
-    """Derivative `[n, 3]` per mm along k, j, i at voxels `[n, 3]`, by central differences; one-sided at the border."""
-    strides = np.array([values.shape[1] * values.shape[2], values.shape[2], 1])
-    flat, index = values.ravel(), at @ strides
-    out = np.empty(at.shape)
-    for axis, stride in enumerate(strides):
-        before, after = at[:, axis] > 0, at[:, axis] < values.shape[axis] - 1
-        step = (before.astype(np.int8) + after) * spacing[axis]
-        out[:, axis] = (flat.take(index + after * stride) - flat.take(index - before * stride)) / np.maximum(step, 1e-9)
-    return out
-
-
-def level_at(field: Field, points: Points) -> NDArray[np.float64]:
-    """The field between its voxels at LPS points `[n, 3]`: positive inside; negative where it has no values."""
-    grid = field.geometry
-    at = grid.indices(points)
-    top = np.asarray(grid.shape) - 1
-    out = np.full(len(points), -1.0)
-    inner = np.asarray(((at >= 0) & (at <= top)).all(axis=1))
-    if inner.any():
-        value = interpolated([field.volume.array], at[inner].T)[0].astype(np.float64)
-        out[inner] = np.nan_to_num(value - 0.5 if field.level is Level.PROBABILITY else -value, nan=-1.0)
-    beside = np.flatnonzero(((at > -1) & (at < top + 1)).all(axis=1) & ~inner)
-    if len(beside):
-        out[beside] = _beside(field, at[beside])
-    return out
-
-
-def _beside(field: Field, at: Points) -> NDArray[np.float64]:
-    """As `level_at`, at indices less than a voxel outside the array: its border's values there, negative."""
-    low = np.floor(at).astype(int)
-    part, top = at - low, np.asarray(field.geometry.shape) - 1
-    total = np.zeros(len(low))
-    for corner in _CORNERS:
-        where = low + corner
-        near = np.clip(where, 0, top)
-        value = field.volume.array[tuple(near.T)].astype(np.float64)
-        value = value - 0.5 if field.level is Level.PROBABILITY else -value
-        value = np.where((where != near).any(axis=1), -np.abs(value), value)
-        total += value * np.prod(np.where(corner == 1, part, 1 - part), axis=1)
-    return np.nan_to_num(total, nan=-1.0)
-
-
-def outward(of: Surface, to: Surface, field: Field) -> NDArray[np.float64]:
-    """mm from each point of one surface to the other, positive where the other lies outside (it grew).
-
-    Args:
-        of: where the distances are taken.
-        to: all of the other surface.
-        field: whose surface `to` is; says on which side of it a point lies.
-
-    Returns:
-        `[n]`. To the nearest point of the other; where that lies less aside than points are apart, to the plane through it,
-        since a surface runs on between its points.
-    """
-    tree = KDTree(to.points, balanced_tree=False, compact_nodes=False)
-    _, nearest = tree.query(of.points)
-    apart = of.points - to.points[nearest]
-    across = np.abs((apart * to.normals[nearest]).sum(axis=1))
-    length = np.linalg.norm(apart, axis=1)
-    aside = np.sqrt(np.maximum(length**2 - across**2, 0.0))
-    mm = np.where(aside <= np.sqrt(to.area[nearest]), across, length)
-    return np.where(level_at(field, of.points) > 0, mm, -mm)

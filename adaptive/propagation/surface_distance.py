@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive.decision.measurement import Figure, Measurement
-from adaptive.propagation.shape import Surface, common, outward, surface
+from adaptive.propagation.field_surface import Surface, outward, surface
+from adaptive.propagation.shape import common
 from patient.geometry import Geometry
 from patient.trust import Estimated, Trust
 from patient.volume import Field, Mask
