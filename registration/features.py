@@ -28,6 +28,8 @@ SHARED = 0.5
 """Of the pools around a point, as many must be seen in both images."""
 RADIUS = 12.0
 """mm from where a start puts a point: how far its partner is searched."""
+WIDE = 50.0
+"""mm: the same, where the start is what is asked about."""
 STRETCH = 5.0
 """mm: two pairs agree when their distances in the two images differ by less."""
 NEAR = 6.0
@@ -75,7 +77,7 @@ class RigidByFeatures:
             coarse = _matched_anywhere(found, moving, context)
             first, _ = _consensus(coarse, Space.of(fixed.geometry), Space.of(moving.geometry))
         context.progress(0.6, "looking again")
-        pairs = _matched_near(found, here, moving, context, first)
+        (pairs,) = _matched_near(found, here, moving, context, first, (RADIUS,))
         answer = self._refined(pairs, first, (2 * NEAR, NEAR, CLOSE, CLOSE))
         _trusted(pairs, answer)
         context.check_cancelled()
@@ -115,12 +117,25 @@ def find_matches(
         FrameMismatch: the start joins other images.
         Cancelled: asked to stop.
     """
+    if start is not None:
+        return matches_around(fixed, moving, context, start)[0]
+    return _matched_anywhere(keypoints(_scene_of_fixed(fixed, context)), moving, context)
+
+
+def matches_around(
+    fixed: Volume[Any], moving: Volume[Any], context: RegistrationContext, start: Transform
+) -> tuple[Matches, Matches]:
+    """Matches near a registration that is asked about, and matches that were searched without belief in it.
+
+    Returns:
+        as `find_matches` with this start; and pairs searched within `WIDE` of where it puts a point, of which none is
+        dropped for what its neighbours do: some are wrong.
+
+    Raises as `find_matches`.
+    """
     here = _scene_of_fixed(fixed, context)
-    found = keypoints(here)
-    if start is None:
-        return _matched_anywhere(found, moving, context)
-    pairs = _matched_near(found, here, moving, context, start)
-    return pairs.where(_with_neighbours(pairs.fixed, pairs.moving - start.mapped(pairs.fixed)))
+    near, wide = _matched_near(keypoints(here), here, moving, context, start, (RADIUS, WIDE))
+    return near.where(_with_neighbours(near.fixed, near.moving - start.mapped(near.fixed))), wide
 
 
 def _scene_of_fixed(fixed: Volume[Any], context: RegistrationContext) -> Scene:
@@ -149,29 +164,38 @@ def _matched_anywhere(found: Keypoints, moving: Volume[Any], context: Registrati
     context.check_cancelled()
     there = scene(moving, context.moving_mask, "moving")
     context.check_cancelled()
-    return _matched(found, keypoints(there), None)
+    others = keypoints(there)
+    return _matched(found, others, _likeness(found, others))
 
 
 def _matched_near(
-    found: Keypoints, here: Scene, moving: Volume[Any], context: RegistrationContext, start: Transform
-) -> Matches:
-    """Pairs within `RADIUS` of a start, the moving image seen through it."""
+    found: Keypoints,
+    here: Scene,
+    moving: Volume[Any],
+    context: RegistrationContext,
+    start: Transform,
+    radii: Sequence[float],
+) -> list[Matches]:
+    """Pairs within each of some radii (mm) of a start, the moving image seen through it."""
     start.target.admit(Space.of(moving.geometry), "The moving image")
     start.source.admit(Space.of(here.image.geometry), "The fixed image")
     context.check_cancelled()
     there = seen_through(start, moving, context.moving_mask, here.image.geometry, "moving")
     context.check_cancelled()
-    pairs = _matched(found, keypoints(there), RADIUS)
-    finer, like = sharpened(here, there, pairs.fixed, pairs.moving, reach=2)
-    moved = np.where((like > LIKE)[:, None], finer, pairs.moving)
-    return Matches(pairs.fixed, start.mapped(moved), pairs.score)
+    others = keypoints(there)
+    like, apart = _likeness(found, others), np.linalg.norm(found.points[:, None] - others.points[None], axis=2)
+
+    def within(radius: float) -> Matches:
+        pairs = _matched(found, others, np.where(apart > radius, np.float32(-1), like))
+        finer, alike = sharpened(here, there, pairs.fixed, pairs.moving, reach=2)
+        moved = np.where((alike > LIKE)[:, None], finer, pairs.moving)
+        return Matches(pairs.fixed, start.mapped(moved), pairs.score)
+
+    return [within(radius) for radius in radii]
 
 
-def _matched(fixed: Keypoints, moving: Keypoints, radius: float | None) -> Matches:
-    """Each other's best, and clearly better than the second (`RATIO`)."""
-    like = _likeness(fixed, moving)
-    if radius is not None:
-        like[np.linalg.norm(fixed.points[:, None] - moving.points[None], axis=2) > radius] = -1
+def _matched(fixed: Keypoints, moving: Keypoints, like: NDArray[np.float32]) -> Matches:
+    """Each other's best by a likeness `[n, m]`, and clearly better than the second (`RATIO`)."""
     if min(like.shape) < 2:
         like = np.pad(like, ((0, 2), (0, 2)), constant_values=-1)
     best = like.argmax(axis=1)

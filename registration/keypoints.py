@@ -22,6 +22,7 @@ from patient.errors import InputError
 from patient.geometry import Box, Geometry
 from patient.parallel import each
 from patient.volume import Mask, Volume
+from registration.air import above_air, with_hollows
 from registration.resampling import resampled, resampled_mask
 from registration.transforms import Points, Rigid, Space, Transform, placed, sampled
 
@@ -107,12 +108,13 @@ def scene(volume: Volume[Any], mask: Mask | None, name: str) -> Scene:
         raise InputError(f"The {name} image is constant", why="There is nothing in it to register by")
     if mask is not None and not mask.array.any():
         raise InputError(f"The mask of the {name} image is empty", why="There is nothing to look at")
+    volume = above_air(volume)
     here = Space.of(volume.geometry)
     grid = upright(volume.geometry)
     itself = Rigid.identity(here, here)
     image = resampled(itself, shrunk(volume), grid, np.nan)
     valid = np.isfinite(image.array)
-    image.array[~valid] = array.min()
+    image.array[~valid] = volume.array.min()
     return _framed(image, valid, None if mask is None else resampled_mask(itself, mask, grid).array, name)
 
 
@@ -126,6 +128,7 @@ def seen_through(start: Transform, volume: Volume[Any], mask: Mask | None, onto:
         onto: a working grid.
         name: of the volume, for messages.
     """
+    volume = above_air(volume)
     image = resampled(start, shrunk(volume), onto, np.nan)
     valid = np.isfinite(image.array)
     image.array[~valid] = volume.array.min()
@@ -134,7 +137,7 @@ def seen_through(start: Transform, volume: Volume[Any], mask: Mask | None, onto:
 
 def _framed(image: Volume[np.float32], valid: NDArray[np.bool_], given: NDArray[np.bool_] | None, name: str) -> Scene:
     """What is looked at is cut out; a given mask loses its rim, whose edge is not the patient's."""
-    looked = _body(image.array) if given is None else ndimage.binary_erosion(given)
+    looked = _body(image) if given is None else ndimage.binary_erosion(given)
     looked &= ndimage.binary_erosion(valid, border_value=1)
     box = Box.of(looked)
     if box.empty:
@@ -173,8 +176,9 @@ def upright(geometry: Geometry) -> Geometry:
     )
 
 
-def _body(array: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The largest piece that is not air, its hollows filled slice by slice, and its skin."""
+def _body(image: Volume[np.float32]) -> NDArray[np.bool_]:
+    """The largest piece that is not air, its hollows, and its skin."""
+    array = image.array
     if np.percentile(array[::2, ::4, ::4], 1) > AIR:
         return np.ones(array.shape, dtype=bool)
     solid = ndimage.binary_erosion(array > AIR, iterations=2, border_value=1)
@@ -182,9 +186,8 @@ def _body(array: NDArray[np.float32]) -> NDArray[np.bool_]:
     if not count:
         return np.ones(array.shape, dtype=bool)
     body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    for k in range(len(body)):
-        body[k] = ndimage.binary_fill_holes(body[k])
-    return ndimage.binary_dilation(body, iterations=4)
+    body = with_hollows(ndimage.binary_dilation(body, iterations=2), image)
+    return ndimage.binary_dilation(body, iterations=2)
 
 
 def keypoints(scene: Scene) -> Keypoints:

@@ -15,6 +15,7 @@ from scipy import ndimage
 from patient.errors import InputError
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
+from registration.air import above_air, with_hollows
 from registration.transforms import placed
 
 FINE, MIDDLE, COARSE = 2.0, 4.0, 7.0
@@ -65,6 +66,7 @@ class Pyramid:
     @staticmethod
     def of(volume: Volume[Any], mask: Mask | None, which: str) -> Pyramid:
         _numbers(volume, which)
+        volume = above_air(volume)
         fine = _binned(volume, _factors(volume.geometry, FINE))
         values = fine.array
         known = np.isfinite(values)
@@ -167,8 +169,7 @@ def _body(fine: Volume[np.float32]) -> NDArray[np.bool_]:
     if count > 1:
         core = pieces == np.argmax(np.bincount(pieces.ravel())[1:]) + 1
     body = foreground & (_away(~core, image.geometry) <= 12.0)
-    for k in range(len(body)):
-        body[k] = ndimage.binary_fill_holes(body[k])
+    body = with_hollows(body, image)
     whole = np.repeat(np.repeat(np.repeat(body, factors[0], 0), factors[1], 1), factors[2], 2)
     short = [(0, n - m) for n, m in zip(fine.geometry.shape, whole.shape, strict=True)]
     return np.pad(whole, short, mode="edge")

@@ -7,7 +7,7 @@ and structures that the caller knows in both images are compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import edt
@@ -18,7 +18,8 @@ from patient.errors import FrameMismatch, InputError, NotTrusted
 from patient.volume import Volume
 from registration.agreement import Agreement, Pair, agreement
 from registration.deformable import INVERSE_SPACING, RIM
-from registration.features import RigidByFeatures, find_matches
+from registration.features import RigidByFeatures, matches_around
+from registration.local_evidence import LocalEvidence, local_evidence
 from registration.method import Fit, RegistrationContext
 from registration.mutual_information import normalised_mutual_information
 from registration.resampling import resampled
@@ -55,6 +56,7 @@ class RegistrationQuality:
         features_mm, features_degrees: how far the rigid part is from a rigid registration by features alone.
         split_half_mm, split_half_degrees: how far halves of the body, each registered independently, lie from the answer of
             the whole; only where matched points give no answer of their own.
+        local: what points that were searched without belief in the result say of it, region by region.
         structures: agreement of what the caller knows in both images.
         notes: what could not be measured and why.
     """
@@ -78,6 +80,7 @@ class RegistrationQuality:
     features_degrees: float | None = None
     split_half_mm: float | None = None
     split_half_degrees: float | None = None
+    local: LocalEvidence = field(default_factory=LocalEvidence)
     structures: tuple[Agreement, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -105,7 +108,7 @@ def measured_quality(
     quality = _with_shape(quality, pair, transform, rigid)
     if inverse_registration is not None:
         quality = _with_inverse_consistency(quality, pair, moving, transform, inverse_registration)
-    quality = _with_features(quality, fixed, moving, context, transform, rigid, by_features)
+    quality = _with_features(quality, pair, fixed, moving, context, transform, rigid, by_features)
     if quality.features_mm is None and isinstance(rigid, Rigid):
         halves = split_half(fixed, moving, rigid, context)
         quality = replace(quality, split_half_mm=halves.mm, split_half_degrees=halves.degrees)
@@ -186,6 +189,7 @@ def _depth(image: Volume[Any], points: Points) -> NDArray[np.float64]:
 
 def _with_features(
     quality: RegistrationQuality,
+    pair: Working,
     fixed: Volume[Any],
     moving: Volume[Any],
     context: RegistrationContext,
@@ -196,14 +200,14 @@ def _with_features(
     """Points matched again around the result, and the rigid result by features alone as independent check."""
     alone = replace(context, start=None)
     try:
-        found = find_matches(fixed, moving, alone, transform)
+        found, wide = matches_around(fixed, moving, alone, transform)
     except (InputError, NotTrusted) as error:
         if isinstance(error, FrameMismatch):
             raise
         return replace(quality, notes=(*quality.notes, f"Points could not be matched: {error.what}"))
     off = np.linalg.norm(transform.points(found.fixed, transform.source) - found.moving, axis=-1)
     agree = off < AGREES
-    quality = replace(quality, matches=len(off), agreeing=int(agree.sum()))
+    quality = replace(quality, matches=len(off), agreeing=int(agree.sum()), local=local_evidence(wide, transform, pair))
     if agree.any():
         near = off[agree]
         quality = replace(

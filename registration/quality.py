@@ -29,6 +29,9 @@ class _Limits:
     overlap: Limit
     folded: Limit
     inverse_consistency: Limit
+    region_error: Limit
+    unconfirmed: Limit
+    unconfirmed_lung: Limit
     feature_error_median: Limit
     matches_share: Limit
     matches: Limit
@@ -143,6 +146,13 @@ def verdict_on(quality: RegistrationQuality, policy: Policy) -> Verdict:
         most(quality.feature_error_median, policy.feature_error_median, "the median distance at matched points", " mm")
     share = (quality.agreeing or 0) / max(1, quality.matches or 0)
     bent = (quality.displacement_max or 0.0) > BENT
+    local = quality.local
+    # A rigid result does not claim to follow every region.
+    if bent:
+        region = f"the median distance at matched points in a region ({local.worst_where})"
+        most(local.worst_mm, policy.region_error, region, " mm")
+        most(local.unconfirmed, policy.unconfirmed, "the part of the body without points that confirm the result", "")
+        most(local.unconfirmed_lung, policy.unconfirmed_lung, "the part of the lungs without points that confirm it", "")
     # Where organs moved against each other, two rigid answers may differ and both be right: then the points decide.
     if not (bent and share >= policy.matches_settle):
         most(quality.features_mm, policy.agreement_mm, "the distance to the rigid result by features", " mm")

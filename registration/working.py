@@ -14,6 +14,7 @@ from scipy import ndimage
 from patient.errors import InputError, NotTrusted
 from patient.geometry import Box, Geometry
 from patient.volume import Mask, Volume
+from registration.air import above_air, with_hollows
 from registration.method import RegistrationContext
 from registration.resampling import resampled, resampled_mask
 from registration.transforms import Affine, Rigid, Space
@@ -112,7 +113,7 @@ def working_pair(
 
 
 def numbers(image: Volume[Any], name: str) -> Volume[Any]:
-    """The image without NaN. Raises InputError where it is constant or mostly no numbers."""
+    """The image without NaN, and nothing below air. Raises InputError where it is constant or mostly no numbers."""
     array = image.array
     if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
         finite = np.isfinite(array)
@@ -121,7 +122,7 @@ def numbers(image: Volume[Any], name: str) -> Volume[Any]:
         array = np.where(finite, array, array[finite].min()).astype(np.float32)
     if array.min() == array.max():
         raise InputError(f"The {name} image is constant", why="Nothing can be compared")
-    return Volume(array, image.geometry)
+    return above_air(Volume(array, image.geometry))
 
 
 def checked_mask(mask: Mask | None, grid: Geometry, name: str) -> Mask | None:
@@ -150,7 +151,8 @@ def reduced(image: Volume[Any], voxel: float) -> Volume[np.float32]:
 
 
 def foreground(image: Volume[np.float32]) -> Mask:
-    """The body, roughly: the largest thing denser than what surrounds it, with what it encloses in each plane.
+    """The body, roughly: the largest thing denser than what surrounds it, with what it encloses
+    (`registration.air.with_hollows`).
 
     Thin sheets are left out; a couch of three voxels or more that touches the body is not.
     """
@@ -162,9 +164,7 @@ def foreground(image: Volume[np.float32]) -> Mask:
     counts = np.bincount(labels.ravel())
     counts[0] = 0
     body = labels == int(np.argmax(counts)) if counts.any() else dense
-    for plane in body:
-        plane |= ndimage.binary_fill_holes(plane)
-    return Volume(body, image.geometry)
+    return Volume(with_hollows(body, image), image.geometry)
 
 
 def foreground_box(image: Volume[Any]) -> Box:
@@ -182,6 +182,9 @@ def foreground_box(image: Volume[Any]) -> Box:
 def measured(image: Volume[Any]) -> Volume[np.float32]:
     """1 where something was measured; 0 where an image holds its padding: one and the same number, from its sides inward.
 
+    Padding is flat. Single voxels of its number are none: where a lung's lowest values were cut off, an eighth of its voxels
+    may hold it, joined to each other and to the image's sides.
+
     On every second or third voxel where voxels are small: `MEASURED` mm are near enough.
     """
     steps = [max(1, int(MEASURED / s)) for s in image.geometry.spacing]
@@ -193,13 +196,30 @@ def measured(image: Volume[Any]) -> Volume[np.float32]:
     same = array == values[int(np.argmax(counts))]
     if float(same.mean()) < SAME:
         return Volume(np.ones(array.shape, dtype=np.float32), grid)
-    labels = cc3d.connected_components(same, connectivity=6)
+    labels = cc3d.connected_components(_flat(same), connectivity=6)
     outside = np.zeros(int(labels.max()) + 1, dtype=np.bool_)
     for axis in range(3):
         for side in (0, -1):
             outside[np.unique(np.take(labels, side, axis=axis))] = True
     outside[0] = False
     return Volume((~outside[labels]).astype(np.float32), grid)
+
+
+def _flat(same: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """What of some voxels fills cubes of three by three by three; beyond the image's end all is filled."""
+    for join in (np.logical_and, np.logical_or):
+        for axis in range(3):
+            same = _with_beside(same, axis, join)
+    return same
+
+
+def _with_beside(where: NDArray[np.bool_], axis: int, join: np.ufunc) -> NDArray[np.bool_]:
+    """Each voxel joined with the one before and the one behind it along an axis; the end has none beyond it."""
+    out = np.moveaxis(where.copy(), axis, 0)
+    old = np.moveaxis(where, axis, 0)
+    join(out[1:], old[:-1], out=out[1:])
+    join(out[:-1], old[1:], out=out[:-1])
+    return np.moveaxis(out, 0, axis)
 
 
 def _inner(where: NDArray[np.bool_], rim: int) -> NDArray[np.bool_]:

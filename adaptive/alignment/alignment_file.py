@@ -18,7 +18,7 @@ from registration.inverse import inverse_of
 from registration.measures import RegistrationQuality
 from registration.transforms import Affine, Chain, Displacement, Rigid, Space, Transform, composed
 
-FORM = 3
+FORM = 4
 _QUALITY, _GRID, _SPACE = TypeAdapter(RegistrationQuality), TypeAdapter(Geometry), TypeAdapter(Space)
 
 

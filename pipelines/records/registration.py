@@ -29,6 +29,16 @@ class AgreementRecord(_Record):
     hd95: float | None
 
 
+class LocalRecord(_Record):
+    """As `registration.local_evidence.LocalEvidence`: mm, and parts of the body; null where nothing could be matched."""
+
+    worst_mm: float | None
+    worst_matches: int | None
+    worst_where: str | None
+    unconfirmed: float | None
+    unconfirmed_lung: float | None
+
+
 class QualityRecord(_Record):
     """As `registration.measures.RegistrationQuality`: mm; null where it could not be measured."""
 
@@ -51,6 +61,7 @@ class QualityRecord(_Record):
     features_degrees: float | None
     split_half_mm: float | None = None
     split_half_degrees: float | None = None
+    local: LocalRecord | None = None
     structures: tuple[AgreementRecord, ...]
     notes: tuple[str, ...]
 

@@ -14,6 +14,7 @@ from patient.errors import PolicyError
 from patient.geometry import Geometry
 from patient.volume import Mask, Volume
 from registration.agreement import Agreement, Pair, agreement
+from registration.local_evidence import LocalEvidence
 from registration.measures import RegistrationQuality
 from registration.method import Fit, RegistrationContext
 from registration.quality import Policy, Registered, judged, verdict_on
@@ -72,7 +73,7 @@ def test_an_unknown_key_is_named(tmp_path: Path, old: str, new: str, named: str)
 
 @pytest.mark.parametrize("value", ['"3.0"', "true", "[3.0]", "2026-11-01"])
 def test_a_limit_that_is_no_number_is_named(tmp_path: Path, value: str) -> None:
-    with pytest.raises(PolicyError, match=r"limits.agreement_mm: has to be a number \[site.toml, line 14\]"):
+    with pytest.raises(PolicyError, match=r"limits.agreement_mm: has to be a number \[site.toml, line 17\]"):
         Policy.read(changed(tmp_path, "agreement_mm = 3.0", f"agreement_mm = {value}"))
 
 
@@ -89,6 +90,9 @@ POLICY = Policy(
     overlap=0.25,
     folded=0.0,
     inverse_consistency=3.0,
+    region_error=5.0,
+    unconfirmed=0.6,
+    unconfirmed_lung=0.3,
     feature_error_median=3.0,
     matches_share=0.12,
     matches=20.0,
@@ -111,14 +115,21 @@ PASSES = RegistrationQuality(
     features_degrees=2.0,
     split_half_mm=5.0,
     split_half_degrees=3.0,
+    local=LocalEvidence(5.0, 9, "lung, lower right of the image", 0.6, 0.3),
     structures=(LIVER,),
 )
+BENT = replace(PASSES, displacement_max=12.0)
 
 
 def test_at_every_limit_a_registration_is_still_trusted() -> None:
-    verdict = verdict_on(PASSES, POLICY)
-    assert verdict.trusted
-    assert verdict.reasons == ()
+    for quality in (PASSES, BENT):
+        verdict = verdict_on(quality, POLICY)
+        assert verdict.trusted
+        assert verdict.reasons == ()
+
+
+def test_a_rigid_result_need_not_follow_every_region() -> None:
+    assert verdict_on(replace(PASSES, local=LocalEvidence(20.0, 40, "lower of the image", 0.9, 0.9)), POLICY).trusted
 
 
 FAILING = {
@@ -130,6 +141,18 @@ FAILING = {
     "inverse_consistency": (
         replace(PASSES, inverse_consistency_mean=3.01),
         "the inverse-consistency error (mean) is 3.01 mm, more than 3 mm",
+    ),
+    "region_error": (
+        replace(BENT, local=replace(BENT.local, worst_mm=9.13)),
+        "the median distance at matched points in a region (lung, lower right of the image) is 9.13 mm, more than 5 mm",
+    ),
+    "unconfirmed": (
+        replace(BENT, local=replace(BENT.local, unconfirmed=0.61)),
+        "the part of the body without points that confirm the result is 0.61, more than 0.6",
+    ),
+    "unconfirmed_lung": (
+        replace(BENT, local=replace(BENT.local, unconfirmed_lung=0.31)),
+        "the part of the lungs without points that confirm it is 0.31, more than 0.3",
     ),
     "feature_error_median": (
         replace(PASSES, feature_error_median=3.01),
@@ -322,6 +345,18 @@ def test_a_structure_that_was_missed_is_far_away_and_one_that_is_lost_infinitely
     assert organ.mean_surface_distance < organ.hd95 < 17.0
     assert elsewhere.dice == 0.0
     assert elsewhere.hd95 > 20.0
+
+
+def test_what_is_wrong_in_one_region_alone_is_not_trusted_and_the_region_is_named() -> None:
+    """All but the lowest part is right: figures of the whole body pass."""
+    push = np.exp(-((places(GRID) - CENTRE - (0, 0, -40)) ** 2).sum(axis=-1) / (2 * 20.0**2)) * 15.0
+    vectors = np.zeros((*GRID.shape, 3), np.float32)
+    vectors[..., 0] = push
+    result = of(composed(truth(), Displacement(vectors, GRID, HERE, HERE)))
+    (reason,) = result.verdict.reasons
+    assert reason.startswith("the median distance at matched points in a region (tissue, lower")
+    assert result.quality.local.worst_mm is not None
+    assert 6.0 < result.quality.local.worst_mm < 15.0
 
 
 def test_a_field_that_folds_is_seen() -> None:
