@@ -46,6 +46,7 @@ COLORS = {
     "Lung_L": (70, 130, 180),
     "Lung_R": (100, 149, 237),
     "Trachea": (95, 158, 160),
+    "zAir": (0, 191, 255),
 }
 
 
@@ -114,7 +115,7 @@ def body() -> dict[str, Any]:
         tuple(plane.position),
         (tuple(plane.normal), tuple(plane.axes[0]), tuple(plane.axes[1])),
     )
-    volume = Volume(read_pixels(planes, is_ct=True), grid)
+    volume = Volume(read_pixels(planes, is_ct=True).array, grid)
     here = [
         loop
         for loop in read_structure_set(folder / "rtss.dcm")["BODY"].loops
