@@ -47,7 +47,15 @@ def _start(folder: Path, *call) -> subprocess.Popen[bytes]:
     (folder / "command.py").write_text(COMMAND)
     command = [sys.executable, str(folder / "command.py"), *map(str, call)]
     environment = {**os.environ, "PYTHONPATH": str(HOME)}
-    return subprocess.Popen(command, env=environment, start_new_session=True, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.PIPE, preexec_fn=_heeding_signals
+    )
+
+
+def _heeding_signals() -> None:
+    """As at a terminal, also where the tests themselves were started in the background and are deaf to some."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _night(folder: Path) -> subprocess.Popen[bytes]:
