@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAD = """
 from adaptive.dose.accumulate import Accumulated, Summed
 from adaptive.dose.fraction_dose import UncertainDose, FractionDose
-from adaptive.course.course import Point
+from adaptive.course.tracks import Point
 from adaptive.decision.decision import RuleResult, State, Verdict
 from adaptive.decision.measurement import Figure, Measurement
 from adaptive.propagation.propagated import Made, Propagated

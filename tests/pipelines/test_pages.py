@@ -94,7 +94,7 @@ def test_a_report_stands_alone_and_shows_every_picture_and_structure(outbox, tmp
 def test_the_mornings_page_stands_alone_and_every_link_leads_somewhere(outbox, tmp_path):
     seen = _seen(outbox / "index.html", tmp_path)
     assert (seen.refused, seen.asked, seen.scripts, seen.sideways) == ([], [], 0, 0)
-    assert seen.rows == [3]
+    assert seen.rows == [3, 3]  # Cases, and the inbox's series.
     assert sorted(Path(link).name for link in seen.links) == ["log.txt", "report.html"]
     assert all((outbox / link).is_file() for link in seen.links)
     (log,) = (outbox / link for link in seen.links if link.endswith("log.txt"))
