@@ -105,15 +105,14 @@ def is_small(values: Distance, spacing: Triple) -> bool:
     return values.size < SMALL and values.size * float(np.prod(spacing)) < SMALL_MM3
 
 
-def refined(values: Distance, spacing: Triple, *, small: bool | None = None) -> tuple[Distance, Points]:
+def refined(values: Distance, spacing: Triple) -> tuple[Distance, Points]:
     """The same with values between its slices, and between its pixels where it is small; and the new steps, mm.
 
     Of a ball of radius r the distance bends as its surface does, and (distance + r)² as little as can be: that is
     interpolated, with the radius of the largest ball inside.
     """
     step = np.asarray(spacing, dtype=np.float64)
-    small = is_small(values, spacing) if small is None else small
-    limits = (FINEST, FINEST, FINEST) if small else (FINE, np.inf, np.inf)
+    limits = (FINEST, FINEST, FINEST) if is_small(values, spacing) else (FINE, np.inf, np.inf)
     if not any(s > limit * 1.01 and n > 1 for s, limit, n in zip(step, limits, values.shape, strict=True)):
         return values, step
     radius = np.float32(max(deepest(-values, spacing), 0.0))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from contour.derived_structures import derive
 from contour.recipe import parse
+from contour.surface_points import refined
 from patient.geometry import Geometry, Slices
 from patient.loop import Loop
 from patient.manual_contours import field_of_structure
@@ -206,3 +207,9 @@ def test_margins_are_right_where_slices_are_not_evenly_spaced(steps, start):
         off = np.abs(_off(points, (15.0,) * 3, mm))
         assert off.mean() < 0.1
         assert off.max() < 0.5
+
+
+def test_a_body_on_coarse_voxels_is_not_refined_within_its_slices():
+    body = np.full((30, 96, 96), -50.0, dtype=np.float32)
+    fine, step = refined(body, (10.0, 5.0, 5.0))
+    assert (fine.shape[1:], step[1:].tolist()) == ((96, 96), [5.0, 5.0])
